@@ -1,0 +1,51 @@
+"""fxquant: Vision Transformers on int8, as a compiler that people can read."""
+
+from fxquant.api import calibrate, compile, convert, prepare, quantize, trace
+from fxquant.config import LayerSpec, QuantConfig, Role, TensorSpec
+from fxquant.errors import (
+    CalibrationError,
+    CheckpointError,
+    ConfigError,
+    FxquantError,
+    InputError,
+    PassError,
+    UnsupportedGraphError,
+)
+from fxquant.granularity import PerChannel, PerHead, PerTensor, RowGroups
+from fxquant.observers import EMA, OMSE, MinMax, Percentile
+from fxquant.recipes import recipe, recipes
+from fxquant.report import Report, report
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EMA",
+    "OMSE",
+    "CalibrationError",
+    "CheckpointError",
+    "ConfigError",
+    "FxquantError",
+    "InputError",
+    "LayerSpec",
+    "MinMax",
+    "PassError",
+    "PerChannel",
+    "PerHead",
+    "PerTensor",
+    "Percentile",
+    "QuantConfig",
+    "Report",
+    "Role",
+    "RowGroups",
+    "TensorSpec",
+    "UnsupportedGraphError",
+    "calibrate",
+    "compile",
+    "convert",
+    "prepare",
+    "quantize",
+    "recipe",
+    "recipes",
+    "report",
+    "trace",
+]

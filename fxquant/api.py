@@ -1,0 +1,185 @@
+"""The four verbs, trace, prepare, calibrate and convert, and the one-liner over them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxquant import pipeline, tracing
+from fxquant.calibration.run import Batch, images_of, run_batches
+from fxquant.config import QuantConfig
+from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError
+from fxquant.observers.base import Observer
+from fxquant.observers.input_recorder import InputRecorder
+from fxquant.recipes import recipe as make_recipe
+from fxquant.report import report
+from fxquant.shapes import propagate_shapes
+from fxquant.spec import Stage, stage_of
+
+Target = Literal["int8", "fake"]
+
+
+def trace(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None) -> fx.GraphModule:
+    """
+    Return the graph of `model` in the functional dialect, batch size free; `model` is left as it is.
+
+    example_inputs: a batch of images ``(B, 3, H, W)``, or the tuple of arguments. With it, models that symbolic tracing cannot
+    follow are captured by `torch.export`, and every node knows its shape.
+
+    Raises `UnsupportedGraphError` naming the module and source line that cannot be followed, `InputError` for a model in
+    training mode or of an unsupported dtype.
+    """
+    gm = tracing.capture(model, example_inputs)
+    gm.eval()
+    floating = (t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
+    gm.meta["dtype"] = next(floating, torch.float32)
+    gm = pipeline.run(gm, pipeline.TRACE, Stage.FLOAT)
+    if example_inputs is not None:
+        propagate_shapes(gm, tracing.as_arguments(example_inputs))
+    return gm
+
+
+def prepare(
+    gm_or_module: nn.Module,
+    config: QuantConfig | None = None,
+    example_inputs: Tensor | Sequence[Any] | None = None,
+) -> fx.GraphModule:
+    """
+    Return a copy of the model with an observer on each operand that `config` quantises.
+
+    gm_or_module: a graph from `trace`, or any module, which is traced first. config: a `QuantConfig`, a
+    ``torch.ao.quantization`` ``QConfigMapping`` or ``QConfig``; None is ``recipe("default")``. Running the result on images
+    calibrates it.
+    """
+    gm = gm_or_module
+    if not isinstance(gm, fx.GraphModule) or stage_of(gm) is None:
+        gm = trace(gm_or_module, example_inputs)
+    else:
+        _expect(gm, Stage.FLOAT, "prepare", "a graph from fxquant.trace, or a module")
+        gm = copy.deepcopy(gm)
+        if example_inputs is not None:
+            propagate_shapes(gm, tracing.as_arguments(example_inputs))
+    return pipeline.run(gm, pipeline.prepare_passes(_as_config(config)), Stage.PREPARED)
+
+
+def calibrate(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bool = True) -> fx.GraphModule:
+    """
+    Show `prepared` the calibration `batches` and return it; statistics add to those it holds.
+
+    batches: any iterable of image tensors ``(B, 3, H, W)`` or of ``(images, targets)`` pairs.
+
+    Raises `CalibrationError` where there is no batch, or one that is empty, not finite, constant or of another shape; it
+    names the node and the batch.
+    """
+    _expect(prepared, Stage.PREPARED, "calibrate", "a graph from fxquant.prepare")
+    run_batches(prepared, batches, progress)
+    return prepared
+
+
+def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = False) -> fx.GraphModule:
+    """
+    Return the quantised copy of a calibrated model.
+
+    target: "int8" runs each linear layer and convolution as an integer product; "fake" keeps quantise / dequantise pairs around
+    float products, for any bits. Both give equal codes for equal inputs. strict: raise `UnsupportedGraphError` where
+    anything the config asked for stays float.
+
+    Raises `CalibrationError` naming the node where the model was not calibrated.
+    """
+    if target not in ("int8", "fake"):
+        raise ConfigError(f"unknown target {target!r}: expected 'int8' or 'fake'")
+    _expect(prepared, Stage.PREPARED, "convert", "a graph from fxquant.prepare that was calibrated")
+    inputs = _recorded_inputs(prepared)
+    gm = copy.deepcopy(prepared)
+    propagate_shapes(gm, inputs)
+    gm = pipeline.run(gm, pipeline.CONVERT, Stage.QUANTISED)
+    if target == "int8":
+        gm = pipeline.run(gm, pipeline.LOWER, Stage.LOWERED)
+    propagate_shapes(gm, inputs)
+    if strict:
+        _refuse_float(gm, target)
+    return gm
+
+
+def quantize(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    recipe: str = "default",
+    w_bits: int = 8,
+    a_bits: int = 8,
+    target: Target = "int8",
+    seed: int = 0,
+    **options: Any,
+) -> fx.GraphModule:
+    """
+    Trace, prepare, calibrate and convert `model` in one call.
+
+    recipe, w_bits, a_bits and options are those of `fxquant.recipe`. The first batch is the example input for tracing. seed
+    fixes every random choice of the recipe.
+    """
+    config = make_recipe(recipe, w_bits, a_bits, **options)
+    iterator = iter(batches)
+    first = next(iterator, None)
+    if first is None:
+        raise CalibrationError("expected at least one calibration batch, found none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parameter = next(model.parameters(), None)
+        example = images_of(first, 0)
+        if parameter is not None:
+            example = example.to(device=parameter.device, dtype=parameter.dtype)
+        prepared = prepare(model, config, example)
+        calibrate(prepared, _chain(first, iterator))
+        return convert(prepared, target)
+
+
+def compile(gm: fx.GraphModule) -> Any:
+    """Return `gm` under `torch.compile` with the settings that suit a converted graph."""
+    return torch.compile(gm)
+
+
+def _chain(first: Batch, rest: Iterable[Batch]) -> Iterable[Batch]:
+    yield first
+    yield from rest
+
+
+def _as_config(config: Any) -> QuantConfig:
+    if config is None:
+        return make_recipe("default")
+    if isinstance(config, QuantConfig):
+        return config
+    from fxquant.torch_ao import from_torch_ao
+
+    return from_torch_ao(config)
+
+
+def _expect(gm: nn.Module, stage: Stage, verb: str, wanted: str) -> None:
+    found = stage_of(gm) if isinstance(gm, fx.GraphModule) else None
+    if found is not stage:
+        what = f"a graph at stage {found.value}" if found else f"a {type(gm).__name__} that fxquant did not make"
+        raise UnsupportedGraphError(f"{verb} expected {wanted}, found {what}")
+
+
+def _recorded_inputs(prepared: fx.GraphModule) -> list[Tensor]:
+    """Return stand-ins on the meta device for the inputs that calibration saw."""
+    modules = [prepared.get_submodule(str(n.target)) for n in prepared.graph.nodes if n.op == "call_module"]
+    observed = next((m for m in modules if isinstance(m, Observer) and not m.calibrated), None)
+    recorders = [m for m in modules if isinstance(m, InputRecorder)]
+    if observed is not None:
+        observed.calculate_qparams()  # raises, naming the node
+    if any(not int(r.batches) for r in recorders):
+        raise CalibrationError(
+            "the model was never calibrated: run fxquant.calibrate(prepared, batches) before convert"
+        )
+    return [r.example() for r in recorders]
+
+
+def _refuse_float(gm: fx.GraphModule, target: str) -> None:
+    kept = [r for r in report(gm) if r.requested and (not r.int8 if target == "int8" else r.reason is not None)]
+    if kept:
+        lines = "\n".join(f"  {r.name}: {r.reason}" for r in kept)
+        raise UnsupportedGraphError(f"strict: {len(kept)} products the config asked to quantise stay float:\n{lines}")

@@ -1,0 +1,82 @@
+"""Tensors of a graph module by dotted name: read, add, and drop those no node reads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+
+def get_tensor(gm: fx.GraphModule, target: str) -> Tensor:
+    """Return the parameter or buffer a ``get_attr`` node names."""
+    owner, _, name = target.rpartition(".")
+    value = getattr(gm.get_submodule(owner), name)
+    if not isinstance(value, Tensor):
+        raise AttributeError(f"{target!r} is a {type(value).__name__}, not a tensor")
+    return value
+
+
+def add_buffer(gm: fx.GraphModule, wanted: str, value: Tensor) -> str:
+    """Register `value` under the dotted name `wanted`, or the first free ``wanted_N``, and return the name used."""
+    path, _, name = wanted.rpartition(".")
+    owner: nn.Module = gm
+    for part in path.split(".") if path else ():
+        child = getattr(owner, part, None)
+        if not isinstance(child, nn.Module):
+            part = part if child is None else f"{part}_"
+            child = getattr(owner, part, None) or nn.Module()
+            owner.add_module(part, child)
+        owner = child
+    unique, count = name, 1
+    while hasattr(owner, unique):
+        unique, count = f"{name}_{count}", count + 1
+    owner.register_buffer(unique, value)
+    prefix = next(n for n, m in gm.named_modules() if m is owner)
+    return f"{prefix}.{unique}" if prefix else unique
+
+
+def read_buffer(graph: fx.Graph, wanted: str, value: Tensor) -> fx.Node:
+    """Register `value` near the name `wanted` and return a new ``get_attr`` node that reads it."""
+    gm = graph.owning_module
+    if gm is None:
+        raise RuntimeError("the graph belongs to no module")
+    node = graph.get_attr(add_buffer(gm, wanted, value.detach()))
+    node.meta["val"] = torch.empty_like(value, device="meta")
+    return node
+
+
+def tensor_of(node: object) -> Tensor:
+    """Return the tensor that a ``get_attr`` node reads."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr" or node.graph.owning_module is None:
+        raise TypeError(f"{node!r} does not read a tensor")
+    return get_tensor(node.graph.owning_module, str(node.target))
+
+
+def prune(gm: fx.GraphModule) -> None:
+    """Drop every parameter, buffer and module that no node reads."""
+    targets = {str(n.target) for n in gm.graph.nodes if n.op in ("get_attr", "call_module")}
+    kept_modules = [str(n.target) for n in gm.graph.nodes if n.op == "call_module"]
+    for module_name, module in list(gm.named_modules(remove_duplicate=False)):
+        if any(module_name == kept or module_name.startswith(kept + ".") for kept in kept_modules):
+            continue
+        prefix = f"{module_name}." if module_name else ""
+        for store in (module._parameters, module._buffers):
+            for name in [n for n in store if prefix + n not in targets]:
+                del store[name]
+    gm.delete_all_unused_submodules()
+    _drop_plain_tensors(gm, targets)
+
+
+def _drop_plain_tensors(gm: fx.GraphModule, targets: set[str]) -> None:
+    # Tracing keeps constants as plain tensor attributes, which state_dict and .to(device) would miss: make them buffers.
+    for target in sorted(targets):
+        owner_name, _, name = target.rpartition(".")
+        try:
+            owner = gm.get_submodule(owner_name)
+        except AttributeError:
+            continue
+        value = owner.__dict__.get(name)
+        if isinstance(value, Tensor):
+            del owner.__dict__[name]
+            owner.register_buffer(name, value)
+    for name in [n for n, v in vars(gm).items() if isinstance(v, Tensor) and n not in targets]:
+        delattr(gm, name)

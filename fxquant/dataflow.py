@@ -1,0 +1,120 @@
+"""Questions about where values come from and go to; roles are answered here, never from attribute names."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+PRODUCTS = (F.linear, F.conv2d, torch.matmul, F.scaled_dot_product_attention)
+
+# Operators that move, copy or cast values without computing new ones.
+_MOVING_METHODS = {
+    *(
+        "reshape",
+        "view",
+        "permute",
+        "transpose",
+        "contiguous",
+        "flatten",
+        "unflatten",
+        "expand",
+        "expand_as",
+        "unsqueeze",
+    ),
+    *("squeeze", "to", "float", "type_as", "chunk", "split", "unbind", "repeat", "clone", "movedim", "swapaxes", "t"),
+}
+_MOVING_FUNCTIONS = {
+    *(operator.getitem, torch.flatten, torch.permute, torch.transpose, torch.reshape, torch.roll, torch.unbind),
+    *(torch.chunk, torch.split, torch.unsqueeze, torch.squeeze, torch.clone, F.pad),
+}
+_ELEMENTWISE = {
+    operator.add,
+    operator.mul,
+    operator.sub,
+    operator.truediv,
+    operator.neg,
+    torch.clamp,
+    torch.mul,
+    torch.add,
+}
+_ELEMENTWISE_METHODS = {"clamp", "masked_fill", "mean", "add", "mul"}
+
+
+def moves_values(node: fx.Node) -> bool:
+    """Say whether `node` only moves, copies or casts its first argument."""
+    if node.op == "call_method":
+        return node.target in _MOVING_METHODS
+    return node.op == "call_function" and node.target in _MOVING_FUNCTIONS
+
+
+def is_elementwise(node: fx.Node) -> bool:
+    """Say whether `node` computes element by element (or averages), without a matrix product or nonlinearity."""
+    if node.op == "call_method":
+        return node.target in _ELEMENTWISE_METHODS
+    return node.op == "call_function" and node.target in _ELEMENTWISE
+
+
+def origin(value: object) -> fx.Node | None:
+    """Return the node that computed `value`, looking through everything that only moves it."""
+    while isinstance(value, fx.Node) and moves_values(value):
+        value = value.args[0]
+    return value if isinstance(value, fx.Node) else None
+
+
+def is_parameter(value: object) -> bool:
+    """Say whether `value` comes from a parameter or buffer, moved or not."""
+    source = origin(value)
+    return source is not None and source.op == "get_attr"
+
+
+def flows_to(node: fx.Node, target: object) -> bool:
+    """Say whether the result of `node` reaches a call of `target` through moves and elementwise operators only."""
+    return any(user.target is target for user in _downstream(node))
+
+
+def reaches_output(node: fx.Node) -> bool:
+    """Say whether the result of `node` reaches the graph's output, and no other product, through any operators."""
+    seen: set[fx.Node] = set()
+    stack = list(node.users)
+    found = False
+    while stack:
+        user = stack.pop()
+        if user in seen:
+            continue
+        seen.add(user)
+        if user.target in PRODUCTS:
+            return False
+        found |= user.op == "output"
+        stack.extend(user.users)
+    return found
+
+
+def reads_input(value: object) -> bool:
+    """Say whether `value` is computed from a placeholder without any matrix product on the way."""
+    stack, seen = [value], set[object]()
+    while stack:
+        node = stack.pop()
+        if not isinstance(node, fx.Node) or node in seen:
+            continue
+        seen.add(node)
+        if node.op == "placeholder":
+            return True
+        if node.target not in PRODUCTS:
+            stack.extend(node.all_input_nodes)
+    return False
+
+
+def _downstream(node: fx.Node) -> Iterator[fx.Node]:
+    stack, seen = list(node.users), set[fx.Node]()
+    while stack:
+        user = stack.pop()
+        if user in seen:
+            continue
+        seen.add(user)
+        yield user
+        if moves_values(user) or is_elementwise(user):
+            stack.extend(user.users)

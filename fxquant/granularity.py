@@ -1,0 +1,53 @@
+"""Over which values of a tensor one scale is shared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fxquant.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    """One scale for the whole tensor."""
+
+    @property
+    def axis(self) -> None:
+        """A single scale runs along no axis."""
+        return None
+
+
+@dataclass(frozen=True)
+class PerChannel:
+    """One scale per index of `axis`: 0 is the output channel of a weight, -1 the channel of ``(B, N, C)`` tokens."""
+
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class PerHead:
+    """One scale per attention head: axis 1 of ``(B, H, N, D)``."""
+
+    @property
+    def axis(self) -> int:
+        """Heads are axis 1."""
+        return 1
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """One scale per block of consecutive output channels, such as 3 for the q, k and v rows of a joint weight."""
+
+    groups: int
+
+    def __post_init__(self) -> None:
+        if self.groups < 1:
+            raise ConfigError(f"RowGroups needs at least one group, got {self.groups}")
+
+    @property
+    def axis(self) -> int:
+        """Output channels are axis 0 of a weight."""
+        return 0
+
+
+Granularity = PerTensor | PerChannel | PerHead | RowGroups

@@ -1,0 +1,89 @@
+"""
+Quantisation arithmetic, written once: observers, fake quantisation, lowering and tests all call it.
+
+A *code* is the integer that stands for a real number: ``x ~ (code - zero_point) * scale``. Codes of ``bits`` bits lie in
+``[qmin, qmax]``. They are stored as int8; unsigned 8-bit codes (0..255) are stored minus 128, see `storage_offset`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EPS = torch.finfo(torch.float32).eps
+
+
+def code_range(bits: int, signed: bool) -> tuple[int, int]:
+    """Return ``(qmin, qmax)``: ``[-2^(b-1), 2^(b-1) - 1]`` signed, ``[0, 2^b - 1]`` unsigned."""
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def storage_offset(qmax: int) -> int:
+    """
+    Return what is subtracted from a code so that it fits int8: 128 for unsigned 8-bit codes, else 0.
+
+    The offset is even, so rounding half to even gives the same code before and after it.
+    """
+    return 128 if qmax > 127 else 0
+
+
+def symmetric_scale(minimum: Tensor, maximum: Tensor, qmin: int, qmax: int) -> Tensor:
+    """
+    Return the scale that centres the codes on zero, in float32, never below float32 epsilon.
+
+    Signed codes: ``max(-min, max) / ((qmax - qmin) / 2)``. Unsigned codes: ``max / qmax``.
+    """
+    if qmin < 0:
+        return (torch.maximum(-minimum, maximum).float() / ((qmax - qmin) / 2)).clamp(min=EPS)
+    return (maximum.float() / qmax).clamp(min=EPS)
+
+
+def affine_qparams(minimum: Tensor, maximum: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
+    """
+    Return ``(scale, zero_point)`` mapping ``[min, max]`` onto ``[qmin, qmax]``.
+
+    ``scale = max(eps, (max - min) / (qmax - qmin))`` and ``zero_point = clamp(qmin - round(min / scale), qmin, qmax)``
+    (int32). The range is not widened to hold zero: the zero point is clamped instead (FQ-ViT).
+    """
+    minimum, maximum = minimum.float(), maximum.float()
+    scale = ((maximum - minimum) / (qmax - qmin)).clamp(min=EPS)
+    zero_point = (qmin - torch.round(minimum / scale)).clamp(qmin, qmax)
+    return scale, zero_point.to(torch.int32)
+
+
+def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
+    """Reshape ``(G,)`` values so that they broadcast along `axis` of an `ndim`-dimensional tensor."""
+    if axis is None or values.dim() == 0:
+        return values
+    shape = [1] * ndim
+    shape[axis] = -1
+    return values.reshape(shape)
+
+
+def quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: int, qmax: int, axis: int | None = None
+) -> Tensor:
+    """
+    Return ``clamp(round(x / scale + zero_point), qmin, qmax)`` as float32, rounding half to even.
+
+    The zero point is added before the rounding, and `x` is divided by the scale, not multiplied by its reciprocal:
+    both decide ties.
+    """
+    steps = x.float() / along(scale, x.dim(), axis)
+    if zero_point is not None:
+        steps = steps + along(zero_point, x.dim(), axis)
+    return torch.round(steps).clamp(qmin, qmax)
+
+
+def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int | None = None) -> Tensor:
+    """Return ``(codes - zero_point) * scale`` as float32."""
+    values = codes.float()
+    if zero_point is not None:
+        values = values - along(zero_point, codes.dim(), axis)
+    return values * along(scale, codes.dim(), axis)
+
+
+def sqnr(reference: Tensor, approximation: Tensor) -> float:
+    """Return the signal-to-quantisation-noise ratio ``10 log10(|r|^2 / |r - a|^2)`` in dB (inf when equal)."""
+    noise = (reference.double() - approximation.double()).square().sum()
+    return float(10 * torch.log10(reference.double().square().sum() / noise))

@@ -1,0 +1,21 @@
+"""Observers: how the range of an operand is found, one file each."""
+
+from fxquant.observers.base import Observer, ObserverOptions, QParams
+from fxquant.observers.ema import EMA, EMAObserver
+from fxquant.observers.minmax import MinMax, MinMaxObserver
+from fxquant.observers.omse import OMSE, OMSEObserver
+from fxquant.observers.percentile import Percentile, PercentileObserver
+
+__all__ = [
+    "EMA",
+    "OMSE",
+    "EMAObserver",
+    "MinMax",
+    "MinMaxObserver",
+    "OMSEObserver",
+    "Observer",
+    "ObserverOptions",
+    "Percentile",
+    "PercentileObserver",
+    "QParams",
+]

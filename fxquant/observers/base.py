@@ -1,0 +1,160 @@
+"""What every observer shares: it passes its operand through, checks it, and accumulates statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fxquant.errors import CalibrationError
+from fxquant.granularity import RowGroups
+from fxquant.numerics import affine_qparams, symmetric_scale
+
+if TYPE_CHECKING:
+    from fxquant.config import TensorSpec
+
+
+@dataclass(frozen=True)
+class QParams:
+    """Scale (float32) and zero point (int32, None when symmetric): 0-dim, or ``(G,)`` along `axis`."""
+
+    scale: Tensor
+    zero_point: Tensor | None
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class ObserverOptions:
+    """Frozen options of one kind of observer; `build` makes the module."""
+
+    def build(self, spec: TensorSpec, name: str) -> Observer:
+        """Return a fresh observer for an operand quantised by `spec`."""
+        raise NotImplementedError
+
+
+class Observer(nn.Module):
+    """
+    Accumulate the range of one operand over the calibration batches.
+
+    Calling it returns its input unchanged. `spec` says how the operand will be quantised, `operand` names it in errors.
+    Subclasses implement `observe` on the ``(G, n)`` view of a batch (one row per scale) and keep their statistics in
+    buffers, so that a half-calibrated model can be saved.
+    """
+
+    batches: Tensor
+
+    def __init__(self, spec: TensorSpec, operand: str) -> None:
+        super().__init__()
+        self.spec = spec
+        self.operand = operand
+        self.frozen = False  # set once a constant (a weight) was observed: there is nothing more to see
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Observe `x` of any shape and return it."""
+        if self.frozen:
+            return x
+        values = x.detach()
+        if values.numel() == 0:
+            raise CalibrationError(f"{self._where()}: expected values, found an empty tensor of shape {tuple(x.shape)}")
+        self.observe(self.rows(values))
+        self.batches += 1
+        return x
+
+    def observe(self, rows: Tensor) -> None:
+        """Take in one batch as ``(G, n)``."""
+        raise NotImplementedError
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """Return ``(min, max)``, each ``(G,)``."""
+        raise NotImplementedError
+
+    def calculate_qparams(self) -> QParams:
+        """
+        Return the scale and zero point for the statistics so far.
+
+        Raises `CalibrationError` when nothing was observed.
+        """
+        if not self.calibrated:
+            raise CalibrationError(
+                f"node {self.operand!r} was never calibrated: run fxquant.calibrate(prepared, batches) before convert"
+            )
+        return self.qparams_for(*self.range())
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether at least one batch was observed."""
+        return int(self.batches) > 0
+
+    def qparams_for(self, minimum: Tensor, maximum: Tensor) -> QParams:
+        """Return scale and zero point of a ``(G,)`` range under this observer's spec."""
+        spec = self.spec
+        if spec.symmetric:
+            scale, zero_point = symmetric_scale(minimum, maximum, spec.qmin, spec.qmax), None
+        else:
+            scale, zero_point = affine_qparams(minimum, maximum, spec.qmin, spec.qmax)
+        if self.axis is None:
+            return QParams(scale.reshape(()), None if zero_point is None else zero_point.reshape(()), None)
+        return QParams(scale, zero_point, self.axis)
+
+    @property
+    def axis(self) -> int | None:
+        """Axis that the scales run along, None for one scale."""
+        return self.spec.granularity.axis
+
+    def rows(self, x: Tensor) -> Tensor:
+        """View `x` as ``(G, n)``: one row for each scale."""
+        if self.axis is None:
+            return x.reshape(1, -1)
+        if not -x.dim() <= self.axis < x.dim():
+            raise CalibrationError(
+                f"{self._where()}: {self.spec.granularity} needs axis {self.axis}, found shape {tuple(x.shape)}"
+            )
+        rows = x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1)
+        if isinstance(self.spec.granularity, RowGroups):
+            groups = self.spec.granularity.groups
+            if rows.shape[0] % groups:
+                raise CalibrationError(f"{self._where()}: {rows.shape[0]} rows do not split into {groups} equal groups")
+            rows = rows.reshape(groups, -1)
+        return rows
+
+    def checked_aminmax(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the float32 ``(G,)`` minimum and maximum of a batch; refuse NaN and infinity."""
+        # Two reductions, not one aminmax: along a dimension that is not vectorised on a CPU and takes 7 times as long.
+        minimum, maximum = rows.amin(dim=1).float(), rows.amax(dim=1).float()
+        if not bool((torch.isfinite(minimum) & torch.isfinite(maximum)).all()):
+            kind = "NaN" if bool(torch.isnan(rows).any()) else "infinite"
+            raise CalibrationError(
+                f"{self._where()}: expected finite values, found {kind} ones; check the images, their normalisation "
+                "and the model's dtype"
+            )
+        return minimum, maximum
+
+    def extra_repr(self) -> str:
+        """Show the operand and spec when the module is printed."""
+        return f"{self.operand}, {self.spec}"
+
+    def _where(self) -> str:
+        return f"node {self.operand!r}, calibration batch {int(self.batches)}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Observer:
+        # `.to(device)` moves statistics; casting the model, as in `.bfloat16()`, must not round them.
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, buffer in before.items():
+            moved = self._buffers[name]
+            if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
+                self._buffers[name] = buffer.to(moved.device)
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Statistics take their shape from the data: make room for what the checkpoint holds before it is copied in.
+        # Always, as those observed under `torch.inference_mode` could not be written to.
+        for name, buffer in list(self._buffers.items()):
+            saved = state_dict.get(prefix + name)
+            if buffer is not None and isinstance(saved, Tensor):
+                self._buffers[name] = torch.empty_like(saved, device=buffer.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -1,0 +1,60 @@
+"""The gate every calibration batch passes: it checks the images and remembers their shape."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fxquant.errors import CalibrationError
+
+
+class InputRecorder(nn.Module):
+    """
+    Check each input of a prepared model and keep the shape and count of what it saw.
+
+    A batch that is empty, not finite, constant, or of another image shape than the first raises `CalibrationError` naming
+    the input and the batch.
+    """
+
+    batches: Tensor
+    shape: Tensor
+    dtype: torch.dtype | None = None
+
+    def __init__(self, operand: str) -> None:
+        super().__init__()
+        self.operand = operand
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("shape", torch.zeros(0, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Check `x` and return it."""
+        found = tuple(x.shape)
+        where = f"input {self.operand!r}, calibration batch {int(self.batches)}"
+        if x.numel() == 0:
+            raise CalibrationError(f"{where}: expected images, found an empty batch of shape {found}")
+        if int(self.batches) and found[1:] != tuple(self.shape.tolist())[1:]:
+            expected = ", ".join(str(n) for n in self.shape.tolist()[1:])
+            raise CalibrationError(f"{where}: expected shape (B, {expected}) as in the first batch, found {found}")
+        if x.is_floating_point():
+            self._check_values(x, where)
+        if not int(self.batches):
+            self.shape = torch.tensor(found, dtype=torch.int64, device=self.batches.device)
+            self.dtype = x.dtype
+        self.batches += 1
+        return x
+
+    def example(self) -> Tensor:
+        """Return a stand-in of the first batch's shape and dtype, without values."""
+        shape = [int(n) for n in self.shape]
+        return torch.empty(shape, dtype=self.dtype or torch.float32, device=self.batches.device)
+
+    @staticmethod
+    def _check_values(x: Tensor, where: str) -> None:
+        minimum, maximum = (float(v) for v in torch.aminmax(x.detach()))
+        if minimum != minimum or minimum in (float("inf"), float("-inf")) or maximum == float("inf"):
+            kind = "NaN" if bool(torch.isnan(x).any()) else "infinite"
+            raise CalibrationError(f"{where}: expected finite pixels, found {kind} values; check the normalisation")
+        if minimum == maximum and x.numel() > 1:
+            raise CalibrationError(
+                f"{where}: expected images, found the constant {minimum:g}; calibrate with real images"
+            )

@@ -1,0 +1,46 @@
+"""Running minimum and maximum over all calibration batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fxquant.observers.base import Observer, ObserverOptions
+
+if TYPE_CHECKING:
+    from fxquant.config import TensorSpec
+
+
+@dataclass(frozen=True)
+class MinMax(ObserverOptions):
+    """The range is the smallest and the largest value ever seen."""
+
+    def build(self, spec: TensorSpec, name: str) -> MinMaxObserver:
+        """Return a `MinMaxObserver`."""
+        return MinMaxObserver(spec, name)
+
+
+class MinMaxObserver(Observer):
+    """Keep the running minimum and maximum, ``(G,)`` each."""
+
+    minimum: Tensor
+    maximum: Tensor
+
+    def __init__(self, spec: TensorSpec, operand: str) -> None:
+        super().__init__(spec, operand)
+        self.register_buffer("minimum", torch.zeros(0))
+        self.register_buffer("maximum", torch.zeros(0))
+
+    def observe(self, rows: Tensor) -> None:
+        """Widen the range to hold the batch."""
+        minimum, maximum = self.checked_aminmax(rows)
+        if self.calibrated:
+            minimum, maximum = torch.minimum(self.minimum, minimum), torch.maximum(self.maximum, maximum)
+        self.minimum, self.maximum = minimum, maximum
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """Return the running ``(min, max)``."""
+        return self.minimum, self.maximum

@@ -1,0 +1,110 @@
+"""The range that quantises with the least mean squared error: the extremes of the stream, both shrunk by one factor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fxquant.errors import ConfigError
+from fxquant.numerics import dequantize, quantize
+from fxquant.observers.base import ObserverOptions
+from fxquant.observers.histogram import Grid
+from fxquant.observers.minmax import MinMaxObserver
+
+if TYPE_CHECKING:
+    from fxquant.config import TensorSpec
+
+FACTORS = tuple(1.0 - 0.01 * i for i in range(90))
+MIN_BINS = 2**8
+MAX_BINS = 2**20  # of all rows together: 16 MiB
+
+
+@dataclass(frozen=True)
+class OMSE(ObserverOptions):
+    """
+    The range is the smallest and the largest value ever seen, times the best of the factors 1.00, 0.99 ... 0.11.
+
+    last_batch_only: measure the error on the last batch alone, as published, not on the whole stream. bins: of the
+    histogram of one row; fewer where the rows are many.
+    """
+
+    last_batch_only: bool = False
+    bins: int = 2**14
+
+    def __post_init__(self) -> None:
+        if not MIN_BINS <= self.bins <= MAX_BINS:
+            raise ConfigError(f"bins must lie in [{MIN_BINS}, {MAX_BINS}], got {self.bins!r}")
+
+    def build(self, spec: TensorSpec, name: str) -> OMSEObserver:
+        """Return an `OMSEObserver`."""
+        return OMSEObserver(spec, name, self)
+
+
+class OMSEObserver(MinMaxObserver):
+    """
+    Keep the running range and a histogram ``(2, G, bins)`` of counts and sums; search the factor when asked (FQ-ViT).
+
+    One search over the histogram replaces 90 passes over the data. `exponent` and `origin`, ``(G,)``, are its `Grid`.
+    """
+
+    histogram: Tensor
+    exponent: Tensor
+    origin: Tensor
+
+    def __init__(self, spec: TensorSpec, operand: str, options: OMSE) -> None:
+        super().__init__(spec, operand)
+        self.options = options
+        self.register_buffer("histogram", torch.zeros(2, 0, 0, dtype=torch.float64))
+        self.register_buffer("exponent", torch.zeros(0, dtype=torch.int32))
+        self.register_buffer("origin", torch.zeros(0, dtype=torch.int64))
+
+    @property
+    def grid(self) -> Grid:
+        """The bins of the histogram."""
+        return Grid(self.exponent, self.origin, self.histogram.shape[2])
+
+    def observe(self, rows: Tensor) -> None:
+        """Widen the range; add the batch to the histogram or, for `last_batch_only`, put it in its place."""
+        super().observe(rows)
+        last_batch_only = self.options.last_batch_only
+        ends = self.checked_aminmax(rows) if last_batch_only else super().range()
+        grid = Grid.over(*ends, bins=max(MIN_BINS, min(self.options.bins, MAX_BINS // rows.shape[0])))
+        histogram = grid.histogram(rows)
+        if self.calibrated and not last_batch_only:
+            histogram += self.grid.widen(self.histogram, grid)
+        self.histogram, self.exponent, self.origin = histogram, grid.exponent, grid.origin
+
+    def range(self) -> tuple[Tensor, Tensor]:
+        """Return the running ``(min, max)`` times the factor of the least error; among equals, the largest factor."""
+        minimum, maximum = super().range()
+        counts, sums = self.histogram[:, :, self.histogram[0].any(0)]
+        means = (sums / counts.clamp(min=1)).float()
+        best = torch.ones_like(minimum)
+        least = torch.full_like(minimum, torch.inf, dtype=torch.float64)
+        for factor in FACTORS:
+            error = self.error(counts, means, minimum * factor, maximum * factor)
+            better = error < least
+            best, least = best.masked_fill(better, factor), torch.where(better, error, least)
+        return minimum * best, maximum * best
+
+    def error(self, counts: Tensor, means: Tensor, minimum: Tensor, maximum: Tensor) -> Tensor:
+        """
+        Return the squared error ``(G,)`` of quantising the values of the bins with a ``(G,)`` range, up to a constant.
+
+        The mean of a bin stands for its values. Their spread around it adds the same for every range and is left out,
+        except where a bin straddles two codes: of values spread evenly over a width w, those that reach up to r across
+        the boundary take the nearer code and save ``scale * r^2 / w`` on average. A lone value has no spread.
+        """
+        qmin, qmax, qparams = self.spec.qmin, self.spec.qmax, self.qparams_for(minimum, maximum)
+        scale, width = qparams.scale.reshape(-1, 1), self.grid.width[:, None]
+        zero_point = None if qparams.zero_point is None else qparams.zero_point.reshape(-1, 1)
+        codes = quantize(means, scale, zero_point, qmin, qmax)
+        distance = means - dequantize(codes, scale, zero_point)
+        reach = (distance.abs() + (width - scale) / 2).clamp(min=0)
+        # Nothing lies beyond the outermost codes.
+        reach = reach.masked_fill(torch.where(distance < 0, codes == qmin, codes == qmax), 0)
+        saved = reach.square() * (scale / width)
+        return (counts * distance.square() - (counts - 1).clamp(min=0) * saved).sum(1)

@@ -1,0 +1,48 @@
+"""A linear layer on int8 codes: one integer product, then scale and bias."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PAD_ROWS = 17  # torch._int_mm on CUDA wants more than 16 rows
+
+
+def int8_linear(
+    codes: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    weight_zero_point: Tensor | None,
+    input_zero_point: Tensor | None,
+    dtype: torch.dtype,
+    pad_rows: bool,
+) -> Tensor:
+    """
+    Return ``scale * (codes @ weight.T) + bias`` as ``(..., O)`` in `dtype`.
+
+    codes ``(..., K)`` int8 and weight ``(O', K')`` int8 are as stored; K' and O' may be K and O rounded up to a multiple of
+    8 with zero rows and columns, which CUDA's `torch._int_mm` asks for. scale ``(O,)`` float32 is the product of the input's
+    and the weight's scale. bias ``(O,)`` float32 has swallowed the zero points (fold_zero_point in the lowering pass).
+    An affine weight adds ``-weight_zero_point[o] * sum_k (codes - input_zero_point)``, which depends on the input: those two
+    ``(O,)`` and 0-dim int32 tensors are None for a symmetric weight. pad_rows pads small batches for CUDA.
+    """
+    rows = codes.reshape(-1, codes.shape[-1])
+    acc = int_mm(rows, weight, pad_rows)[:, : scale.shape[0]]
+    if weight_zero_point is not None:
+        sums = rows.sum(dim=1, keepdim=True, dtype=torch.int32)
+        if input_zero_point is not None:
+            sums = sums - rows.shape[1] * input_zero_point
+        acc = acc - sums * weight_zero_point
+    y = acc.float() * scale + bias
+    return y.to(dtype).reshape(*codes.shape[:-1], scale.shape[0])
+
+
+def int_mm(rows: Tensor, weight: Tensor, pad_rows: bool) -> Tensor:
+    """Return ``rows @ weight.T`` as int32 ``(M, O')`` for int8 ``(M, K)`` and ``(O', K')``, padding the rows with zeros."""
+    count = rows.shape[0]
+    missing = weight.shape[1] - rows.shape[1]
+    if missing or pad_rows:
+        rows = F.pad(rows, (0, missing, 0, PAD_ROWS if pad_rows else 0))
+    return torch._int_mm(rows, weight.t())[:count]

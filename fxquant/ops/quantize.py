@@ -1,0 +1,28 @@
+"""Real numbers to int8 codes and back: the two ends of every quantised operand."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxquant import numerics
+
+
+def quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: int, qmax: int, axis: int | None = None
+) -> Tensor:
+    """
+    Return the int8 codes of `x`, any shape: ``clamp(round(x / scale + zero_point), qmin, qmax)``.
+
+    scale: float32, 0-dim or one per index of `axis`; zero_point: int32 of the same shape, or None for 0. Unsigned 8-bit
+    codes are stored minus 128 (`fxquant.numerics.storage_offset`). The arithmetic is float32 whatever the dtype of `x`.
+    """
+    codes = numerics.quantize(x, scale, zero_point, qmin, qmax, axis)
+    return (codes - numerics.storage_offset(qmax)).to(torch.int8)
+
+
+def dequantize(
+    codes: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: int, qmax: int, axis: int | None = None
+) -> Tensor:
+    """Return ``(code - zero_point) * scale`` as float32, for codes made by `quantize` with the same arguments."""
+    return numerics.dequantize(codes.float() + numerics.storage_offset(qmax), scale, zero_point, axis)

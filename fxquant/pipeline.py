@@ -1,0 +1,80 @@
+"""
+The passes, in order, and the loop that runs them.
+
+Set the environment variable ``FXQUANT_TRACE=dir`` to write the graph after each pass to ``dir/NN_<pass>.txt``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import fx
+
+from fxquant.attributes import prune
+from fxquant.config import QuantConfig
+from fxquant.errors import FxquantError, PassError
+from fxquant.passes.annotate import Annotate
+from fxquant.passes.canonicalize import canonicalize
+from fxquant.passes.decompose_attention import decompose_attention
+from fxquant.passes.fold_constants import fold_constants
+from fxquant.passes.insert_observers import insert_observers
+from fxquant.passes.lower_convolution import lower_convolution
+from fxquant.passes.lower_linear import lower_linear
+from fxquant.passes.quantize_operands import quantize_operands
+from fxquant.rewrite import Pass
+from fxquant.spec import Stage, verify
+
+TRACE: tuple[Pass, ...] = (canonicalize,)
+
+
+def prepare_passes(config: QuantConfig) -> tuple[Pass, ...]:
+    """Return the passes of `fxquant.prepare`."""
+    return (
+        fold_constants,  # before annotate: a product of parameters alone is no product at run time
+        Annotate(config),
+        decompose_attention,  # after annotate: only what the config quantises is opened
+        insert_observers,
+    )
+
+
+CONVERT: tuple[Pass, ...] = (quantize_operands,)
+
+LOWER: tuple[Pass, ...] = (
+    lower_linear,
+    lower_convolution,
+)
+
+
+def run(gm: fx.GraphModule, passes: Sequence[Pass], stage: Stage) -> fx.GraphModule:
+    """Run `passes` in order on `gm`, which brings it to `stage`; verify after each one; drop unused tensors at the end."""
+    for index, each in enumerate(passes):
+        name = pass_name(each)
+        try:
+            gm = each(gm).graph_module
+        except FxquantError:
+            raise
+        except Exception as error:
+            raise PassError(name, "-", "", f"{type(error).__name__}: {error}") from error
+        verify(gm, stage, complete=index == len(passes) - 1)
+        _dump(gm, name)
+    prune(gm)
+    gm.meta["stage"] = stage
+    return gm
+
+
+def pass_name(each: Pass) -> str:
+    """Return the name of a pass: a function's own, or its class's in snake case."""
+    return str(getattr(each, "__name__", type(each).__name__.lower()))
+
+
+def _dump(gm: fx.GraphModule, name: str) -> None:
+    folder = os.environ.get("FXQUANT_TRACE")
+    if not folder:
+        return
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    index = len(list(path.glob("[0-9]*_*.txt")))
+    text = gm.print_readable(print_output=False)
+    (path / f"{index:02d}_{name}.txt").write_text(text)

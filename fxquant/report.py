@@ -1,0 +1,185 @@
+"""What runs on int8, what does not, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from fxquant import lowering
+from fxquant.attributes import tensor_of
+from fxquant.dataflow import PRODUCTS
+from fxquant.meta import Operand, Record, module_path, record_of
+from fxquant.ops import int8_linear
+from fxquant.spec import Stage, stage_of
+
+
+@dataclass(frozen=True)
+class OperandReport:
+    """One operand: its dtype at run time ("int8", "uint4", "float32"), granularity and scale (the largest of several)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] | None
+    granularity: str | None
+    scale: float | None
+
+
+@dataclass(frozen=True)
+class ProductReport:
+    """One matrix product. `macs`: multiply-accumulates for the batch that calibrated it, None where shapes are unknown."""
+
+    name: str
+    module: str
+    product: str
+    operands: tuple[OperandReport, ...]
+    output_shape: tuple[int, ...] | None
+    macs: int | None
+    int8: bool
+    requested: bool
+    reason: str | None
+
+
+class Report:
+    """The products of a graph; iterate over it for `ProductReport` records, print it for a table."""
+
+    def __init__(self, records: tuple[ProductReport, ...], stage: str) -> None:
+        self.records = records
+        self.stage = stage
+
+    @property
+    def coverage(self) -> float:
+        """Share of all multiply-accumulates of matrix products that run on int8, 0..1."""
+        total = sum(r.macs or 0 for r in self.records)
+        return sum(r.macs or 0 for r in self.records if r.int8) / total if total else 0.0
+
+    def __iter__(self) -> Iterator[ProductReport]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __str__(self) -> str:
+        rows = [("product", "operands", "output", "MACs", "runs on")]
+        rows += [_row(r) for r in self.records]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        count = sum(r.int8 for r in self.records)
+        head = (
+            f"stage {self.stage}: {count} of {len(self)} products on int8, {self.coverage:.1%} of multiply-accumulates"
+        )
+        return "\n".join([head, *lines])
+
+
+def report(gm: fx.GraphModule) -> Report:
+    """
+    Return the report of a graph at any stage: one record per matrix product.
+
+    Shapes and multiply-accumulates are known once the graph was traced with example inputs or calibrated and converted.
+    """
+    stage = stage_of(gm)
+    nodes = [n for n in gm.graph.nodes if n.target is int8_linear or n.target in PRODUCTS]
+    return Report(tuple(_product(n, stage) for n in nodes), stage.value if stage else "unknown")
+
+
+def _product(node: fx.Node, stage: Stage | None) -> ProductReport:
+    record = record_of(node)
+    int8 = node.target is int8_linear
+    module = record.module if record else module_path(node)
+    return ProductReport(
+        name=record.label if record else module or node.name,
+        module=module,
+        product=record.product.value if record else str(getattr(node.target, "__name__", node.target)),
+        operands=_int8_operands(node, record) if int8 else _operands(node, record),
+        output_shape=_shape(node),
+        macs=_macs(node),
+        int8=int8,
+        requested=record.requested if record else False,
+        reason=None if int8 else _reason(node, record, stage),
+    )
+
+
+def _reason(node: fx.Node, record: Record | None, stage: Stage | None) -> str | None:
+    if record is not None and record.reason is not None:
+        return record.reason
+    if record is None or stage in (None, Stage.FLOAT):
+        return "not prepared yet"
+    if stage is Stage.PREPARED:
+        return None
+    simulated = any(lowering.quantized(a) is not None for a in node.args[:2])
+    return lowering.obstacle(node) if stage is Stage.LOWERED or not simulated else None
+
+
+def _operands(node: fx.Node, record: Record | None) -> tuple[OperandReport, ...]:
+    known: tuple[Operand | None, ...] = record.operands if record else (None,) * (3 if len(node.args) > 3 else 2)
+    result = []
+    for index, operand in enumerate(known):
+        value = node.args[index] if index < len(node.args) else None
+        name = operand.name.rpartition(".")[2] if operand else ("input", "weight", "value")[min(index, 2)]
+        quantised = lowering.quantized(value)
+        spec = operand.spec if operand else None
+        if spec is None:
+            result.append(OperandReport(name, _dtype(value), _shape(value), None, None))
+            continue
+        code = f"{'int' if spec.signed else 'uint'}{spec.bits}"
+        scale = float(tensor_of(quantised.scale).max()) if quantised else None
+        result.append(OperandReport(name, code, _shape(value), str(spec.granularity), scale))
+    return tuple(result)
+
+
+def _int8_operands(node: fx.Node, record: Record | None) -> tuple[OperandReport, ...]:
+    if record is None:
+        return ()
+    reports = []
+    scale = tensor_of(node.args[2])
+    for operand, value in zip(record.operands, node.args[:2], strict=True):
+        spec = operand.spec
+        code = f"{'int' if spec.signed else 'uint'}{spec.bits}" if spec else "float"
+        largest = _input_scale(value)
+        if operand.role.value == "weight":
+            largest = float(scale.max()) / (_input_scale(node.args[0]) or math.nan)
+        name = operand.name.rpartition(".")[2]
+        reports.append(OperandReport(name, code, _shape(value), str(spec.granularity) if spec else None, largest))
+    return tuple(reports)
+
+
+def _input_scale(codes: Any) -> float | None:
+    """Return the scale of the `quantize` node behind integer codes, through patches and moves."""
+    while isinstance(codes, fx.Node) and codes.args:
+        if len(codes.args) > 1 and isinstance(codes.args[1], fx.Node) and codes.args[1].op == "get_attr":
+            return float(tensor_of(codes.args[1]))
+        codes = codes.args[0]
+    return None
+
+
+def _macs(node: fx.Node) -> int | None:
+    out, left, right = _shape(node), _shape(node.args[0]), _shape(node.args[1])
+    if out is None or left is None or right is None:
+        return None
+    if node.target is F.conv2d:
+        return math.prod(out) * math.prod(right[1:])
+    if node.target is F.scaled_dot_product_attention:
+        # scores (.., N, M) over D, then context (.., N, E) over M
+        return math.prod(left) * right[-2] + math.prod(out) * right[-2]
+    return math.prod(out) * left[-1]
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    known = value.meta.get("val") if isinstance(value, fx.Node) else None
+    return tuple(known.shape) if isinstance(known, Tensor) else None
+
+
+def _dtype(value: Any) -> str:
+    known = value.meta.get("val") if isinstance(value, fx.Node) else None
+    return str(known.dtype).removeprefix("torch.") if isinstance(known, Tensor) else "float"
+
+
+def _row(r: ProductReport) -> tuple[str, ...]:
+    operands = ", ".join(f"{o.name} {o.dtype}" + (f" {o.scale:.3g}" if o.scale is not None else "") for o in r.operands)
+    macs = "?" if r.macs is None else f"{r.macs / 1e6:.1f}M"
+    where = "int8" if r.int8 else f"float: {r.reason}" if r.reason else "simulated"
+    return (r.name, operands, str(r.output_shape or "?"), macs, where)

@@ -1,0 +1,62 @@
+"""Shapes and dtypes of every value in a graph, found without computing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
+
+from fxquant.errors import InputError
+
+
+def propagate_shapes(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
+    """
+    Write each node's value, as a tensor on the meta device, to ``node.meta["val"]``.
+
+    `inputs` are example arguments; only their shape, dtype and device matter. Raises `InputError` where the model does not
+    accept them.
+    """
+    with torch.no_grad():
+        _Propagate(gm).run(*inputs)
+
+
+class _Propagate(fx.Interpreter):
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm)
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def run(self, *args: Any) -> Any:  # type: ignore[override]
+        fakes = tree_map_only(Tensor, self.mode.from_tensor, args)
+        with self.mode:
+            return super().run(*fakes)
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            result = super().run_node(n)
+        except Exception as error:
+            shapes = [str(tuple(p.meta["val"].shape)) for p in self.module.graph.nodes if _is_input(p)]  # type: ignore[union-attr]
+            raise InputError(
+                f"the model does not accept an input of shape {', '.join(shapes) or 'unknown'}: node {n.name!r} "
+                f"stops with {type(error).__name__}: {error}"
+            ) from error
+        n.meta["val"] = tree_map_only(Tensor, _as_meta, result)
+        return result
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # Observers give back what they get.
+        return args[0]
+
+
+def _as_meta(value: Tensor) -> Tensor:
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    with unset_fake_temporarily():
+        return torch.empty(tuple(int(n) for n in value.shape), dtype=value.dtype, device="meta")
+
+
+def _is_input(node: fx.Node) -> bool:
+    return node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)

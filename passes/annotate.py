@@ -1,0 +1,136 @@
+"""Decide what is quantised: the one pass that sees the config."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxquant import dataflow
+from fxquant.config import LayerSpec, QuantConfig, Role
+from fxquant.meta import Operand, Product, Record, module_path, record_of, set_record
+from fxquant.rewrite import edit
+
+_OPERATORS: dict[Any, str] = {
+    F.linear: "linear",
+    F.conv2d: "conv2d",
+    torch.matmul: "matmul",
+    F.scaled_dot_product_attention: "attention",
+}
+_ATTENTION = (Product.QK, Product.PV, Product.ATTENTION, Product.MATMUL)
+_SOURCES: dict[Any, Role] = {F.layer_norm: Role.NORM, F.gelu: Role.GELU, F.softmax: Role.SOFTMAX}
+
+
+@dataclass(frozen=True)
+class Annotate:
+    """Write a `Record` on each matrix product: what it is for, and how its operands are quantised or why they are not."""
+
+    config: QuantConfig
+
+    def __call__(self, gm: fx.GraphModule) -> PassResult:
+        """Annotate every product; the graph itself stays as it is."""
+        labels: Counter[str] = Counter()
+
+        def change(module: fx.GraphModule) -> bool:
+            modified = False
+            for node in module.graph.nodes:
+                if node.target in _OPERATORS and node.op == "call_function":
+                    record = self._record(node, labels)
+                    modified |= record_of(node) != record
+                    set_record(node, record)
+            return modified
+
+        return edit(gm, change)
+
+    def _record(self, node: fx.Node, labels: Counter[str]) -> Record:
+        product, module = product_of(node), module_path(node)
+        label = _unique_label(product, module or node.name, labels)
+        override = self.config.override_for(_OPERATORS[node.target], module)
+        layer = override.spec if override else self.config.layer
+        operands = _operands(node, product, label, layer or LayerSpec())
+        record = Record(product, module, label, operands)
+        refusal = _switched_off(self.config, product) if override is None else None
+        if layer is None:
+            by = f"{override.kind} {override.key!r}" if override else "the global spec"
+            refusal = f"left float by the config ({by})"
+        if refusal is not None:
+            return Record(product, module, label, operands, requested=False).left_float(refusal)
+        obstacle = _obstacle(node, product)
+        return record.left_float(obstacle) if obstacle else record
+
+
+def product_of(node: fx.Node) -> Product:
+    """Return what a product is for, from the data flow."""
+    if node.target is F.scaled_dot_product_attention:
+        return Product.ATTENTION
+    if node.target is F.conv2d:
+        return Product.PATCH_EMBED if dataflow.reads_input(node.args[0]) else Product.CONV
+    if node.target is F.linear:
+        return Product.HEAD if dataflow.reaches_output(node) else Product.LINEAR
+    if dataflow.flows_to(node, F.softmax):
+        return Product.QK
+    source = dataflow.origin(node.args[0])
+    return Product.PV if source is not None and source.target is F.softmax else Product.MATMUL
+
+
+def operand_role(value: object) -> Role:
+    """Return the role of an activation, from the operator that computed it."""
+    source = dataflow.origin(value)
+    return Role.ACTIVATION if source is None else _SOURCES.get(source.target, Role.ACTIVATION)
+
+
+def _operands(node: fx.Node, product: Product, label: str, layer: LayerSpec) -> tuple[Operand, ...]:
+    named: tuple[tuple[str, Role], ...]
+    if product is Product.ATTENTION:
+        named = (("query", Role.QUERY), ("key", Role.KEY), ("probs", Role.SOFTMAX), ("value", Role.VALUE))
+    elif product is Product.QK:
+        named = (("query", Role.QUERY), ("key", Role.KEY))
+    elif product is Product.PV:
+        named = (("probs", Role.SOFTMAX), ("value", Role.VALUE))
+    elif product is Product.MATMUL:
+        named = (("input", operand_role(node.args[0])), ("other", operand_role(node.args[1])))
+    else:
+        named = (("input", operand_role(node.args[0])), ("weight", Role.WEIGHT))
+    return tuple(Operand(role, f"{label}.{name}", layer.spec_for(role)) for name, role in named)
+
+
+def _unique_label(product: Product, module: str, labels: Counter[str]) -> str:
+    # Only attention puts several products into one module; the rest are known by their module alone.
+    label = f"{module}.{product.value}" if product in _ATTENTION else module
+    labels[label] += 1
+    return label if labels[label] == 1 else f"{label}_{labels[label]}"
+
+
+def _switched_off(config: QuantConfig, product: Product) -> str | None:
+    if product is Product.PATCH_EMBED and not config.patch_embed:
+        return "patch embedding is switched off in the config"
+    if product is Product.HEAD and not config.head:
+        return "the head is switched off in the config"
+    if product in _ATTENTION and not config.attention:
+        return "attention products are switched off in the config"
+    return None
+
+
+def _obstacle(node: fx.Node, product: Product) -> str | None:
+    """Return why a product cannot be quantised even though the config asks for it."""
+    if product in _ATTENTION:
+        parameter = product is Product.MATMUL and any(dataflow.is_parameter(a) for a in node.args)
+        return "product with a parameter outside a linear layer" if parameter else None
+    weight = node.args[1]
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        return "the weight is computed at run time"
+    return _convolution_obstacle(node) if node.target is F.conv2d else None
+
+
+def _convolution_obstacle(node: fx.Node) -> str | None:
+    padding, dilation, groups = (*node.args[3:], *(1, 0, 1, 1)[len(node.args) - 3 :])[1:4]
+    if groups != 1:
+        return f"grouped convolution ({groups} groups): not one matrix product"
+    if dilation not in (1, (1, 1), [1, 1]):
+        return "dilated convolution: no int8 form"
+    return "convolution with padding given by name: no int8 form" if isinstance(padding, str) else None

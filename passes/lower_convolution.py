@@ -1,0 +1,59 @@
+"""Run convolutions as int8 products over patches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxquant import lowering
+from fxquant.attributes import tensor_of
+from fxquant.match import Call, Match, Var
+from fxquant.ops import dequantize, extract_patches
+from fxquant.passes.lower_linear import few_rows, int8_product
+from fxquant.rewrite import Rule, rewrite
+
+_SIMULATED = Call(
+    F.conv2d,
+    Call(dequantize, ...),
+    Call(dequantize, ...),
+    Var("bias", optional=True),
+    Var("stride", optional=True),
+    Var("padding", optional=True),
+    Var("dilation", optional=True),
+    Var("groups", optional=True),
+)
+
+
+def lower_convolution(gm: fx.GraphModule) -> PassResult:
+    """
+    Compute quantised convolutions as a product of patches and the flattened weight.
+
+    Before:  y = conv2d(dequantize(q, ...), dequantize(w_codes, ...), b, (16, 16))      # q: (B, 3, H, W)
+    Becomes: p = extract_patches(q, (16, 16), (16, 16), (0, 0), None, 255)              # (B, H', W', 3*16*16)
+             y = int8_linear(p, w_int8, ...).permute(0, 3, 1, 2)                        # (B, O, H', W')
+    """
+    return rewrite(gm, RULES, "lower_convolution")
+
+
+def _lower(graph: fx.Graph, m: Match) -> fx.Node | None:
+    root: fx.Node = m["root"]
+    x, weight = lowering.quantized(root.args[0]), lowering.quantized(root.args[1])
+    if x is None or weight is None or lowering.obstacle(root) is not None:
+        return None
+    kernel = (tensor_of(weight.codes).shape[2], tensor_of(weight.codes).shape[3])
+    stride = _pair(m["stride"], 1)
+    arguments: tuple[Any, ...] = (x.codes, kernel, stride, _pair(m["padding"], 0), x.zero_point, x.qmax)
+    patches = graph.call_function(extract_patches, arguments)
+    product = int8_product(graph, root, patches, m["bias"], few_rows(root, 1))
+    return graph.call_method("permute", (product, 0, 3, 1, 2))
+
+
+def _pair(value: Any, default: int) -> tuple[int, int]:
+    value = default if value is None else value
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+RULES: tuple[Rule, ...] = ((_SIMULATED, _lower),)

@@ -1,0 +1,121 @@
+"""Replace each observer by the quantisation it found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxquant import dataflow
+from fxquant.attributes import read_buffer, tensor_of
+from fxquant.errors import CalibrationError
+from fxquant.granularity import RowGroups
+from fxquant.meta import record_of
+from fxquant.observers.base import Observer, QParams
+from fxquant.ops import dequantize, quantize
+from fxquant.rewrite import edit
+
+
+def quantize_operands(gm: fx.GraphModule) -> PassResult:
+    """
+    Turn observers into quantise / dequantise pairs; weights become int8 codes.
+
+    Before:  y = linear(observers.fc_input(x), observers.fc_weight(fc.weight), fc.bias)
+    Becomes: y = linear(dequantize(quantize(x, s, z, 0, 255), s, z, 0, 255),     # float32 <- int8 <- any float
+                        dequantize(fc.weight_codes, s_w, None, -128, 127, 0),    # float32 <- int8
+                        fc.bias)
+
+    A quantised product computes in float32; in a bfloat16 or float16 model its result is cast back.
+    """
+    return edit(gm, _quantize)
+
+
+def _quantize(gm: fx.GraphModule) -> bool:
+    observers = [n for n in gm.graph.nodes if n.op == "call_module"]
+    for node in observers:
+        module = gm.get_submodule(str(node.target))
+        source: fx.Node = node.args[0]
+        with gm.graph.inserting_before(node):
+            value = _quantized(gm.graph, source, module) if isinstance(module, Observer) else source
+        node.replace_all_uses_with(value)
+        gm.graph.erase_node(node)
+    for node in list(gm.graph.nodes) if observers else ():
+        if node.target in dataflow.PRODUCTS:
+            _restore_dtype(node)
+    return bool(observers)
+
+
+def _quantized(graph: fx.Graph, source: fx.Node, observer: Observer) -> fx.Node:
+    spec, params = observer.spec, observer.calculate_qparams()
+    scale, zero_point = params.scale, params.zero_point
+    constant = source.op == "get_attr"
+    if constant:
+        scale, zero_point = _per_row(observer, tensor_of(source), params)
+    else:
+        _refuse_constant(observer)
+    name = observer.operand
+    scale_node = read_buffer(graph, f"{name}_scale", scale)
+    zero_node = None if zero_point is None else read_buffer(graph, f"{name}_zero_point", zero_point)
+    if constant:
+        codes = quantize(tensor_of(source), scale, zero_point, spec.qmin, spec.qmax, params.axis)
+        codes_node = read_buffer(graph, f"{name}_codes", codes)
+    else:
+        arguments = (source, scale_node, zero_node, spec.qmin, spec.qmax, params.axis)
+        codes_node = graph.call_function(quantize, arguments[: 6 if params.axis is not None else 5])
+    arguments = (codes_node, scale_node, zero_node, spec.qmin, spec.qmax, params.axis)
+    value = graph.call_function(dequantize, arguments[: 6 if params.axis is not None else 5])
+    for key in ("stack_trace", "nn_module_stack"):
+        if key in source.meta:
+            codes_node.meta.setdefault(key, source.meta[key])
+            value.meta[key] = source.meta[key]
+    return value
+
+
+def _per_row(observer: Observer, weight: Tensor, params: QParams) -> tuple[Tensor, Tensor | None]:
+    """Repeat the scale of each row group for its rows, so that later passes know one form of a row-wise weight."""
+    if not isinstance(observer.spec.granularity, RowGroups):
+        return params.scale, params.zero_point
+    rows = weight.shape[0] // params.scale.shape[0]
+    zero_point = params.zero_point
+    return params.scale.repeat_interleave(rows), None if zero_point is None else zero_point.repeat_interleave(rows)
+
+
+def _refuse_constant(observer: Observer) -> None:
+    minimum, maximum = observer.range()
+    if bool((minimum == maximum).all()) and bool((minimum != 0).any()):
+        value = float(minimum.flatten()[0])
+        raise CalibrationError(
+            f"node {observer.operand!r} saw only the value {value:g} in all {int(observer.batches)} calibration batches, "
+            "which gives no scale: calibrate with real images, or leave this product float with "
+            "config.set_module_name(..., None)"
+        )
+
+
+def _restore_dtype(node: fx.Node) -> None:
+    """Keep a product's operands in one dtype, and its result in the model's."""
+    operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
+    quantized = [o for o in operands if o.target is dequantize]
+    dtype = _model_dtype(node)
+    if not quantized or dtype is torch.float32:
+        return
+    graph = node.graph
+    if len(quantized) < len(operands):
+        for operand in quantized:
+            with graph.inserting_before(node):
+                node.replace_input_with(operand, graph.call_method("to", (operand, dtype)))
+        return
+    record = record_of(node)
+    if len(node.args) > 2 and isinstance(node.args[2], fx.Node) and record is not None:
+        with graph.inserting_before(node):
+            bias = read_buffer(graph, f"{record.label}.bias_float32", tensor_of(node.args[2]).float())
+        node.update_arg(2, bias)
+    with graph.inserting_after(node):
+        cast = graph.call_method("to", (node, dtype))
+    cast.meta |= {k: v for k, v in node.meta.items() if k != "fxquant"}
+    node.replace_all_uses_with(cast, delete_user_cb=lambda user: user is not cast)
+
+
+def _model_dtype(node: fx.Node) -> Any:
+    return node.graph.owning_module.meta.get("dtype", torch.float32)  # type: ignore[union-attr]
