@@ -1,10 +1,10 @@
 """
 Patterns over graph nodes, written as data: the shape of the graph on the left of a rewrite rule.
 
->>> pattern = Call(F.linear, Call(dequantize, Var("codes"), ...), Var("weight"), Var("bias", optional=True))
+>>> pattern = Call(F.linear, Call(dequantize, ...), Var("weight"), Var("bias", optional=True))
 
-A `Call` matches a ``call_function`` or ``call_method`` node whose positional arguments match its own; ``...`` as the last argument matches
-whatever is left. Canonical graphs spell arguments one way, so patterns need no alternatives for keywords.
+A `Call` matches a ``call_function`` or ``call_method`` node whose positional arguments match its own; ``...`` as the last
+argument matches whatever is left. Canonical graphs spell arguments one way, so patterns need no alternatives for keywords.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class Report:
         return len(self.records)
 
     def __str__(self) -> str:
-        rows = [("product", "operands", "output", "MACs", "runs on")]
+        rows: list[tuple[str, ...]] = [("product", "operands", "output", "MACs", "runs on")]
         rows += [_row(r) for r in self.records]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

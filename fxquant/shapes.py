@@ -24,9 +24,34 @@ def propagate_shapes(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
         _Propagate(gm).run(*inputs)
 
 
+def varying_axes(gm: fx.GraphModule, inputs: Sequence[Tensor], index: int) -> tuple[int, ...]:
+    """
+    Return the axes of input `index` that may have another size than in `inputs`: the batch, axis 0, and those found free.
+
+    An axis is free where the model, run on shapes alone, accepts twice its size.
+    """
+    free = [0]
+    for axis in range(1, inputs[index].dim()):
+        sizes = [n * (2 if i == axis else 1) for i, n in enumerate(inputs[index].shape)]
+        other = torch.empty(sizes, dtype=inputs[index].dtype, device=inputs[index].device)
+        if _accepts(gm, [*inputs[:index], other, *inputs[index + 1 :]]):
+            free.append(axis)
+    return tuple(free)
+
+
+def _accepts(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> bool:
+    try:
+        with torch.no_grad():
+            _Propagate(gm, write=False).run(*inputs)
+    except (InputError, AssertionError):
+        return False
+    return True
+
+
 class _Propagate(fx.Interpreter):
-    def __init__(self, gm: fx.GraphModule) -> None:
+    def __init__(self, gm: fx.GraphModule, write: bool = True) -> None:
         super().__init__(gm)
+        self.write = write
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def run(self, *args: Any) -> Any:  # type: ignore[override]
@@ -43,7 +68,8 @@ class _Propagate(fx.Interpreter):
                 f"the model does not accept an input of shape {', '.join(shapes) or 'unknown'}: node {n.name!r} "
                 f"stops with {type(error).__name__}: {error}"
             ) from error
-        n.meta["val"] = tree_map_only(Tensor, _as_meta, result)
+        if self.write:
+            n.meta["val"] = tree_map_only(Tensor, _as_meta, result)
         return result
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from fxquant.errors import InputError, UnsupportedGraphError
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_INTERNAL = tuple(str(Path(m.__file__ or "").parent) for m in (torch,)) + (str(Path(__file__).parent),)
+_INTERNAL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
 class DialectTracer(fx.Tracer):

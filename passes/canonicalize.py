@@ -79,7 +79,8 @@ def canonicalize(gm: fx.GraphModule) -> PassResult:
     """
 
     def change(module: fx.GraphModule) -> bool:
-        return any([_canonicalize_node(node) for node in list(module.graph.nodes)])
+        changed = [_canonicalize_node(node) for node in list(module.graph.nodes)]
+        return any(changed)
 
     return edit(gm, change)
 
@@ -98,7 +99,7 @@ def _canonicalize_node(node: fx.Node) -> bool:
         return _respell_arithmetic(node, target)
     if target not in SIGNATURES:
         return False
-    args, kwargs = _canonical_arguments(node, target)  # type: ignore[arg-type]
+    args, kwargs = _canonical_arguments(node, target)
     if node.target is target and node.args == args and node.kwargs == kwargs:
         return False
     _replace(node, target, args, kwargs)
@@ -108,7 +109,7 @@ def _canonicalize_node(node: fx.Node) -> bool:
 def _does_nothing(node: fx.Node) -> bool:
     if node.target in _DROPOUT:
         arguments = dict(zip(("input", "p", "training", "inplace"), node.args, strict=False)) | dict(node.kwargs)
-        return arguments.get("training", arguments.get("train", True)) is False or arguments.get("p") == 0.0
+        return arguments.get("training", arguments.get("train", True)) is False or bool(arguments.get("p") == 0.0)
     return node.op == "call_method" and node.target in ("detach",)
 
 
@@ -134,7 +135,7 @@ def _canonical_arguments(node: fx.Node, target: Callable[..., Any]) -> tuple[tup
 
 def _clean_message(node: fx.Node) -> bool:
     # Messages were formatted while sizes were proxies: "Input height (Proxy(getitem_2)) doesn't match model (224)."
-    message = str(node.args[1]) if len(node.args) > 1 else ""
+    message: str = str(node.args[1]) if len(node.args) > 1 else ""
     cleaned = re.sub(r"\s*\(?Proxy\([^)]*\)\)?", "", message)
     if cleaned == message:
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant import dataflow
@@ -14,16 +14,19 @@ from fxquant.errors import CalibrationError
 from fxquant.granularity import RowGroups
 from fxquant.meta import record_of
 from fxquant.observers.base import Observer, QParams
-from fxquant.ops import dequantize, quantize
-from fxquant.rewrite import edit
+from fxquant.observers.input_recorder import InputRecorder
+from fxquant.ops import check_input, dequantize, quantize
+from fxquant.rewrite import edit, inherit_meta
+from fxquant.shapes import varying_axes
 
 
 def quantize_operands(gm: fx.GraphModule) -> PassResult:
     """
     Turn observers into quantise / dequantise pairs; weights become int8 codes.
 
-    Before:  y = linear(observers.fc_input(x), observers.fc_weight(fc.weight), fc.bias)
-    Becomes: y = linear(dequantize(quantize(x, s, z, 0, 255), s, z, 0, 255),     # float32 <- int8 <- any float
+    Before:  y = linear(observers.fc_input(observers.input_x(x)), observers.fc_weight(fc.weight), fc.bias)
+    Becomes: x = check_input(x, (None, 3, 224, 224))     # sizes the model is bound to
+             y = linear(dequantize(quantize(x, s, z, 0, 255), s, z, 0, 255),     # float32 <- int8 <- any float
                         dequantize(fc.weight_codes, s_w, None, -128, 127, 0),    # float32 <- int8
                         fc.bias)
 
@@ -33,18 +36,32 @@ def quantize_operands(gm: fx.GraphModule) -> PassResult:
 
 
 def _quantize(gm: fx.GraphModule) -> bool:
-    observers = [n for n in gm.graph.nodes if n.op == "call_module"]
-    for node in observers:
-        module = gm.get_submodule(str(node.target))
+    observers = {n: gm.get_submodule(str(n.target)) for n in gm.graph.nodes if n.op == "call_module"}
+    checks = _input_checks(gm, [m for m in observers.values() if isinstance(m, InputRecorder)])
+    for node, module in observers.items():
         source: fx.Node = node.args[0]
         with gm.graph.inserting_before(node):
-            value = _quantized(gm.graph, source, module) if isinstance(module, Observer) else source
+            if isinstance(module, Observer):
+                value = _quantized(gm.graph, source, module)
+            else:
+                value = gm.graph.call_function(check_input, (source, checks[module], source.name))
+                inherit_meta(value, source)
         node.replace_all_uses_with(value)
         gm.graph.erase_node(node)
     for node in list(gm.graph.nodes) if observers else ():
         if node.target in dataflow.PRODUCTS:
             _restore_dtype(node)
     return bool(observers)
+
+
+def _input_checks(gm: fx.GraphModule, recorders: list[InputRecorder]) -> dict[nn.Module, tuple[int | None, ...]]:
+    """Return the shape each input must have, None on the axes where the model accepts any size."""
+    examples = [recorder.example() for recorder in recorders]
+    checks: dict[nn.Module, tuple[int | None, ...]] = {}
+    for index, recorder in enumerate(recorders):
+        free = varying_axes(gm, examples, index)
+        checks[recorder] = tuple(None if axis in free else n for axis, n in enumerate(examples[index].shape))
+    return checks
 
 
 def _quantized(graph: fx.Graph, source: fx.Node, observer: Observer) -> fx.Node:

@@ -1,9 +1,9 @@
 """
 Moment histogram of a stream: how many values fell into each bin, and their sum.
 
-Bins are as wide as a power of two, their edges are its multiples, and both follow from the range seen so far. So the bins
-of a wider range are unions of those of a narrower one, widening is exact, and the histogram of a stream depends neither
-on the order of its batches nor on how it was cut into them.
+Bins are as wide as a power of two, their edges are its multiples, and both follow from the range seen so far. So the
+bins of a wider range are unions of those of a narrower one, widening is exact, and the histogram of a stream depends
+neither on the order of its batches nor on how it was cut into them.
 """
 
 from __future__ import annotations
@@ -66,5 +66,6 @@ class Grid:
 
 
 def power_of_two(exponent: Tensor) -> Tensor:
-    """Return ``2^exponent`` in float32 for int32 exponents in [-126, 127], exactly: ``exp2`` and ``ldexp`` may round."""
+    """Return ``2^exponent`` in float32 for int32 exponents in [-126, 127]."""
+    # Written as bits, because exp2 and ldexp may round on some devices.
     return ((exponent + 127) << 23).view(torch.float32)

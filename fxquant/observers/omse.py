@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxquant.errors import ConfigError
 from fxquant.numerics import dequantize, quantize
-from fxquant.observers.base import ObserverOptions
+from fxquant.observers.base import ObserverOptions, QParams
 from fxquant.observers.histogram import Grid
 from fxquant.observers.minmax import MinMaxObserver
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FACTORS = tuple(1.0 - 0.01 * i for i in range(90))
 MIN_BINS = 2**8
 MAX_BINS = 2**20  # of all rows together: 16 MiB
+BLOCK = 2**15  # bins searched at a time, so that the temporaries stay in the cache
 
 
 @dataclass(frozen=True)
@@ -79,27 +80,34 @@ class OMSEObserver(MinMaxObserver):
 
     def range(self) -> tuple[Tensor, Tensor]:
         """Return the running ``(min, max)`` times the factor of the least error; among equals, the largest factor."""
+        parts = (self.histogram.transpose(0, 1), self.grid.width, *super().range())
+        blocks = zip(*(torch.split(part, max(1, BLOCK // self.grid.bins)) for part in parts), strict=True)
         minimum, maximum = super().range()
-        counts, sums = self.histogram[:, :, self.histogram[0].any(0)]
+        factor = torch.cat([self.best_factor(*block) for block in blocks])
+        return minimum * factor, maximum * factor
+
+    def best_factor(self, moments: Tensor, width: Tensor, minimum: Tensor, maximum: Tensor) -> Tensor:
+        """Return the best factor ``(G,)`` for rows with ``(G, 2, bins)`` moments, bins of `width` and a range."""
+        counts, sums = moments[:, :, moments[:, 0].any(0)].unbind(1)
         means = (sums / counts.clamp(min=1)).float()
         best = torch.ones_like(minimum)
         least = torch.full_like(minimum, torch.inf, dtype=torch.float64)
         for factor in FACTORS:
-            error = self.error(counts, means, minimum * factor, maximum * factor)
+            error = self.error(counts, means, width, self.qparams_for(minimum * factor, maximum * factor))
             better = error < least
             best, least = best.masked_fill(better, factor), torch.where(better, error, least)
-        return minimum * best, maximum * best
+        return best
 
-    def error(self, counts: Tensor, means: Tensor, minimum: Tensor, maximum: Tensor) -> Tensor:
+    def error(self, counts: Tensor, means: Tensor, width: Tensor, qparams: QParams) -> Tensor:
         """
-        Return the squared error ``(G,)`` of quantising the values of the bins with a ``(G,)`` range, up to a constant.
+        Return the squared error ``(G,)`` of quantising the values of ``(G, bins)``, up to a constant of the data.
 
         The mean of a bin stands for its values. Their spread around it adds the same for every range and is left out,
         except where a bin straddles two codes: of values spread evenly over a width w, those that reach up to r across
         the boundary take the nearer code and save ``scale * r^2 / w`` on average. A lone value has no spread.
         """
-        qmin, qmax, qparams = self.spec.qmin, self.spec.qmax, self.qparams_for(minimum, maximum)
-        scale, width = qparams.scale.reshape(-1, 1), self.grid.width[:, None]
+        qmin, qmax, width = self.spec.qmin, self.spec.qmax, width[:, None]
+        scale = qparams.scale.reshape(-1, 1)
         zero_point = None if qparams.zero_point is None else qparams.zero_point.reshape(-1, 1)
         codes = quantize(means, scale, zero_point, qmin, qmax)
         distance = means - dequantize(codes, scale, zero_point)

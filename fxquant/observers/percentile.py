@@ -51,8 +51,8 @@ def tail_quantile(rows: Tensor, alpha: float, largest: bool) -> Tensor:
     """
     Return the quantile `alpha` (`largest`) or ``1 - alpha`` of each row of ``(G, n)``.
 
-    It is interpolated linearly between two order statistics, as in ``torch.quantile``. Both are exact, and the rank is a
-    Python float: in float32 it is off by whole elements for rows longer than 2^24.
+    It is interpolated linearly between two order statistics, as in ``torch.quantile``. Both are exact, and the rank is
+    a Python float: in float32 it is off by whole elements for rows longer than 2^24.
     """
     rank = (1 - alpha) * (rows.shape[1] - 1)
     first, second = int(rank) + 1, min(int(rank) + 2, rows.shape[1])
