@@ -51,6 +51,12 @@ def affine_qparams(minimum: Tensor, maximum: Tensor, qmin: int, qmax: int) -> tu
     return scale, zero_point.to(torch.int32)
 
 
+def widen_single(minimum: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the range with every single value, which would give no scale, widened to hold zero."""
+    single = minimum == maximum
+    return minimum.where(~single, minimum.clamp(max=0)), maximum.where(~single, maximum.clamp(min=0))
+
+
 def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
     """Reshape ``(G,)`` values so that they broadcast along `axis` of an `ndim`-dimensional tensor."""
     if axis is None or values.dim() == 0:

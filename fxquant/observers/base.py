@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fxquant.errors import CalibrationError
 from fxquant.granularity import RowGroups
-from fxquant.numerics import affine_qparams, symmetric_scale
+from fxquant.numerics import affine_qparams, symmetric_scale, widen_single
 
 if TYPE_CHECKING:
     from fxquant.config import TensorSpec
@@ -29,6 +29,9 @@ class QParams:
 @dataclass(frozen=True)
 class ObserverOptions:
     """Frozen options of one kind of observer; `build` makes the module."""
+
+    def check(self, spec: TensorSpec) -> None:
+        """Raise `ConfigError` where this kind of observer cannot find the range of a `spec`; most can find any."""
 
     def build(self, spec: TensorSpec, name: str) -> Observer:
         """Return a fresh observer for an operand quantised by `spec`."""
@@ -92,6 +95,9 @@ class Observer(nn.Module):
     def qparams_for(self, minimum: Tensor, maximum: Tensor) -> QParams:
         """Return scale and zero point of a ``(G,)`` range under this observer's spec."""
         spec = self.spec
+        if self.frozen:
+            # An affine row of one value, as in a weight with one input: the formula below has no scale for it.
+            minimum, maximum = widen_single(minimum, maximum)
         if spec.symmetric:
             scale, zero_point = symmetric_scale(minimum, maximum, spec.qmin, spec.qmax), None
         else:
@@ -142,12 +148,12 @@ class Observer(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Observer:
         # `.to(device)` moves statistics; casting the model, as in `.bfloat16()`, must not round them.
-        before = dict(self._buffers)
+        before = [(m, name, buffer) for m in self.modules() for name, buffer in m._buffers.items()]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in before.items():
-            moved = self._buffers[name]
+        for module, name, buffer in before:
+            moved = module._buffers[name]
             if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
-                self._buffers[name] = buffer.to(moved.device)
+                module._buffers[name] = buffer.to(moved.device)
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

@@ -19,6 +19,7 @@ class InputRecorder(nn.Module):
     batches: Tensor
     shape: Tensor
     dtype: torch.dtype | None = None
+    _is_impure = True  # so that torch.fx keeps the recorder of an input that nothing reads
 
     def __init__(self, operand: str) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FACTORS = tuple(1.0 - 0.01 * i for i in range(90))
 MIN_BINS = 2**8
 MAX_BINS = 2**20  # of all rows together: 16 MiB
-BLOCK = 2**15  # bins searched at a time, so that the temporaries stay in the cache
+BLOCK = 2**16  # bins searched at a time, so that the temporaries stay in the cache
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class OMSEObserver(MinMaxObserver):
     def best_factor(self, moments: Tensor, width: Tensor, minimum: Tensor, maximum: Tensor) -> Tensor:
         """Return the best factor ``(G,)`` for rows with ``(G, 2, bins)`` moments, bins of `width` and a range."""
         counts, sums = moments[:, :, moments[:, 0].any(0)].unbind(1)
-        means = (sums / counts.clamp(min=1)).float()
+        counts, means = counts.float(), (sums / counts.clamp(min=1)).float()
         best = torch.ones_like(minimum)
         least = torch.full_like(minimum, torch.inf, dtype=torch.float64)
         for factor in FACTORS:
@@ -115,4 +115,4 @@ class OMSEObserver(MinMaxObserver):
         # Nothing lies beyond the outermost codes.
         reach = reach.masked_fill(torch.where(distance < 0, codes == qmin, codes == qmax), 0)
         saved = reach.square() * (scale / width)
-        return (counts * distance.square() - (counts - 1).clamp(min=0) * saved).sum(1)
+        return (counts * distance.square() - (counts - 1).clamp(min=0) * saved).sum(1, dtype=torch.float64)

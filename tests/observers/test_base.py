@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.config import TensorSpec
@@ -14,7 +14,7 @@ from fxquant.observers import EMA, OMSE, MinMax, Observer, ObserverOptions, Perc
 
 from .parity import batches_of, fake_quantized, observed
 
-OPTIONS = [MinMax(), EMA(sigma=0.1), Percentile(alpha=0.99), OMSE(), OMSE(last_batch_only=True)]
+OPTIONS = [MinMax(), EMA(sigma=0.1), Percentile(alpha=0.99), OMSE(bins=512), OMSE(last_batch_only=True, bins=512)]
 each_observer = pytest.mark.parametrize("options", OPTIONS, ids=repr)
 
 
@@ -173,6 +173,7 @@ SPECS = st.builds(
 VALUES = st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(VALUES, SPECS)
 def test_values_inside_the_range_lose_at_most_half_a_step(values: list[float], spec: TensorSpec) -> None:
     x = torch.tensor([*values, 0.0])
@@ -183,6 +184,7 @@ def test_values_inside_the_range_lose_at_most_half_a_step(values: list[float], s
     assert (error <= qparams.scale * (0.5 + 1e-4)).all()
 
 
+@settings(deadline=None)
 @given(VALUES, SPECS, st.sampled_from(OPTIONS))
 def test_zero_stays_zero(values: list[float], spec: TensorSpec, options: ObserverOptions) -> None:
     x = torch.tensor([*values, 0.0])

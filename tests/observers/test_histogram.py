@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.config import TensorSpec
@@ -24,6 +24,7 @@ def observer_of(batches: list[torch.Tensor], spec: TensorSpec | None = None) -> 
     return observer
 
 
+@settings(deadline=None)
 @given(BATCHES)
 def test_nothing_is_lost_and_order_does_not_matter(batches: list[list[float]]) -> None:
     tensors = [torch.tensor(batch) for batch in batches]
@@ -36,6 +37,7 @@ def test_nothing_is_lost_and_order_does_not_matter(batches: list[list[float]]) -
     torch.testing.assert_close(streamed.histogram[1], at_once.histogram[1], rtol=0, atol=1e-12 * magnitudes)
 
 
+@settings(deadline=None)
 @given(st.lists(FLOATS, min_size=1, max_size=20), st.sampled_from([256, 1000, 2**14]))
 def test_values_lie_in_their_bins(values: list[float], bins: int) -> None:
     rows = torch.tensor([values, values[::-1], [-v for v in values]])
