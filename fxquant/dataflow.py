@@ -77,7 +77,11 @@ def flows_to(node: fx.Node, target: object) -> bool:
 
 
 def reaches_output(node: fx.Node) -> bool:
-    """Say whether the result of `node` reaches the graph's output, and no other product, through any operators."""
+    """
+    Say whether the result of `node` reaches the graph's output, and no other product, through any operators.
+
+    A layer norm on the way is that of a model without a head: what it normalises are features, not the output.
+    """
     seen: set[fx.Node] = set()
     stack = list(node.users)
     found = False
@@ -86,7 +90,7 @@ def reaches_output(node: fx.Node) -> bool:
         if user in seen:
             continue
         seen.add(user)
-        if user.target in PRODUCTS:
+        if user.target in PRODUCTS or user.target is F.layer_norm:
             return False
         found |= user.op == "output"
         stack.extend(user.users)

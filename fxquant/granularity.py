@@ -23,6 +23,9 @@ class PerChannel:
 
     axis: int = 0
 
+    def __post_init__(self) -> None:
+        _check_integer("PerChannel needs an integer axis", self.axis)
+
 
 @dataclass(frozen=True)
 class PerHead:
@@ -41,6 +44,7 @@ class RowGroups:
     groups: int
 
     def __post_init__(self) -> None:
+        _check_integer("RowGroups needs a whole number of groups", self.groups)
         if self.groups < 1:
             raise ConfigError(f"RowGroups needs at least one group, got {self.groups}")
 
@@ -48,6 +52,11 @@ class RowGroups:
     def axis(self) -> int:
         """Output channels are axis 0 of a weight."""
         return 0
+
+
+def _check_integer(expected: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{expected}, got {value!r}")
 
 
 Granularity = PerTensor | PerChannel | PerHead | RowGroups

@@ -51,6 +51,12 @@ def obstacle(node: fx.Node) -> str | None:
     x, weight = quantized(node.args[0]), quantized(node.args[1])
     if x is None or weight is None:
         return f"simulated: the {'input' if x is None else 'weight'} is float"
+    value = node.meta.get("val")
+    if node.target is F.conv2d and value is not None and value.dim() != 4:
+        return "simulated: a convolution of one image without a batch axis"
+    bias = node.args[2] if len(node.args) > 2 else None
+    if bias is not None and (not isinstance(bias, fx.Node) or bias.op != "get_attr"):
+        return "simulated: the bias is computed at run time"
     if x.axis is not None:
         return "simulated: an input scale per channel does not factor out of the product"
     if weight.axis not in (None, 0):

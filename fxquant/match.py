@@ -4,7 +4,8 @@ Patterns over graph nodes, written as data: the shape of the graph on the left o
 >>> pattern = Call(F.linear, Call(dequantize, ...), Var("weight"), Var("bias", optional=True))
 
 A `Call` matches a ``call_function`` or ``call_method`` node whose positional arguments match its own; ``...`` as the last
-argument matches whatever is left. Canonical graphs spell arguments one way, so patterns need no alternatives for keywords.
+argument matches whatever is left, keywords too. Canonical graphs spell arguments one way: what stands as a keyword there is
+a setting other than the default, so a call with keywords is matched only by a pattern that ends in ``...``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ Match = dict[str, Any]
 
 @dataclass(frozen=True)
 class Var:
-    """Match anything and keep it as `name`; an `optional` one also matches an absent argument, as None."""
+    """
+    Match anything and keep it as `name`, the same everywhere `name` stands.
+
+    An `optional` one also matches an absent argument, as None. `where` must hold for the value.
+    """
 
     name: str
     optional: bool = False
@@ -56,7 +61,7 @@ def _match_call(pattern: Call, node: object, captures: Match) -> bool:
     wanted: tuple[Any, ...] = pattern.args
     if wanted and wanted[-1] is Ellipsis:
         wanted = wanted[:-1]
-    elif len(node.args) > len(wanted):
+    elif len(node.args) > len(wanted) or node.kwargs:
         return False
     if pattern.name is not None:
         captures[pattern.name] = node
@@ -68,7 +73,7 @@ def _match_argument(pattern: Any, args: tuple[Any, ...], i: int, captures: Match
         if i >= len(args) and not pattern.optional:
             return False
         value = args[i] if i < len(args) else None
-        if pattern.name in captures and captures[pattern.name] is not value:
+        if pattern.name in captures and not _same(captures[pattern.name], value):
             return False
         captures[pattern.name] = value
         return pattern.where is None or pattern.where(value)
@@ -77,3 +82,7 @@ def _match_argument(pattern: Any, args: tuple[Any, ...], i: int, captures: Match
     if isinstance(pattern, Call):
         return _match_call(pattern, args[i], captures)
     return bool(args[i] == pattern)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other if isinstance(one, fx.Node) or isinstance(other, fx.Node) else bool(one == other)

@@ -7,6 +7,7 @@ Set the environment variable ``FXQUANT_TRACE=dir`` to write the graph after each
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,25 +15,33 @@ from torch import fx
 
 from fxquant.attributes import prune
 from fxquant.config import QuantConfig
-from fxquant.errors import FxquantError, PassError
+from fxquant.errors import FxquantError, PassError, UnsupportedGraphError
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.canonicalize import canonicalize
 from fxquant.passes.decompose_attention import decompose_attention
+from fxquant.passes.expand_einsum import expand_einsum
 from fxquant.passes.fold_constants import fold_constants
+from fxquant.passes.functionalize import functionalize
 from fxquant.passes.insert_observers import insert_observers
+from fxquant.passes.linearize_matmul import linearize_matmul
 from fxquant.passes.lower_convolution import lower_convolution
 from fxquant.passes.lower_linear import lower_linear
 from fxquant.passes.quantize_operands import quantize_operands
 from fxquant.rewrite import Pass
 from fxquant.spec import Stage, verify
 
-TRACE: tuple[Pass, ...] = (canonicalize,)
+TRACE: tuple[Pass, ...] = (
+    functionalize,  # first: what follows moves and drops nodes, which only values allow
+    canonicalize,
+    expand_einsum,
+)
 
 
 def prepare_passes(config: QuantConfig) -> tuple[Pass, ...]:
     """Return the passes of `fxquant.prepare`."""
     return (
         fold_constants,  # before annotate: a product of parameters alone is no product at run time
+        linearize_matmul,  # after fold_constants: a transposed or sliced weight is one tensor by now
         Annotate(config),
         decompose_attention,  # after annotate: only what the config quantises is opened
         insert_observers,
@@ -57,8 +66,11 @@ def run(gm: fx.GraphModule, passes: Sequence[Pass], stage: Stage) -> fx.GraphMod
             raise
         except Exception as error:
             raise PassError(name, "-", "", f"{type(error).__name__}: {error}") from error
-        verify(gm, stage, complete=index == len(passes) - 1)
-        _dump(gm, name)
+        _dump(gm, name)  # before the check, so that an illegal graph can be read
+        try:
+            verify(gm, stage, complete=index == len(passes) - 1)
+        except UnsupportedGraphError as error:
+            raise PassError(name, "-", "", f"it left a graph that is not legal: {error}") from error
     prune(gm)
     gm.meta["stage"] = stage
     return gm
@@ -66,7 +78,7 @@ def run(gm: fx.GraphModule, passes: Sequence[Pass], stage: Stage) -> fx.GraphMod
 
 def pass_name(each: Pass) -> str:
     """Return the name of a pass: a function's own, or its class's in snake case."""
-    return str(getattr(each, "__name__", type(each).__name__.lower()))
+    return str(getattr(each, "__name__", re.sub(r"(?<=.)(?=[A-Z])", "_", type(each).__name__).lower()))
 
 
 def _dump(gm: fx.GraphModule, name: str) -> None:

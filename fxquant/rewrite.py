@@ -8,8 +8,12 @@ graph in one function and hands it to `edit`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
+import torch
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
@@ -20,16 +24,24 @@ Rule = tuple[Call, Callable[[fx.Graph, Match], "fx.Node | None"]]
 Pass = Callable[[fx.GraphModule], PassResult]
 
 MAX_SWEEPS = 100
+LIBRARIES = tuple(f"{Path(f).parent}{os.sep}" for f in (torch.__file__, __file__))  # their frames say nothing of a model
 _INHERITED = ("val", "stack_trace", "nn_module_stack", "fxquant")
 
 
 def rewrite(gm: fx.GraphModule, rules: Sequence[Rule], name: str) -> PassResult:
-    """Apply `rules` until none matches; `name` is the pass's, for errors."""
+    """
+    Apply `rules` until none matches; `name` is the pass's, for errors.
+
+    Raises `PassError` naming the pass, the node and its source line where a rule fails, builds nodes and then declines, or
+    where the rules go on rewriting each other.
+    """
 
     def sweep_until_stable(module: fx.GraphModule) -> bool:
         for sweep in range(MAX_SWEEPS):
             if not _sweep(module.graph, rules, name):
                 return sweep > 0
+            # Between sweeps, so that rules which ask how many readers a node has do not count dead ones.
+            module.graph.eliminate_dead_code()
         raise PassError(name, "-", "", f"the rules still rewrite each other after {MAX_SWEEPS} sweeps")
 
     return edit(gm, sweep_until_stable)
@@ -45,11 +57,23 @@ def edit(gm: fx.GraphModule, change: Callable[[fx.GraphModule], bool]) -> PassRe
     return PassResult(gm, modified)
 
 
+@contextmanager
+def blame(pass_name: str, node: fx.Node) -> Iterator[None]:
+    """Turn an unexpected failure while `node` is being rewritten into a `PassError` that names it."""
+    try:
+        yield
+    except FxquantError:
+        raise
+    except Exception as error:
+        raise PassError(pass_name, node.name, location(node), f"{type(error).__name__}: {error}") from error
+
+
 def location(node: fx.Node) -> str:
-    """Return ``" (file:line, in module)"`` of the source that made `node`, as far as it is known."""
-    trace = (node.stack_trace or "").strip().splitlines()
-    where = next((line.strip() for line in reversed(trace) if line.strip().startswith("File ")), "")
-    return f" ({where})" if where else ""
+    """Return ``" (file:line, in function)"`` of the model's source that made `node`, as far as it is known."""
+    lines = [line.strip() for line in (node.stack_trace or "").splitlines()]
+    frames = [line for line in lines if line.startswith("File ")]
+    own = [frame for frame in frames if not frame.removeprefix('File "').startswith(LIBRARIES)]
+    return f" ({(own or frames)[-1]})" if frames else ""
 
 
 def inherit_meta(new: fx.Node, old: fx.Node) -> None:
@@ -61,49 +85,40 @@ def inherit_meta(new: fx.Node, old: fx.Node) -> None:
 
 def _sweep(graph: fx.Graph, rules: Sequence[Rule], name: str) -> bool:
     changed = False
-    known = set(graph.nodes)
     for node in list(graph.nodes):
-        if node not in known or node._erased:
+        if node._erased:
             continue
         for pattern, rule in rules:
             found = match(pattern, node)
-            if found is not None and _apply(graph, rule, found, node, name, known):
+            if found is not None and _apply(graph, rule, found, node, name):
                 changed = True
                 break
     return changed
 
 
 def _apply(
-    graph: fx.Graph,
-    rule: Callable[[fx.Graph, Match], fx.Node | None],
-    found: Match,
-    node: fx.Node,
-    name: str,
-    known: set[fx.Node],
+    graph: fx.Graph, rule: Callable[[fx.Graph, Match], fx.Node | None], found: Match, node: fx.Node, name: str
 ) -> bool:
-    try:
-        with graph.inserting_before(node):
-            replacement = rule(graph, found)
-    except FxquantError:
-        raise
-    except Exception as error:
-        raise PassError(name, node.name, location(node), f"{type(error).__name__}: {error}") from error
-    if replacement is None:
-        return False
-    _adopt_new_nodes(node, replacement, known)
+    before = node.prev
+    with blame(name, node), graph.inserting_before(node):
+        replacement = rule(graph, found)
+        if replacement is None:
+            if node.prev is not before:
+                raise RuntimeError("the rule built nodes and then declined")
+            return False
+    _adopt_new_nodes(node, before, replacement)
     node.replace_all_uses_with(replacement)
     graph.erase_node(node)
     return True
 
 
-def _adopt_new_nodes(node: fx.Node, replacement: fx.Node, known: set[fx.Node]) -> None:
-    """Nodes a rule made stand just before `node`: give them its origin, and its value to the replacement alone."""
+def _adopt_new_nodes(node: fx.Node, before: fx.Node, replacement: fx.Node) -> None:
+    """Nodes a rule made stand between `before` and `node`: give them its origin, and its value to the replacement alone."""
     new = node.prev
-    while new not in known and new.op != "root":
+    while new is not before:
+        if new is replacement:
+            inherit_meta(new, node)
         for key in ("stack_trace", "nn_module_stack"):
             if key in node.meta:
                 new.meta.setdefault(key, node.meta[key])
-        known.add(new)
         new = new.prev
-    if replacement.op != "placeholder":
-        inherit_meta(replacement, node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,11 +41,16 @@ def varying_axes(gm: fx.GraphModule, inputs: Sequence[Tensor], index: int) -> tu
 
 
 def _accepts(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> bool:
+    # torch logs each operator that refuses a shape as an error; here a refusal is an answer.
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled, logger.disabled = logger.disabled, True
     try:
         with torch.no_grad():
             _Propagate(gm, write=False).run(*inputs)
     except (InputError, AssertionError):
         return False
+    finally:
+        logger.disabled = disabled
     return True
 
 

@@ -6,16 +6,19 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import fx
 
 from fxquant import lowering
+from fxquant.attributes import tensor_of
 from fxquant.errors import UnsupportedGraphError
 from fxquant.meta import record_of
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.ops import dequantize, extract_patches, int8_linear, quantize
-from fxquant.passes.canonicalize import SPELLINGS
+from fxquant.passes.canonicalize import Spelling, respelling
+from fxquant.passes.functionalize import mutates
 
 
 class Stage(Enum):
@@ -45,7 +48,11 @@ def verify(gm: fx.GraphModule, stage: Stage, complete: bool = True) -> None:
     Between the passes that lead to a stage the graph is not `complete` yet: what is still to be lowered is legal.
     """
     for node in gm.graph.nodes:
-        problem = _problem(gm, node, stage) or (_unfinished(node, stage) if complete else None)
+        problem = _problem(gm, node, stage)
+        if problem is None and (complete or stage is not Stage.FLOAT):
+            problem = _dialect_problem(node)
+        if problem is None and complete:
+            problem = _unfinished(node, stage)
         if problem is not None:
             raise UnsupportedGraphError(
                 f"node {node.name!r} ({node.op} {_name(node.target)}) is not legal at stage {stage.value}: {problem}"
@@ -55,18 +62,43 @@ def verify(gm: fx.GraphModule, stage: Stage, complete: bool = True) -> None:
 def _problem(gm: fx.GraphModule, node: fx.Node, stage: Stage) -> str | None:
     if node.op == "call_module":
         return _module_problem(gm.get_submodule(str(node.target)), stage)
-    canonical = SPELLINGS.get(node.target, node.target)
-    if canonical is not node.target and not node.kwargs and _respellable(node):
-        return f"expected the canonical spelling {_name(canonical)}"
     if node.target in _SIMULATION and stage in (Stage.FLOAT, Stage.PREPARED):
         return "values are not quantised before convert"
     if node.target in _INTEGER and stage is not Stage.LOWERED:
         return "integer products appear at lowering"
+    return _codes_problem(node)
+
+
+def _dialect_problem(node: fx.Node) -> str | None:
+    if mutates(node):
+        return "values are not changed in place"
+    spelling = respelling(node)
+    return f"expected the canonical spelling {_name(spelling[0])}{_arguments(spelling)}" if spelling else None
+
+
+def _codes_problem(node: fx.Node) -> str | None:
+    """Codes are read as they were written, and constant ones are stored as int8."""
+    position = {dequantize: 0, int8_linear: 1}.get(node.target)  # type: ignore[call-overload]
+    if position is None:
+        return None
+    codes = node.args[position]
+    if node.target is dequantize and isinstance(codes, fx.Node) and codes.target is quantize:
+        return None if codes.args[1:] == node.args[1:] else "it does not undo the quantize that it reads"
+    if isinstance(codes, fx.Node) and codes.op == "get_attr":
+        dtype = tensor_of(codes).dtype
+        return None if dtype is torch.int8 else f"expected int8 codes, found {dtype}"
     return None
 
 
 def _unfinished(node: fx.Node, stage: Stage) -> str | None:
-    if stage is not Stage.LOWERED or node.target not in _PRODUCTS_TO_LOWER or record_of(node) is None:
+    record = record_of(node)
+    if record is None:
+        return None
+    if stage is Stage.PREPARED:
+        pairs = zip(node.args, record.operands, strict=False)
+        bare = [o.name for a, o in pairs if o.spec and isinstance(a, fx.Node) and a.op != "call_module"]
+        return f"operand {bare[0]!r} has no observer" if bare else None
+    if stage is not Stage.LOWERED or node.target not in _PRODUCTS_TO_LOWER:
         return None
     return None if lowering.obstacle(node) else "it could run on int8 and was not lowered"
 
@@ -77,13 +109,10 @@ def _module_problem(module: object, stage: Stage) -> str | None:
     return None if isinstance(module, Observer | InputRecorder) else "only observers may be called"
 
 
-def _respellable(node: fx.Node) -> bool:
-    # torch.add(x, y, alpha=2) and the like keep their spelling.
-    return len(node.args) == 2 or SPELLINGS[node.target] not in _TWO_ARGUMENTS
+def _arguments(spelling: Spelling) -> str:
+    _, args, kwargs = spelling
+    return f"({', '.join([*map(str, args), *(f'{k}={v}' for k, v in kwargs.items())])})"
 
 
 def _name(target: Callable[..., Any] | str) -> str:
     return target if isinstance(target, str) else getattr(target, "__name__", str(target))
-
-
-_TWO_ARGUMENTS = {SPELLINGS["add"], SPELLINGS["mul"], SPELLINGS["sub"], SPELLINGS["div"]}

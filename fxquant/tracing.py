@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fxquant.errors import InputError, UnsupportedGraphError
+from fxquant.errors import FxquantError, InputError, UnsupportedGraphError
+from fxquant.rewrite import LIBRARIES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_INTERNAL = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_AUGMENTED = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
+
+
+class DialectProxy(fx.Proxy):
+    """A proxy that records ``x += y`` as the in-place operator it is; fx itself would read it as ``x = x + y``."""
+
+
+def _record_augmented(name: str) -> None:
+    def method(self: DialectProxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", getattr(operator, f"i{name}"), (self, other), {})
+
+    setattr(DialectProxy, f"__i{name}__", method)
+
+
+for _name in _AUGMENTED:
+    _record_augmented(_name)
 
 
 class DialectTracer(fx.Tracer):
@@ -33,11 +53,17 @@ class DialectTracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Trace into `m`; the innermost module that fails is the one to name."""
+        if type(m) in _BATCH_NORMS:
+            forward = functools.partial(_batch_norm, m)  # torch's own branches on the number of axes
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
             self.failed_module = self.failed_module or f"{self.path_of_module(m)} ({type(m).__name__})"
             raise
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Wrap `node`."""
+        return DialectProxy(node, self)
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: dict[str, Any] | tuple[Any, ...] | None = None
@@ -64,7 +90,10 @@ def capture(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = No
     check_model(model)
     tracer = DialectTracer()
     try:
-        graph = tracer.trace(model)
+        with _untouched(model):
+            return fx.GraphModule(model, tracer.trace(model), type(model).__name__)
+    except FxquantError:
+        raise
     except Exception as error:
         reason = _describe_failure(model, tracer, error)
         if example_inputs is None:
@@ -75,7 +104,6 @@ def capture(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = No
         from fxquant.exporting import export_graph
 
         return export_graph(model, as_arguments(example_inputs), reason)
-    return fx.GraphModule(model, graph, type(model).__name__)
 
 
 def as_arguments(example_inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
@@ -87,8 +115,9 @@ def check_model(model: nn.Module) -> None:
     """Refuse a model in training mode or of a dtype that cannot be quantised."""
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, found {type(model).__name__}")
-    training = next((name for name, m in model.named_modules() if m.training), None)
-    if training is not None and not isinstance(model, fx.GraphModule):
+    # A plain nn.Module is only a namespace, which torch.fx makes in training mode.
+    training = next((name for name, m in model.named_modules() if m.training and type(m) is not nn.Module), None)
+    if training is not None:
         raise InputError(
             f"expected a model in evaluation mode, found module {training or type(model).__name__!r} in training mode: "
             "call model.eval() first"
@@ -101,10 +130,34 @@ def check_model(model: nn.Module) -> None:
             )
 
 
+def _batch_norm(m: Any, x: Any) -> Any:
+    # Without running statistics a batch norm uses those of the batch, in evaluation mode too.
+    training = m.running_mean is None
+    return F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, training, 0.0, m.eps)
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Leave `model` as it was: tracing puts constants on it, and runs what its forward does to buffers alone."""
+    attributes = set(vars(model))
+    buffers = [(name, b, b._version, b.clone()) for name, b in model.named_buffers() if not b.is_inference()]
+    try:
+        yield
+    finally:
+        for name in set(vars(model)) - attributes:
+            delattr(model, name)  # the graph module has its own
+        changed = [(name, buffer.copy_(saved)) for name, buffer, version, saved in buffers if buffer._version != version]
+    if changed:
+        raise UnsupportedGraphError(
+            f"the forward of {type(model).__name__} changes its buffer {changed[0][0]!r}, which a graph of values cannot: "
+            "compute the new value without storing it"
+        )
+
+
 def _describe_failure(model: nn.Module, tracer: DialectTracer, error: Exception) -> str:
     module = tracer.failed_module or f"the root ({type(model).__name__})"
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(_INTERNAL)]
+    own = [f for f in frames if not f.filename.startswith(LIBRARIES)]
     line = f'{own[-1].filename}:{own[-1].lineno}: "{own[-1].line}"' if own else "an unknown line"
     message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return f"symbolic tracing stopped in module {module}, at {line}: {message}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,8 +11,9 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant import dataflow
-from fxquant.config import LayerSpec, QuantConfig, Role
+from fxquant.config import LayerSpec, QuantConfig, Role, Scope
 from fxquant.meta import Operand, Product, Record, module_path, record_of, set_record
+from fxquant.overrides import refuse_unmatched
 from fxquant.rewrite import edit
 
 _OPERATORS: dict[Any, str] = {
@@ -28,18 +28,24 @@ _SOURCES: dict[Any, Role] = {F.layer_norm: Role.NORM, F.gelu: Role.GELU, F.softm
 
 @dataclass(frozen=True)
 class Annotate:
-    """Write a `Record` on each matrix product: what it is for, and how its operands are quantised or why they are not."""
+    """
+    Write a `Record` on each matrix product: what it is for, and how its operands are quantised or why they are not.
+
+    The graph itself stays as it is. Raises `ConfigError` where an override by module name or expression matches no product.
+    """
 
     config: QuantConfig
 
     def __call__(self, gm: fx.GraphModule) -> PassResult:
-        """Annotate every product; the graph itself stays as it is."""
-        labels: Counter[str] = Counter()
+        """Annotate every product."""
+        products = [(_OPERATORS[n.target], module_path(n)) for n in gm.graph.nodes if _is_product(n)]
+        refuse_unmatched(self.config, products, {module_path(n) for n in gm.graph.nodes})
+        labels: set[str] = set()
 
         def change(module: fx.GraphModule) -> bool:
             modified = False
             for node in module.graph.nodes:
-                if node.target in _OPERATORS and node.op == "call_function":
+                if _is_product(node):
                     record = self._record(node, labels)
                     modified |= record_of(node) != record
                     set_record(node, record)
@@ -47,19 +53,19 @@ class Annotate:
 
         return edit(gm, change)
 
-    def _record(self, node: fx.Node, labels: Counter[str]) -> Record:
+    def _record(self, node: fx.Node, labels: set[str]) -> Record:
         product, module = product_of(node), module_path(node)
         label = _unique_label(product, module or node.name, labels)
         override = self.config.override_for(_OPERATORS[node.target], module)
         layer = override.spec if override else self.config.layer
-        operands = _operands(node, product, label, layer or LayerSpec())
+        operands = _operands(node, product, label, layer or LayerSpec(None, None))
         record = Record(product, module, label, operands)
-        refusal = _switched_off(self.config, product) if override is None else None
-        if layer is None:
-            by = f"{override.kind} {override.key!r}" if override else "the global spec"
-            refusal = f"left float by the config ({by})"
+        if all(o.spec is None for o in operands):
+            refusal: str | None = f"left float by the config ({override or 'the global spec'})"
+        else:
+            refusal = _switched_off(self.config, product, _OPERATORS[node.target], module)
         if refusal is not None:
-            return Record(product, module, label, operands, requested=False).left_float(refusal)
+            return replace(record, requested=False).left_float(refusal)
         obstacle = _obstacle(node, product)
         return record.left_float(obstacle) if obstacle else record
 
@@ -99,20 +105,34 @@ def _operands(node: fx.Node, product: Product, label: str, layer: LayerSpec) -> 
     return tuple(Operand(role, f"{label}.{name}", layer.spec_for(role)) for name, role in named)
 
 
-def _unique_label(product: Product, module: str, labels: Counter[str]) -> str:
+def _unique_label(product: Product, module: str, labels: set[str]) -> str:
     # Only attention puts several products into one module; the rest are known by their module alone.
-    label = f"{module}.{product.value}" if product in _ATTENTION else module
-    labels[label] += 1
-    return label if labels[label] == 1 else f"{label}_{labels[label]}"
+    first = label = f"{module}.{product.value}" if product in _ATTENTION else module
+    count = 1
+    while label in labels:
+        count += 1
+        label = f"{first}_{count}"
+    labels.add(label)
+    return label
 
 
-def _switched_off(config: QuantConfig, product: Product) -> str | None:
+def _is_product(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target in _OPERATORS
+
+
+def _switched_off(config: QuantConfig, product: Product, operator: str, module: str) -> str | None:
+    """Return the reason where a switch leaves a product float and no override brings it back."""
+    overrides = [o for o in config.overrides if o.spec is not None and o.matches(operator, module)]
+    if product in _ATTENTION:
+        # blocks.0 at 4 bits asks for its linear layers; blocks.0.attn, or the operator, names the products of attention.
+        on = config.attention or any(o.names(operator, module) for o in overrides)
+        return None if on else "attention products are switched off in the config"
+    if any(o.scope is not Scope.OBJECT_TYPE for o in overrides):
+        return None
     if product is Product.PATCH_EMBED and not config.patch_embed:
         return "patch embedding is switched off in the config"
     if product is Product.HEAD and not config.head:
         return "the head is switched off in the config"
-    if product in _ATTENTION and not config.attention:
-        return "attention products are switched off in the config"
     return None
 
 
@@ -128,7 +148,9 @@ def _obstacle(node: fx.Node, product: Product) -> str | None:
 
 
 def _convolution_obstacle(node: fx.Node) -> str | None:
-    padding, dilation, groups = (*node.args[3:], *(1, 0, 1, 1)[len(node.args) - 3 :])[1:4]
+    given: tuple[Any, ...] = node.args[4:]  # after the stride
+    defaults: tuple[Any, ...] = (0, 1, 1)
+    padding, dilation, groups = (*given, *defaults[len(given) :])
     if groups != 1:
         return f"grouped convolution ({groups} groups): not one matrix product"
     if dilation not in (1, (1, 1), [1, 1]):

@@ -13,16 +13,20 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.rewrite import edit, inherit_meta
+from fxquant.attributes import tensor_of
+from fxquant.rewrite import blame, edit
+
+Spelling = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 # Every other spelling of an operator -> its canonical function. Strings are tensor methods.
 SPELLINGS: dict[Any, Callable[..., Any]] = {
     operator.matmul: torch.matmul,
     torch.bmm: torch.matmul,
+    torch.mm: torch.matmul,
     "matmul": torch.matmul,
     "bmm": torch.matmul,
+    "mm": torch.matmul,
     "__matmul__": torch.matmul,
-    torch.conv2d: F.conv2d,
     torch.softmax: F.softmax,
     "softmax": F.softmax,
     torch.layer_norm: F.layer_norm,
@@ -60,14 +64,16 @@ SIGNATURES: dict[Callable[..., Any], tuple[tuple[tuple[str, Any], ...], tuple[tu
     ),
 }
 # Names other spellings use for the same parameter, and the order of positional parameters where it differs.
-_ALIASES = {"mat2": "other", "tensor": "input", "self": "input", "normalized_shape": "normalized_shape"}
+_ALIASES = {"mat2": "other", "tensor2": "other", "self": "input"}
+_IGNORED = ("_stacklevel", "cudnn_enable")
 _ORDERS: dict[Any, tuple[str, ...]] = {
+    torch.layer_norm: ("input", "normalized_shape", "weight", "bias", "eps", "cudnn_enable"),
     F.softmax: ("input", "dim", "_stacklevel", "dtype"),
     torch.softmax: ("input", "dim", "dtype"),
     "softmax": ("input", "dim", "dtype"),
 }
 _ARITHMETIC = {operator.add, operator.mul, operator.sub, operator.truediv}
-_DROPOUT = {F.dropout, torch.dropout, F.dropout2d, F.alpha_dropout}
+_DROPOUT = {F.dropout, torch.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 
 
 def canonicalize(gm: fx.GraphModule) -> PassResult:
@@ -79,31 +85,42 @@ def canonicalize(gm: fx.GraphModule) -> PassResult:
     """
 
     def change(module: fx.GraphModule) -> bool:
-        changed = [_canonicalize_node(node) for node in list(module.graph.nodes)]
-        return any(changed)
+        modified = False
+        for node in list(module.graph.nodes):
+            with blame("canonicalize", node):
+                modified |= _canonicalize_node(node)
+        return modified
 
     return edit(gm, change)
 
 
-def _canonicalize_node(node: fx.Node) -> bool:
+def respelling(node: fx.Node) -> Spelling | None:
+    """Return the canonical ``(target, args, kwargs)`` of `node`; None where it is spelled so, or has no canonical form."""
     if node.op not in ("call_function", "call_method"):
-        return False
+        return None
+    target = SPELLINGS.get(node.target, node.target)
+    spelling: Spelling | None = None
+    if target in _ARITHMETIC:
+        # alpha= and rounding_mode= change the meaning, so such calls keep their spelling.
+        spelling = (target, node.args, {}) if len(node.args) == 2 and not node.kwargs else None
+    elif target in SIGNATURES:
+        spelling = _canonical_arguments(node, target)
+    return None if spelling == (node.target, node.args, node.kwargs) else spelling
+
+
+def _canonicalize_node(node: fx.Node) -> bool:
     if _does_nothing(node):
-        node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+        node.replace_all_uses_with(node.all_input_nodes[0])
         node.graph.erase_node(node)
         return True
     if node.target is torch._assert:
         return _clean_message(node)
-    target = SPELLINGS.get(node.target, node.target)
-    if target in _ARITHMETIC:
-        return _respell_arithmetic(node, target)
-    if target not in SIGNATURES:
-        return False
-    args, kwargs = _canonical_arguments(node, target)
-    if node.target is target and node.args == args and node.kwargs == kwargs:
-        return False
-    _replace(node, target, args, kwargs)
-    return True
+    spelling = respelling(node)
+    if spelling is not None:
+        # In place, so that the node keeps its name: that of a product is what reports and errors call it.
+        node.op = "call_function"
+        node.target, node.args, node.kwargs = spelling
+    return spelling is not None
 
 
 def _does_nothing(node: fx.Node) -> bool:
@@ -113,24 +130,36 @@ def _does_nothing(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target in ("detach",)
 
 
-def _respell_arithmetic(node: fx.Node, target: Any) -> bool:
-    # alpha= and rounding_mode= change the meaning, so such calls keep their spelling.
-    if node.target is target or node.kwargs or len(node.args) != 2:
-        return False
-    _replace(node, target, node.args, {})
-    return True
-
-
-def _canonical_arguments(node: fx.Node, target: Callable[..., Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _canonical_arguments(node: fx.Node, target: Callable[..., Any]) -> Spelling | None:
     positional, keywords = SIGNATURES[target]
-    order = _ORDERS.get(node.target, tuple(name for name, _ in (*positional, *keywords)))
-    given = dict(zip(order, node.args, strict=False))
+    names = tuple(name for name, _ in (*positional, *keywords))
+    given = dict(zip(_ORDERS.get(node.target, names), node.args, strict=False))
     given |= {_ALIASES.get(name, name): value for name, value in node.kwargs.items()}
+    if not set(given) <= {*names, *_IGNORED} or any(d is _NONE and n not in given for n, d in positional):
+        return None
+    if target is F.conv2d:
+        given["padding"] = _explicit_padding(given)
     args = [given.get(name, default) for name, default in positional]
     while len(args) > 1 and positional[len(args) - 1][1] is not _NONE and args[-1] == positional[len(args) - 1][1]:
         args.pop()
     kwargs = {n: given[n] for n, default in keywords if n in given and given[n] != default}
-    return tuple(args), kwargs
+    return target, tuple(args), kwargs
+
+
+def _explicit_padding(given: dict[str, Any]) -> Any:
+    """Return the padding in numbers where it is given by name; "same" keeps its name where the sides would differ."""
+    padding, weight = given.get("padding", 0), given["weight"]
+    if padding == "valid":
+        return 0
+    if padding != "same" or not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        return padding
+    dilation = given.get("dilation", 1)
+    spans = [(k - 1) * d for k, d in zip(tensor_of(weight).shape[2:], _pair(dilation), strict=True)]
+    return padding if any(span % 2 for span in spans) else tuple(span // 2 for span in spans)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _clean_message(node: fx.Node) -> bool:
@@ -141,11 +170,3 @@ def _clean_message(node: fx.Node) -> bool:
         return False
     node.args = (node.args[0], cleaned)
     return True
-
-
-def _replace(node: fx.Node, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    with node.graph.inserting_before(node):
-        new = node.graph.call_function(target, args, kwargs)
-    inherit_meta(new, node)
-    node.replace_all_uses_with(new)
-    node.graph.erase_node(node)

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.attributes import tensor_of
 from fxquant.match import Call, Match, Var
 from fxquant.meta import Product, Record, record_of, set_record
 from fxquant.rewrite import Rule, rewrite
 
-_FUSED = Call(F.scaled_dot_product_attention, Var("q"), Var("k"), Var("v"), Var("mask", optional=True))
+_FUSED = Call(F.scaled_dot_product_attention, Var("q"), Var("k"), Var("v"), Var("mask", optional=True), ...)
 
 
 def decompose_attention(gm: fx.GraphModule) -> PassResult:
@@ -26,8 +27,8 @@ def decompose_attention(gm: fx.GraphModule) -> PassResult:
     Before:  scaled_dot_product_attention(q, k, v, mask)                 # (B, H, N, D)
     Becomes: softmax(matmul(q, k.transpose(-2, -1)) * scale + mask) @ v
 
-    Where the record says that attention stays float the fused kernel stays. Boolean masks, causal attention and grouped
-    queries stay fused too, and the record says so.
+    Where the record says that attention stays float the fused kernel stays. Boolean masks, causal attention, grouped
+    queries and dropout stay fused too, and the record says so.
     """
     return rewrite(gm, RULES, "decompose_attention")
 
@@ -59,11 +60,15 @@ RULES: tuple[Rule, ...] = ((_FUSED, _open),)
 def _refusal(node: fx.Node) -> str | None:
     if node.kwargs.get("is_causal") or node.kwargs.get("enable_gqa"):
         return "causal or grouped-query attention stays fused"
+    if node.kwargs.get("dropout_p"):
+        return "attention with dropout stays fused"
     mask = node.args[3] if len(node.args) > 3 else None
-    value = mask.meta.get("val") if isinstance(mask, fx.Node) else None
-    if value is not None and value.dtype is torch.bool:
-        return "attention with a boolean mask stays fused"
-    return None
+    if not isinstance(mask, fx.Node):
+        return None
+    value = tensor_of(mask) if mask.op == "get_attr" else mask.meta.get("val")
+    if value is None:
+        return "attention stays fused where the dtype of its mask is unknown: give prepare example_inputs"
+    return "attention with a boolean mask stays fused" if value.dtype is torch.bool else None
 
 
 def _scale(graph: fx.Graph, node: fx.Node, query: Any) -> Any:

@@ -8,9 +8,15 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.attributes import read_buffer
 from fxquant.meta import module_path
-from fxquant.rewrite import edit, inherit_meta
+from fxquant.passes.functionalize import mutates
+from fxquant.rewrite import blame, edit, inherit_meta
 
-_IMPURE = {torch.rand, torch.randn, torch.randint, torch._assert, torch.bernoulli}
+# Operators, by name, whose result is another one each time.
+_RANDOM = {
+    *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal", "bernoulli"),
+    *("multinomial", "poisson", "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"),
+    *("feature_dropout", "feature_alpha_dropout", "gumbel_softmax", "rrelu"),
+}
 
 
 def fold_constants(gm: fx.GraphModule) -> PassResult:
@@ -26,32 +32,43 @@ def fold_constants(gm: fx.GraphModule) -> PassResult:
 
 
 def _fold(gm: fx.GraphModule) -> bool:
-    constant: set[fx.Node] = set()
-    for node in gm.graph.nodes:
-        inputs = node.all_input_nodes
-        if node.op == "get_attr" or (_is_pure(node) and inputs and all(i in constant for i in inputs)):
-            constant.add(node)
+    constant = _constant_nodes(gm)
     # Only the last constant node of each chain becomes a buffer.
-    last = [
-        n for n in gm.graph.nodes if n in constant and n.op != "get_attr" and any(u not in constant for u in n.users)
-    ]
+    last = [n for n in constant if n.op != "get_attr" and any(user not in constant for user in n.users)]
     values = _Evaluate(gm)
     folded = False
     for node in last:
-        value = values.of(node)
-        if not isinstance(value, Tensor):
-            continue
-        with gm.graph.inserting_before(node):
-            path = module_path(node)
-            new = read_buffer(gm.graph, f"{path}.{node.name}" if path else node.name, value.contiguous())
-        inherit_meta(new, node)
-        node.replace_all_uses_with(new)
-        folded = True
+        with blame("fold_constants", node):
+            folded |= _replace(gm, node, values.of(node))
     return folded
 
 
+def _constant_nodes(gm: fx.GraphModule) -> dict[fx.Node, None]:
+    """Return, in order, the nodes whose value depends on parameters and buffers alone."""
+    constant: dict[fx.Node, None] = {}
+    for node in gm.graph.nodes:
+        inputs = node.all_input_nodes
+        if node.op == "get_attr" or (_is_pure(node) and inputs and all(i in constant for i in inputs)):
+            constant[node] = None
+    return constant
+
+
+def _replace(gm: fx.GraphModule, node: fx.Node, value: object) -> bool:
+    if not isinstance(value, Tensor):
+        return False
+    path = module_path(node)
+    with gm.graph.inserting_before(node):
+        new = read_buffer(gm.graph, f"{path}.{node.name}" if path else node.name, value.contiguous())
+    inherit_meta(new, node)
+    node.replace_all_uses_with(new)
+    return True
+
+
 def _is_pure(node: fx.Node) -> bool:
-    return node.op == "call_method" or (node.op == "call_function" and node.target not in _IMPURE)
+    if node.op not in ("call_function", "call_method") or mutates(node):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name not in _RANDOM and node.target is not torch._assert
 
 
 class _Evaluate(fx.Interpreter):
@@ -60,8 +77,12 @@ class _Evaluate(fx.Interpreter):
     @torch.no_grad()
     def of(self, node: fx.Node) -> object:
         """Return the value of `node`, computing what it reads first."""
-        for needed in node.all_input_nodes:
-            if needed not in self.env:
-                self.of(needed)
-        self.env[node] = self.run_node(node)
+        pending = [node]
+        while pending:
+            current = pending.pop()
+            missing = [n for n in current.all_input_nodes if n not in self.env]
+            if missing:
+                pending += [current, *missing]
+            else:
+                self.env[current] = self.run_node(current)
         return self.env[node]

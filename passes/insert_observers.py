@@ -10,10 +10,7 @@ from fxquant.config import TensorSpec
 from fxquant.meta import Operand, record_of
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.rewrite import edit, inherit_meta
-
-_HOME = "observers"
-
+from fxquant.rewrite import blame, edit, inherit_meta
 
 def insert_observers(gm: fx.GraphModule) -> PassResult:
     """
@@ -30,49 +27,54 @@ def insert_observers(gm: fx.GraphModule) -> PassResult:
 def _insert(gm: fx.GraphModule) -> bool:
     if any(node.op == "call_module" for node in gm.graph.nodes):
         return False
-    home = nn.Module()
-    gm.add_module(_HOME, home)
-    shared: dict[tuple[object, TensorSpec], fx.Node] = {}
+    inserter = _Inserter(gm)
     for node in list(gm.graph.nodes):
         record = record_of(node)
-        for position, operand in enumerate(record.operands if record else ()):
-            _observe(gm, home, node, position, operand, shared)
+        with blame("insert_observers", node):
+            for position, operand in enumerate(record.operands if record else ()):
+                inserter.observe(node, position, operand)
     for node in [n for n in gm.graph.nodes if n.op == "placeholder"]:
-        with gm.graph.inserting_after(node):
-            recorded = _call(gm, home, f"input_{node.name}", InputRecorder(node.name), node)
-        node.replace_all_uses_with(recorded, delete_user_cb=lambda user, keep=recorded: user is not keep)
+        inserter.record_input(node)
     return True
 
 
-def _observe(
-    gm: fx.GraphModule,
-    home: nn.Module,
-    node: fx.Node,
-    position: int,
-    operand: Operand,
-    shared: dict[tuple[object, TensorSpec], fx.Node],
-) -> None:
-    if operand.spec is None:
-        return
-    source = node.args[position]
-    if not isinstance(source, fx.Node):
-        return
-    key = (source.target if source.op == "get_attr" else source, operand.spec)
-    if key not in shared:
-        observer = operand.spec.build(operand.name)
-        if source.op == "get_attr":
-            observer(tensor_of(source))
-            observer.frozen = True
-        with gm.graph.inserting_after(source):
-            shared[key] = _call(gm, home, operand.name.replace(".", "_"), observer, source)
-    node.update_arg(position, shared[key])
+class _Inserter:
+    """Keeps the observers of one graph module, and which operands share one."""
 
+    def __init__(self, gm: fx.GraphModule) -> None:
+        self.graph = gm.graph
+        self.home, self.path = nn.Module(), "observers"
+        while hasattr(gm, self.path):  # a model may call a part of its own so
+            self.path += "_"
+        gm.add_module(self.path, self.home)
+        self.device = next((t.device for t in (*gm.parameters(), *gm.buffers())), None)
+        self.shared: dict[tuple[object, TensorSpec], fx.Node] = {}
 
-def _call(gm: fx.GraphModule, home: nn.Module, name: str, module: Observer | InputRecorder, source: fx.Node) -> fx.Node:
-    while hasattr(home, name):
-        name = f"{name}_"
-    home.add_module(name, module)
-    node = gm.graph.call_module(f"{_HOME}.{name}", (source,))
-    inherit_meta(node, source)
-    node.meta.pop("fxquant", None)
-    return node
+    def observe(self, node: fx.Node, position: int, operand: Operand) -> None:
+        """Let the operand at `position` of `node` pass through an observer."""
+        source = node.args[position] if operand.spec is not None else None
+        if operand.spec is None or not isinstance(source, fx.Node):
+            return
+        key = (source.target if source.op == "get_attr" else source, operand.spec)
+        if key not in self.shared:
+            observer = operand.spec.build(operand.name)
+            if source.op == "get_attr":
+                observer(tensor_of(source))
+                observer.frozen = True
+            self.shared[key] = self._call(operand.name.replace(".", "_"), observer, source)
+        node.update_arg(position, self.shared[key])
+
+    def record_input(self, node: fx.Node) -> None:
+        """Let an input of the model pass through a recorder."""
+        recorded = self._call(f"input_{node.target}", InputRecorder(str(node.target)), node)
+        node.replace_all_uses_with(recorded, delete_user_cb=lambda user: user is not recorded)
+
+    def _call(self, name: str, module: Observer | InputRecorder, source: fx.Node) -> fx.Node:
+        while hasattr(self.home, name):
+            name += "_"
+        self.home.add_module(name, module.to(self.device))
+        with self.graph.inserting_after(source):
+            node = self.graph.call_module(f"{self.path}.{name}", (source,))
+        inherit_meta(node, source)
+        node.meta.pop("fxquant", None)
+        return node

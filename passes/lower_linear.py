@@ -77,7 +77,8 @@ def few_rows(root: fx.Node, channel_axis: int) -> bool:
 
 def _fold_cast(graph: fx.Graph, m: Match) -> fx.Node | None:
     linear: fx.Node = m["linear"]
-    if len(linear.users) > 1 or linear.args[6] is m["dtype"]:
+    # A second cast must not undo the rounding of the first.
+    if len(linear.users) > 1 or linear.args[6] is not torch.float32 or m["dtype"] is torch.float32:
         return None
     arguments = list(linear.args)
     arguments[6] = m["dtype"]

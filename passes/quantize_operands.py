@@ -16,7 +16,7 @@ from fxquant.meta import record_of
 from fxquant.observers.base import Observer, QParams
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.ops import check_input, dequantize, quantize
-from fxquant.rewrite import edit, inherit_meta
+from fxquant.rewrite import blame, edit, inherit_meta
 from fxquant.shapes import varying_axes
 
 
@@ -40,17 +40,18 @@ def _quantize(gm: fx.GraphModule) -> bool:
     checks = _input_checks(gm, [m for m in observers.values() if isinstance(m, InputRecorder)])
     for node, module in observers.items():
         source: fx.Node = node.args[0]
-        with gm.graph.inserting_before(node):
+        with blame("quantize_operands", node), gm.graph.inserting_before(node):
             if isinstance(module, Observer):
                 value = _quantized(gm.graph, source, module)
             else:
-                value = gm.graph.call_function(check_input, (source, checks[module], source.name))
+                value = gm.graph.call_function(check_input, (source, checks[module], module.operand))
                 inherit_meta(value, source)
         node.replace_all_uses_with(value)
         gm.graph.erase_node(node)
     for node in list(gm.graph.nodes) if observers else ():
         if node.target in dataflow.PRODUCTS:
-            _restore_dtype(node)
+            with blame("quantize_operands", node):
+                _restore_dtype(node)
     return bool(observers)
 
 
@@ -114,7 +115,7 @@ def _restore_dtype(node: fx.Node) -> None:
     """Keep a product's operands in one dtype, and its result in the model's."""
     operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
     quantized = [o for o in operands if o.target is dequantize]
-    dtype = _model_dtype(node)
+    dtype = _result_dtype(node)
     if not quantized or dtype is torch.float32:
         return
     graph = node.graph
@@ -123,16 +124,26 @@ def _restore_dtype(node: fx.Node) -> None:
             with graph.inserting_before(node):
                 node.replace_input_with(operand, graph.call_method("to", (operand, dtype)))
         return
-    record = record_of(node)
-    if len(node.args) > 2 and isinstance(node.args[2], fx.Node) and record is not None:
+    if len(node.args) > 2 and isinstance(node.args[2], fx.Node):
         with graph.inserting_before(node):
-            bias = read_buffer(graph, f"{record.label}.bias_float32", tensor_of(node.args[2]).float())
-        node.update_arg(2, bias)
+            node.update_arg(2, _in_float32(node, node.args[2]))
     with graph.inserting_after(node):
         cast = graph.call_method("to", (node, dtype))
     cast.meta |= {k: v for k, v in node.meta.items() if k != "fxquant"}
     node.replace_all_uses_with(cast, delete_user_cb=lambda user: user is not cast)
 
 
-def _model_dtype(node: fx.Node) -> Any:
-    return node.graph.owning_module.meta.get("dtype", torch.float32)  # type: ignore[union-attr]
+def _in_float32(node: fx.Node, bias: fx.Node) -> fx.Node:
+    record = record_of(node)
+    if bias.op == "get_attr" and record is not None:
+        return read_buffer(node.graph, f"{record.label}.bias_float32", tensor_of(bias).float())
+    return node.graph.call_method("float", (bias,))
+
+
+def _result_dtype(node: fx.Node) -> torch.dtype:
+    """Return the dtype the float model computed `node` in."""
+    value = node.meta.get("val")
+    if isinstance(value, Tensor):
+        return value.dtype
+    dtype: torch.dtype = node.graph.owning_module.meta.get("dtype", torch.float32)  # type: ignore[union-attr]
+    return dtype

@@ -1,0 +1,196 @@
+"""`quantize_operands` turns what observers found into codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+import fxquant
+from fxquant import CalibrationError, LayerSpec, PerChannel, QuantConfig, RowGroups, TensorSpec
+from fxquant.attributes import get_tensor
+from fxquant.passes.quantize_operands import quantize_operands
+from fxquant.spec import Stage
+from tests.helpers import check_pass, check_unchanged, module_of, render
+
+X = torch.randn(2, 5, 4)
+
+
+class Mlp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+def calibrated(module: nn.Module, config: QuantConfig | None = None, *inputs: Tensor) -> fx.GraphModule:
+    prepared = fxquant.prepare(module.eval(), config or fxquant.recipe("minmax"))
+    prepared(*(inputs or (X,)))
+    return prepared
+
+
+def test_quantises_inputs_and_stores_weights_as_codes() -> None:
+    gm = check_pass(
+        quantize_operands,
+        calibrated(Mlp()),
+        (X,),
+        after="""
+            (x)
+            check_input = check_input(x, (None, None, 4), 'x')
+            quantize = quantize(check_input, fc1.input_scale, fc1.input_zero_point, 0, 255)
+            dequantize = dequantize(quantize, fc1.input_scale, fc1.input_zero_point, 0, 255)
+            dequantize_1 = dequantize(fc1.weight_codes, fc1.weight_scale, None, -128, 127, 0)
+            linear = F.linear(dequantize, dequantize_1, fc1.bias)
+            gelu = F.gelu(linear)
+            quantize_1 = quantize(gelu, fc2.input_scale, fc2.input_zero_point, 0, 255)
+            dequantize_2 = dequantize(quantize_1, fc2.input_scale, fc2.input_zero_point, 0, 255)
+            dequantize_3 = dequantize(fc2.weight_codes, fc2.weight_scale, None, -128, 127, 0)
+            linear_1 = F.linear(dequantize_2, dequantize_3, fc2.bias)
+            return linear_1
+        """,
+        stage=Stage.QUANTISED,
+        tolerance=0.02,
+    )
+    assert get_tensor(gm, "fc1.weight_codes").dtype is torch.int8
+    assert get_tensor(gm, "fc1.weight_scale").shape == (6,)
+    assert get_tensor(gm, "fc1.input_scale").shape == ()
+
+
+def test_codes_of_few_bits_and_groups_of_rows() -> None:
+    weight = TensorSpec(3, signed=True, symmetric=True, granularity=RowGroups(2))
+    config = QuantConfig(LayerSpec(weight, TensorSpec(4, signed=True, symmetric=True)))
+    gm = check_pass(
+        quantize_operands,
+        calibrated(nn.Linear(4, 6), config),
+        (X,),
+        after="""
+            (input)
+            check_input = check_input(input, (None, None, 4), 'input')
+            quantize = quantize(check_input, linear.input_scale, None, -8, 7)
+            dequantize = dequantize(quantize, linear.input_scale, None, -8, 7)
+            dequantize_1 = dequantize(linear.weight_codes, linear.weight_scale, None, -4, 3, 0)
+            linear = F.linear(dequantize, dequantize_1, bias)
+            return linear
+        """,
+        stage=Stage.QUANTISED,
+        tolerance=0.5,
+    )
+    scale = get_tensor(gm, "linear.weight_scale")
+    assert scale.shape == (6,)
+    assert len(scale.unique()) == 2
+    codes = get_tensor(gm, "linear.weight_codes")
+    assert int(codes.min()) >= -4
+    assert int(codes.max()) <= 3
+
+
+def test_a_bfloat16_product_computes_in_float32_and_returns_to_the_model() -> None:
+    gm = check_pass(
+        quantize_operands,
+        calibrated(nn.Linear(4, 6).bfloat16(), None, X.bfloat16()),
+        (X.bfloat16(),),
+        after="""
+            (input)
+            check_input = check_input(input, (None, None, 4), 'input')
+            quantize = quantize(check_input, linear.input_scale, linear.input_zero_point, 0, 255)
+            dequantize = dequantize(quantize, linear.input_scale, linear.input_zero_point, 0, 255)
+            dequantize_1 = dequantize(linear.weight_codes, linear.weight_scale, None, -128, 127, 0)
+            linear = F.linear(dequantize, dequantize_1, linear.bias_float32)
+            to = linear.to(torch.bfloat16)
+            return to
+        """,
+        stage=Stage.QUANTISED,
+        tolerance=0.02,
+    )
+    assert get_tensor(gm, "linear.bias_float32").dtype is torch.float32
+
+
+def test_a_float_operand_meets_a_simulated_one_in_the_model_dtype() -> None:
+    check_pass(
+        quantize_operands,
+        calibrated(nn.Linear(4, 6).bfloat16(), QuantConfig(LayerSpec(activation=None)), X.bfloat16()),
+        (X.bfloat16(),),
+        after="""
+            (input)
+            check_input = check_input(input, (None, None, 4), 'input')
+            dequantize = dequantize(linear.weight_codes, linear.weight_scale, None, -128, 127, 0)
+            to = dequantize.to(torch.bfloat16)
+            linear = F.linear(check_input, to, bias)
+            return linear
+        """,
+        stage=Stage.QUANTISED,
+        tolerance=0.02,
+    )
+
+
+def test_a_bias_computed_at_run_time_is_cast_with_its_product() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, x.mean((0, 1)))
+
+    check_pass(
+        quantize_operands,
+        calibrated(module_of(forward, weight=torch.randn(4, 4)).bfloat16(), None, X.bfloat16()),
+        (X.bfloat16(),),
+        after="""
+            (x)
+            check_input = check_input(x, (None, None, 4), 'x')
+            quantize = quantize(check_input, linear.input_scale, linear.input_zero_point, 0, 255)
+            dequantize = dequantize(quantize, linear.input_scale, linear.input_zero_point, 0, 255)
+            dequantize_1 = dequantize(linear.weight_codes, linear.weight_scale, None, -128, 127, 0)
+            mean = check_input.mean((0, 1))
+            float = mean.float()
+            linear = F.linear(dequantize, dequantize_1, float)
+            to = linear.to(torch.bfloat16)
+            return to
+        """,
+        stage=Stage.QUANTISED,
+        tolerance=0.02,
+    )
+
+
+def test_scales_per_channel_name_their_axis() -> None:
+    config = QuantConfig(LayerSpec(activation=TensorSpec(granularity=PerChannel(-1))))
+    gm = quantize_operands(calibrated(nn.Linear(4, 6), config)).graph_module
+    assert "quantize(check_input, linear.input_scale, linear.input_zero_point, 0, 255, -1)" in render(gm)
+    assert get_tensor(gm, "linear.input_scale").shape == (4,)
+
+
+def test_leaves_a_graph_without_observers() -> None:
+    check_unchanged(quantize_operands, quantize_operands(calibrated(Mlp())).graph_module, (X,), Stage.QUANTISED)
+
+
+def test_checks_inputs_of_a_model_that_stays_float() -> None:
+    config = fxquant.recipe("minmax").set_global(None)
+    check_pass(
+        quantize_operands,
+        calibrated(nn.Linear(4, 6), config),
+        (X,),
+        after="""
+            (input)
+            check_input = check_input(input, (None, None, 4), 'input')
+            linear = F.linear(check_input, weight, bias)
+            return linear
+        """,
+        stage=Stage.QUANTISED,
+    )
+
+
+def test_refuses_a_constant_that_is_not_zero() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return F.linear(x * 0 + 3, self.weight)
+
+    prepared = calibrated(module_of(forward, weight=torch.randn(4, 4)))
+    with pytest.raises(CalibrationError, match=r"'linear.input' saw only the value 3 in all 1 calibration batches"):
+        quantize_operands(prepared)
+
+
+def test_a_tensor_that_is_always_zero_stays_zero() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return F.linear(x * 0, self.weight)
+
+    gm = quantize_operands(calibrated(module_of(forward, weight=torch.randn(4, 4)))).graph_module
+    assert not gm(X).any()
