@@ -1,6 +1,7 @@
 """fxquant: Vision Transformers on int8, as a compiler that people can read."""
 
 from fxquant.api import calibrate, compile, convert, prepare, quantize, trace
+from fxquant.checkpoint import load, save
 from fxquant.config import LayerSpec, QuantConfig, Role, TensorSpec
 from fxquant.errors import (
     CalibrationError,
@@ -42,10 +43,12 @@ __all__ = [
     "calibrate",
     "compile",
     "convert",
+    "load",
     "prepare",
     "quantize",
     "recipe",
     "recipes",
     "report",
+    "save",
     "trace",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from fxquant import pipeline, tracing
 from fxquant.calibration.run import Batch, images_of, run_batches
+from fxquant.compiling import compile_graph
 from fxquant.config import QuantConfig
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError
 from fxquant.observers.base import Observer
@@ -54,6 +55,8 @@ def prepare(
     gm_or_module: a graph from `trace`, or any module, which is traced first. config: a `QuantConfig`, a
     ``torch.ao.quantization`` ``QConfigMapping`` or ``QConfig``; None is ``recipe("default")``. Running the result on images
     calibrates it.
+
+    Raises `ConfigError` for any other config, and for one that overrides a module or expression that matches no product.
     """
     gm = gm_or_module
     if not isinstance(gm, fx.GraphModule) or stage_of(gm) is None:
@@ -137,9 +140,14 @@ def quantize(
         return convert(prepared, target)
 
 
-def compile(gm: fx.GraphModule) -> Any:
-    """Return `gm` under `torch.compile` with the settings that suit a converted graph."""
-    return torch.compile(gm)
+def compile(gm: fx.GraphModule) -> nn.Module:
+    """
+    Return `gm` under `torch.compile` with the settings that are best on the device, for inference.
+
+    A model converted to int8 on an x86 processor runs through oneDNN, which packs the weights at the first call: weights
+    that change later are not seen, and no gradients flow.
+    """
+    return compile_graph(gm)
 
 
 def _chain(first: Batch, rest: Iterable[Batch]) -> Iterable[Batch]:

@@ -20,6 +20,12 @@ from fxquant.rewrite import location
 ModuleStack = dict[str, tuple[str, type]]
 
 
+class BufferTracer(fx.Tracer):
+    """Trace the code of an unpickled graph: methods of buffers belong to the graph too."""
+
+    proxy_buffer_attributes = True
+
+
 def as_graph_module(model: nn.Module, program: ExportedProgram) -> fx.GraphModule:
     """
     Return the graph of `program`, an export of `model`, over the parameters and buffers of `model` itself.
@@ -29,13 +35,14 @@ def as_graph_module(model: nn.Module, program: ExportedProgram) -> fx.GraphModul
     """
     exported = program.module(check_guards=False)
     _inline_regions(exported)
-    graph = fx.Graph()  # a new one: export's own generates code that flattens arguments
+    graph = fx.Graph(tracer_cls=BufferTracer)  # a new one: export's own generates code that flattens arguments
     graph.output(_result(program, graph.graph_copy(exported.graph, {})))
     _restore_signature(model, graph)
     state = _bind_state(model, exported, graph)
     _free_devices(graph, state)
+    modules = dict(model.named_modules(remove_duplicate=False))
     for node in graph.nodes:
-        node.meta["nn_module_stack"] = _module_stack(model, node.meta.get("nn_module_stack", {}))
+        node.meta["nn_module_stack"] = _module_stack(modules, node.meta.get("nn_module_stack", {}))
     _place_attributes(graph)
     return fx.GraphModule(state, graph, type(model).__name__).eval()
 
@@ -149,9 +156,8 @@ def _make_buffer(node: fx.Node, state: dict[str, Tensor]) -> None:
     node.graph.erase_node(node)
 
 
-def _module_stack(model: nn.Module, recorded: dict[str, tuple[str, Any]]) -> ModuleStack:
+def _module_stack(modules: dict[str, nn.Module], recorded: dict[str, tuple[str, Any]]) -> ModuleStack:
     """Return export's module stack as `torch.fx` writes it: by path, without the root, with classes for their names."""
-    modules = dict(model.named_modules(remove_duplicate=False))
     paths = (path.partition("@")[0] for path, _ in recorded.values())  # blocks.0@1 is the second call of blocks.0
     return {path: (path, type(modules[path])) for path in paths if path and path in modules}
 

@@ -46,21 +46,21 @@ def export_graph(model: nn.Module, example_inputs: tuple[Any, ...], symbolic_rea
     example.
     """
     _check_inputs(model, example_inputs)
-    _run_example(model, _with_batch(example_inputs, min(_TRACED_BATCH, _batch_of(example_inputs))))
-    inputs = _with_batch(example_inputs, _TRACED_BATCH)
-    try:
-        program = _export(model, inputs)
-    except Exception as error:
-        raise UnsupportedGraphError(
-            f"{symbolic_reason}\ntorch.export stopped as well, {_describe_failure(model, error)}\nRewrite these lines so "
-            "that they follow from the shapes of the input: no branch on the values of a tensor, no fixed batch size."
-        ) from error
-    try:
-        gm = _normalize(model, program)
-    except UnsupportedGraphError as error:
-        raise UnsupportedGraphError(f"{symbolic_reason}\ntorch.export follows the model, but {error}") from error
-    for batch in _CHECKED_BATCHES:
-        _compare(model, gm, _with_batch(example_inputs, batch), symbolic_reason)
+    with _buffers_kept(model):
+        _run_example(model, _with_batch(example_inputs, min(_TRACED_BATCH, _batch_of(example_inputs))))
+        try:
+            program = _export(model, _with_batch(example_inputs, _TRACED_BATCH))
+        except Exception as error:
+            raise UnsupportedGraphError(
+                f"{symbolic_reason}\ntorch.export stopped as well, {_describe_failure(model, error)}\nRewrite these lines so "
+                "that they follow from the shapes of the input: no branch on the values of a tensor, no fixed batch size."
+            ) from error
+        try:
+            gm = _normalize(model, program)
+        except UnsupportedGraphError as error:
+            raise UnsupportedGraphError(f"{symbolic_reason}\ntorch.export follows the model, but {error}") from error
+        for batch in _CHECKED_BATCHES:
+            _compare(model, gm, _with_batch(example_inputs, batch), symbolic_reason)
     return gm
 
 
@@ -185,6 +185,18 @@ def _difference(expected: list[Any], found: list[Any]) -> str | None:
             if not error <= _ROUNDING.get(one.dtype, 0.0):
                 return f"outputs differ by {error:.1e} of the largest"
     return None
+
+
+@contextlib.contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    # A forward that counts its calls is refused in the end, but it has been called by then.
+    saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in saved:
+                buffer.copy_(value)
 
 
 @contextlib.contextmanager

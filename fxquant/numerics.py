@@ -75,10 +75,10 @@ def quantize(
     The zero point is added before the rounding, and `x` is divided by the scale, not multiplied by its reciprocal:
     both decide ties.
     """
-    steps = x.float() / along(scale, x.dim(), axis)
+    steps = x.float() / along(scale, x.dim(), axis)  # a new tensor: what follows may work in place, without more of them
     if zero_point is not None:
-        steps = steps + along(zero_point, x.dim(), axis)
-    return torch.round(steps).clamp(qmin, qmax)
+        steps.add_(along(zero_point, x.dim(), axis))
+    return steps.round_().clamp_(qmin, qmax)
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int | None = None) -> Tensor:

@@ -27,6 +27,7 @@ from fxquant.passes.linearize_matmul import linearize_matmul
 from fxquant.passes.lower_convolution import lower_convolution
 from fxquant.passes.lower_linear import lower_linear
 from fxquant.passes.quantize_operands import quantize_operands
+from fxquant.passes.use_onednn import use_onednn
 from fxquant.rewrite import Pass
 from fxquant.spec import Stage, verify
 
@@ -54,6 +55,8 @@ LOWER: tuple[Pass, ...] = (
     lower_linear,
     lower_convolution,
 )
+
+COMPILE_CPU: tuple[Pass, ...] = (use_onednn,)  # fxquant.compile on x86: pays only once a compiler has packed the weights
 
 
 def run(gm: fx.GraphModule, passes: Sequence[Pass], stage: Stage) -> fx.GraphModule:

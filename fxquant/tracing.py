@@ -138,8 +138,8 @@ def _batch_norm(m: Any, x: Any) -> Any:
 
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Leave `model` as it was: tracing puts constants on it, and runs what its forward does to buffers alone."""
-    attributes = set(vars(model))
+    """Leave `model` as it was: tracing puts constants on it, and runs what its forward does without reading the input."""
+    attributes, random_state = set(vars(model)), torch.get_rng_state()
     buffers = [(name, b, b._version, b.clone()) for name, b in model.named_buffers() if not b.is_inference()]
     try:
         yield
@@ -151,6 +151,11 @@ def _untouched(model: nn.Module) -> Iterator[None]:
         raise UnsupportedGraphError(
             f"the forward of {type(model).__name__} changes its buffer {changed[0][0]!r}, which a graph of values cannot: "
             "compute the new value without storing it"
+        )
+    if not torch.equal(random_state, torch.get_rng_state()):
+        torch.set_rng_state(random_state)
+        raise UnsupportedGraphError(
+            f"the forward of {type(model).__name__} draws random numbers, which tracing would fix for good: draw them outside"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
@@ -11,8 +12,8 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxquant import lowering
 from fxquant.attributes import tensor_of
 from fxquant.match import Call, Match, Var
-from fxquant.ops import dequantize, extract_patches
-from fxquant.passes.lower_linear import few_rows, int8_product
+from fxquant.ops import dequantize, extract_patches, int8_linear
+from fxquant.passes.lower_linear import cast_product, few_rows, int8_product
 from fxquant.rewrite import Rule, rewrite
 
 _SIMULATED = Call(
@@ -24,6 +25,11 @@ _SIMULATED = Call(
     Var("padding", optional=True),
     Var("dilation", optional=True),
     Var("groups", optional=True),
+)
+_CAST = Call(
+    "to",
+    Call("permute", Call(int8_linear, ..., name="product"), ..., name="permuted"),
+    Var("dtype", where=lambda v: isinstance(v, torch.dtype)),
 )
 
 
@@ -56,4 +62,12 @@ def _pair(value: Any, default: int) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-RULES: tuple[Rule, ...] = ((_SIMULATED, _lower),)
+def _fold_cast(graph: fx.Graph, m: Match) -> fx.Node | None:
+    permuted: fx.Node = m["permuted"]
+    if len(permuted.users) > 1:
+        return None
+    product = cast_product(graph, m["product"], m["dtype"])
+    return None if product is None else graph.call_method("permute", (product, *permuted.args[1:]))
+
+
+RULES: tuple[Rule, ...] = ((_SIMULATED, _lower), (_CAST, _fold_cast))

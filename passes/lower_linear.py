@@ -75,18 +75,22 @@ def few_rows(root: fx.Node, channel_axis: int) -> bool:
     return value is None or value.numel() // value.shape[0] // value.shape[channel_axis] <= 16
 
 
-def _fold_cast(graph: fx.Graph, m: Match) -> fx.Node | None:
-    linear: fx.Node = m["linear"]
+def cast_product(graph: fx.Graph, product: fx.Node, dtype: torch.dtype) -> fx.Node | None:
+    """Return `product` again with results in `dtype`; None where others want them as they are."""
     # A second cast must not undo the rounding of the first.
-    if len(linear.users) > 1 or linear.args[6] is not torch.float32 or m["dtype"] is torch.float32:
+    if len(product.users) > 1 or product.args[6] is not torch.float32 or dtype is torch.float32:
         return None
-    arguments = list(linear.args)
-    arguments[6] = m["dtype"]
+    arguments = list(product.args)
+    arguments[6] = dtype
     new = graph.call_function(int8_linear, tuple(arguments))
-    record: Record | None = record_of(linear)
+    record: Record | None = record_of(product)
     if record is not None:
         set_record(new, record)
     return new
+
+
+def _fold_cast(graph: fx.Graph, m: Match) -> fx.Node | None:
+    return cast_product(graph, m["linear"], m["dtype"])
 
 
 RULES: tuple[Rule, ...] = ((_SIMULATED, _lower), (_CAST, _fold_cast))

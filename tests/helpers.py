@@ -200,6 +200,7 @@ def module_of(function: Any, **tensors: Tensor) -> nn.Module:
     # torch.fx looks for a frame of this name when it records the source line of a node.
     code = function.__code__.replace(co_name="forward")
     forward = types.FunctionType(code, function.__globals__, "forward", function.__defaults__, function.__closure__)
+    forward.__kwdefaults__ = function.__kwdefaults__
     module = type("Small", (nn.Module,), {"forward": forward})()
     for name, tensor in tensors.items():
         module.register_parameter(name, nn.Parameter(tensor))

@@ -57,15 +57,18 @@ class Observer(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Observe `x` of any shape and return it."""
-        if self.frozen:
-            return x
+        """Observe `x` of any shape and return it; under `torch.export`, which records values only, just return it."""
+        if not self.frozen and not torch.compiler.is_exporting():
+            self._take_in(x)
+        return x
+
+    @torch.compiler.disable  # statistics follow the data: there is nothing to gain from compiling them
+    def _take_in(self, x: Tensor) -> None:
         values = x.detach()
         if values.numel() == 0:
             raise CalibrationError(f"{self._where()}: expected values, found an empty tensor of shape {tuple(x.shape)}")
         self.observe(self.rows(values))
         self.batches += 1
-        return x
 
     def observe(self, rows: Tensor) -> None:
         """Take in one batch as ``(G, n)``."""
@@ -95,8 +98,9 @@ class Observer(nn.Module):
     def qparams_for(self, minimum: Tensor, maximum: Tensor) -> QParams:
         """Return scale and zero point of a ``(G,)`` range under this observer's spec."""
         spec = self.spec
-        if self.frozen:
-            # An affine row of one value, as in a weight with one input: the formula below has no scale for it.
+        if self.frozen or self.axis is not None:
+            # An affine row of one value, as in a weight with one input: the formula below has no scale for it. One value
+            # in a whole activation is refused at conversion.
             minimum, maximum = widen_single(minimum, maximum)
         if spec.symmetric:
             scale, zero_point = symmetric_scale(minimum, maximum, spec.qmin, spec.qmax), None

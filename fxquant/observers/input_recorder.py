@@ -28,7 +28,13 @@ class InputRecorder(nn.Module):
         self.register_buffer("shape", torch.zeros(0, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Check `x` and return it."""
+        """Check `x` and return it; under `torch.export`, which records values only, just return it."""
+        if not torch.compiler.is_exporting():
+            self._take_in(x)
+        return x
+
+    @torch.compiler.disable
+    def _take_in(self, x: Tensor) -> None:
         found = tuple(x.shape)
         where = f"input {self.operand!r}, calibration batch {int(self.batches)}"
         if x.numel() == 0:
@@ -42,7 +48,6 @@ class InputRecorder(nn.Module):
             self.shape = torch.tensor(found, dtype=torch.int64, device=self.batches.device)
             self.dtype = x.dtype
         self.batches += 1
-        return x
 
     def example(self) -> Tensor:
         """Return a stand-in of the first batch's shape and dtype, without values."""

@@ -35,7 +35,7 @@ def int8_linear(
         if input_zero_point is not None:
             sums = sums - rows.shape[1] * input_zero_point
         acc = acc - sums * weight_zero_point
-    y = acc.float() * scale + bias
+    y = acc.float().mul_(scale).add_(bias)
     return y.to(dtype).reshape(*codes.shape[:-1], scale.shape[0])
 
 

@@ -18,7 +18,8 @@ def quantize(
     codes are stored minus 128 (`fxquant.numerics.storage_offset`). The arithmetic is float32 whatever the dtype of `x`.
     """
     codes = numerics.quantize(x, scale, zero_point, qmin, qmax, axis)
-    return (codes - numerics.storage_offset(qmax)).to(torch.int8)
+    offset = numerics.storage_offset(qmax)
+    return (codes.sub_(offset) if offset else codes).to(torch.int8)
 
 
 def dequantize(

@@ -76,6 +76,37 @@ conv2d.weight_sum_zero_point, conv2d.input_sum_zero_point, torch.float32, False)
     )
 
 
+def test_the_product_takes_over_the_cast_to_the_model_dtype() -> None:
+    x = X.bfloat16()
+    check_pass(
+        lower_convolution,
+        simulated(nn.Conv2d(3, 6, 4, 4).bfloat16(), None, x),
+        (x,),
+        after="""
+            (input)
+            check_input = check_input(input, (None, 3, None, None), 'input')
+            quantize = quantize(check_input, conv2d.input_scale, conv2d.input_zero_point, 0, 255)
+            extract_patches = extract_patches(quantize, (4, 4), (4, 4), (0, 0), conv2d.input_zero_point, 255)
+            int8_linear = int8_linear(extract_patches, conv2d.weight_int8, conv2d.scale, conv2d.bias_folded, None, None, \
+torch.bfloat16, True)
+            permute = int8_linear.permute(0, 3, 1, 2)
+            return permute
+        """,
+        stage=Stage.LOWERED,
+        tolerance=1e-2,
+    )
+
+
+def test_a_cast_stays_where_others_read_the_result() -> None:
+    def forward(self: Any, x: Tensor) -> Any:
+        y = F.conv2d(x, self.weight)
+        return y.to(torch.float64), y
+
+    gm = lower_convolution(simulated(module_of(forward, weight=torch.randn(4, 3, 2, 2)))).graph_module
+    cast, plain = gm(X)
+    assert torch.equal(cast, plain.double())
+
+
 @pytest.mark.parametrize("arguments", [(), (None, 2), (None, (2, 1), 1), (None, 1, (0, 3), 1, 1)])
 def test_reads_stride_and_padding_in_every_form(arguments: Any) -> None:
     gm = simulated(module_of(lambda self, x: F.conv2d(x, self.weight, *arguments), weight=torch.randn(4, 3, 3, 2)))

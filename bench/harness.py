@@ -1,0 +1,55 @@
+"""What every benchmark shares: cases, the interleaved run, ratios, and the JSON file that README figures come from."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fxquant.cli.output import write_json
+from fxquant.environment import describe_environment
+from fxquant.timing import Timing, time_interleaved
+
+RESULTS = Path(__file__).parent / "results"
+Competitor = Callable[[], Any]
+
+
+def measure(competitors: Mapping[str, Competitor], rounds: int, description: str) -> dict[str, Timing]:
+    """Warm each competitor up, which compiles what compiles, then time them all in interleaved rounds."""
+    for run in competitors.values():
+        run()
+        run()
+    return time_interleaved(competitors, rounds=rounds, seconds_per_round=0.2, description=description)
+
+
+def summarize(timings: Mapping[str, Timing], batch: int) -> dict[str, Any]:
+    """Return milliseconds per batch, and how many times faster each competitor is than each other one."""
+    return {
+        name: {
+            "median_ms": round(timing.median * 1e3, 3),
+            "quartiles_ms": [round(q * 1e3, 3) for q in timing.quartiles],
+            "ms_per_image": round(timing.median * 1e3 / batch, 3),
+            "times_faster_than": {
+                other: round(timing.speedup_over(theirs), 3) for other, theirs in timings.items() if other != name
+            },
+        }
+        for name, timing in timings.items()
+    }
+
+
+def write_results(name: str, rows: Any, **facts: Any) -> Path:
+    """Write ``bench/results/<name>.json``: the rows, how they were measured and on what."""
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{name}.json"
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    head = {"date": now, "commit": _commit(), "environment": describe_environment()}
+    write_json(file, head | facts | {"rows": rows})
+    return file
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return done.stdout.strip() or "unknown"

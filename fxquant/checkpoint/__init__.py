@@ -1,0 +1,68 @@
+"""
+Save and load: a graph at any stage as one safetensors file, from which nothing is executed.
+
+The header of the file holds the graph, its records and its observers as JSON; the functions in it are names out of
+`fxquant.dialect`. Integer weights lie in the file as int8, two codes to a byte where they fit four bits. Checksums cover the
+header and each tensor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import fx
+
+from fxquant.checkpoint import file
+from fxquant.checkpoint.decode import decode, decode_tensors
+from fxquant.checkpoint.encode import encode
+from fxquant.errors import CheckpointError
+
+
+def save(gm: fx.GraphModule, path: str | os.PathLike[str]) -> None:
+    """
+    Write the graph module `gm`, at any stage, to the safetensors file `path`.
+
+    The file is written under a temporary name and renamed, so that `path` never holds half a checkpoint. Source locations
+    (stack traces) are not saved.
+
+    Raises `CheckpointError` for what cannot be stored, naming the node and the function, tensor or observer, and where the
+    file cannot be written.
+    """
+    path = os.fsdecode(path)
+    with _naming(path, "cannot be saved"):
+        file.write(path, *encode(gm))
+
+
+def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> fx.GraphModule:
+    """
+    Return the graph module that `save` wrote to `path`, at the same stage, with its tensors on `device`.
+
+    The model's own code is not needed, and no code comes from the file. Outputs, statistics and ``state_dict`` are those of
+    the saved module, bit for bit.
+
+    Raises `CheckpointError` where the file is missing, damaged, not a checkpoint, of a newer format, or holds anything else
+    than a legal graph.
+    """
+    path, device = os.fsdecode(path), torch.device(device)
+    with _naming(path, "cannot be loaded"):
+        contents, stored = file.read(path)
+        values = decode_tensors(contents, stored)
+    values = {key: value.to(device) for key, value in values.items()}
+    with _naming(path, "cannot be loaded"):
+        return decode(contents, values)
+
+
+@contextmanager
+def _naming(path: str, problem: str) -> Iterator[None]:
+    """Name the file in every error, and make a `CheckpointError` of whatever else a malformed file or graph leads to."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{path}: {problem}: {type(error).__name__}: {error}") from error

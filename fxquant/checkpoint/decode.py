@@ -1,0 +1,147 @@
+"""
+A graph module from JSON and tensors.
+
+Whatever the file says, this builds a legal graph of the dialect or raises an error; it calls nothing that the file names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from fxquant import dialect
+from fxquant.checkpoint import arguments, meta, modules, scalars, tensors
+from fxquant.checkpoint.names import check_identifier, check_path
+from fxquant.checkpoint.scalars import Json, field
+from fxquant.errors import CheckpointError
+from fxquant.spec import Stage, verify
+
+
+def decode_tensors(contents: Json, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a checkpoint by their keys, checked and unpacked."""
+    descriptions = field(contents, "tensors", dict)
+    if descriptions.keys() != stored.keys():
+        odd = min(descriptions.keys() ^ stored.keys())
+        raise CheckpointError(f"tensor {odd!r:.100} is {'missing' if odd in descriptions else 'not in the header'}")
+    return {key: tensors.restore(key, descriptions[key], stored[key]) for key in stored}
+
+
+def decode(contents: Json, values: dict[str, Tensor]) -> fx.GraphModule:
+    """Return the graph module that `contents` describes, with `values` for its tensors."""
+    graph = decode_graph(contents)
+    gm = fx.GraphModule(nn.Module(), fx.Graph(), check_identifier(contents.get("class"), "class"))
+    filled = tensors.fill(gm, field(contents, "slots", list), values)
+    called: set[str] = set()
+    for data in field(contents, "modules", list):
+        path = check_path(field(data, "path", str), "module")
+        if path in called:
+            raise CheckpointError(f"module {path!r} appears twice")
+        _put_module(gm, path, modules.decode(data))
+        called.add(path)
+    _check_targets(graph, filled, called)
+    gm.train(field(contents, "training", bool))
+    gm.graph = graph
+    gm.graph.lint()
+    stage = Stage(field(contents, "stage", str))
+    gm.meta["stage"] = stage
+    if contents.get("dtype") is not None:
+        gm.meta["dtype"] = scalars.dtype_named(contents["dtype"])
+    verify(gm, stage)
+    return gm
+
+
+def decode_graph(contents: Json) -> fx.Graph:
+    """Return the graph that `contents` describes; its modules and tensors are not looked for yet."""
+    stacks = meta.decode_stacks(field(contents, "stacks", list))
+    graph = fx.Graph()
+    nodes: dict[str, fx.Node] = {}
+    last = None
+    for data in field(contents, "nodes", list):
+        if last is not None and last.op == "output":
+            raise CheckpointError("there are nodes behind the output")
+        name = check_identifier(field(data, "name", str), "node")
+        try:
+            last = nodes[name] = _decode_node(graph, name, data, nodes)
+            meta.decode(data, last, stacks)
+        except CheckpointError as error:
+            raise CheckpointError(f"node {name!r}: {error}") from error
+    if last is None or last.op != "output":
+        raise CheckpointError("the graph has no output")
+    return graph
+
+
+def _decode_node(graph: fx.Graph, name: str, data: Json, nodes: dict[str, fx.Node]) -> fx.Node:
+    op = field(data, "op", str)
+    args = tuple(arguments.decode(value, nodes) for value in field(data, "args", list))
+    given = field(data, "kwargs", dict) if "kwargs" in data else {}
+    kwargs = {check_identifier(key, "keyword"): arguments.decode(value, nodes) for key, value in given.items()}
+    target = _target(op, data.get("target"))
+    reason = dialect.refusal(op, target, args, kwargs) if op in _CALLS else _refusal(op, args, kwargs)
+    if op == "placeholder" and target in ("self", *(n.target for n in nodes.values() if n.op == op)):
+        reason = f"the input {target!r} appears twice"
+    if reason is not None:
+        raise CheckpointError(reason)
+    node = graph.create_node(op, target, args, kwargs, name)
+    if node.name != name:
+        raise CheckpointError("this name is taken")
+    return node
+
+
+_CALLS = ("call_function", "call_method")
+
+
+def _target(op: str, target: Json) -> Any:
+    if op == "call_function":
+        function = dialect.function_named(target) if isinstance(target, str) else None
+        if function is None:
+            raise CheckpointError(f"the function {target!r:.100} is not in the dialect of this fxquant")
+        return function
+    if op in ("get_attr", "call_module"):
+        return check_path(target, "target")
+    return check_identifier(target, "target")
+
+
+def _refusal(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Return why `args` are not those of a node that calls no function."""
+    if kwargs:
+        return f"{op} takes no keywords"
+    if op == "placeholder":
+        return None if not args else "placeholders with a default value are not in the dialect"
+    if op == "get_attr":
+        return None if not args else "get_attr takes no arguments"
+    if op == "call_module":
+        return None if len(args) == 1 and isinstance(args[0], fx.Node) else "observers take one value"
+    if op == "output":
+        return None if len(args) == 1 else "the output is one value"
+    return f"unknown kind of node {op!r:.100}"
+
+
+def _put_module(gm: fx.GraphModule, path: str, module: nn.Module) -> None:
+    """Put the observer `module` at `path`, with the statistics that lie there already."""
+    place = tensors.owner_of(gm, path)
+    found = [*place.named_parameters(remove_duplicate=False), *place.named_buffers(remove_duplicate=False)]
+    wanted = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+    missing = wanted - {name for name, _ in found}
+    if missing:
+        raise CheckpointError(f"module {path!r} lacks its statistic {min(missing)!r}")
+    for name, tensor in found:
+        modules.check_state(module, name, tensor)
+        prefix, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(prefix)
+        store: dict[str, Any] = owner._parameters if isinstance(tensor, nn.Parameter) else owner._buffers
+        if leaf not in store:
+            raise CheckpointError(
+                f"statistic {name!r} of {path!r} is a parameter in one place and a buffer in the other"
+            )
+        store[leaf] = tensor
+    parent, _, leaf = path.rpartition(".")
+    tensors.owner_of(gm, parent)._modules[leaf] = module
+
+
+def _check_targets(graph: fx.Graph, filled: set[str], called: set[str]) -> None:
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.target not in filled:
+            raise CheckpointError(f"node {node.name!r} reads {node.target!r}, which is no tensor of the file")
+        if node.op == "call_module" and node.target not in called:
+            raise CheckpointError(f"node {node.name!r} calls {node.target!r}, which is no observer of the file")

@@ -1,0 +1,65 @@
+"""A graph module as JSON and tensors."""
+
+from __future__ import annotations
+
+from torch import Tensor, fx
+from torch.fx.graph import CodeGen
+
+from fxquant import dialect
+from fxquant.checkpoint import arguments, meta, modules, scalars
+from fxquant.checkpoint.decode import decode_graph
+from fxquant.checkpoint.names import check_identifier
+from fxquant.checkpoint.scalars import Json
+from fxquant.checkpoint.tensors import Store
+from fxquant.errors import CheckpointError
+from fxquant.spec import Stage, stage_of, verify
+
+
+def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
+    """Return what `fxquant.checkpoint.decode.decode` rebuilds `gm` from; raise `CheckpointError` where it could not."""
+    stage = stage_of(gm) if isinstance(gm, fx.GraphModule) else None
+    if stage is None:
+        raise CheckpointError(f"expected a graph from fxquant.trace, prepare or convert, found a {type(gm).__name__}")
+    if type(gm.graph._codegen) is not CodeGen:
+        raise CheckpointError(
+            f"graphs with their own calling convention ({type(gm.graph._codegen).__name__}) have no form"
+        )
+    called = modules.called_modules(gm)
+    store = Store(gm)
+    stacks = meta.Stacks()
+    dtype = gm.meta.get("dtype")
+    contents: dict[str, Json] = {
+        "stage": stage.value,
+        "dtype": None if dtype is None else scalars.dtype_name(dtype),
+        "class": check_identifier(type(gm).__name__, "class"),
+        "training": gm.training,
+        "nodes": [_encode_node(n, stacks, stage in (Stage.QUANTISED, Stage.LOWERED)) for n in gm.graph.nodes],
+        "stacks": stacks.entries,
+        "modules": [modules.encode(path, module) for path, module in called.items()],
+        "slots": store.slots,
+        "tensors": store.descriptions,
+    }
+    # What is written must be readable: find out now, not when it is loaded.
+    decode_graph(contents)
+    verify(gm, stage)
+    return contents, store.stored
+
+
+def _encode_node(node: fx.Node, stacks: meta.Stacks, converted: bool) -> Json:
+    try:
+        if node.op in ("call_function", "call_method"):
+            reason = dialect.refusal(node.op, node.target, node.args, node.kwargs)
+            if reason is not None:
+                raise CheckpointError(reason)
+        target = dialect.name_of(node.target) if node.op == "call_function" else node.target
+        data: dict[str, Json] = {
+            "name": node.name,
+            "op": node.op,
+            "target": target,
+            "args": [arguments.encode(a) for a in node.args],
+        }
+        if node.kwargs:
+            data["kwargs"] = {key: arguments.encode(value) for key, value in node.kwargs.items()}
+        return data | meta.encode(node, stacks, converted)
+    except CheckpointError as error:
+        raise CheckpointError(f"node {node.name!r}: {error}") from error

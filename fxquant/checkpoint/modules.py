@@ -1,0 +1,94 @@
+"""The observers of a prepared graph as JSON and back; their statistics are tensors like any others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from fxquant.checkpoint import scalars, typed
+from fxquant.checkpoint.names import check_text
+from fxquant.checkpoint.scalars import Json, field
+from fxquant.config import TensorSpec
+from fxquant.errors import CheckpointError
+from fxquant.observers.base import Observer
+from fxquant.observers.input_recorder import InputRecorder
+
+# What an observer holds besides its statistics and what it was built with.
+_STATE = {"frozen", "dtype"}
+
+
+def called_modules(gm: fx.GraphModule) -> dict[str, nn.Module]:
+    """Return the modules that the graph calls, by path; raise `CheckpointError` where one has two paths."""
+    called: dict[str, nn.Module] = {}
+    for path in dict.fromkeys(str(n.target) for n in gm.graph.nodes if n.op == "call_module"):
+        module = gm.get_submodule(path)
+        other = next((name for name, each in called.items() if each is module), None)
+        if other is not None:
+            raise CheckpointError(f"{other} and {path} are one {type(module).__name__}, which cannot be stored")
+        called[path] = module
+    return called
+
+
+def encode(path: str, module: nn.Module) -> Json:
+    """Return the JSON form of the observer at `path`; raise `CheckpointError` for a module that cannot be rebuilt from it."""
+    try:
+        data = {"path": path, **_encode(module)}
+        fresh = decode(data)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if type(fresh) is not type(module) or _plain_state(fresh) != _plain_state(module):
+        raise CheckpointError(
+            f"{path}: this {type(module).__name__} is not as its spec builds it, and cannot be stored"
+        )
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        check_state(fresh, name, tensor)
+    return data
+
+
+def decode(data: Json) -> nn.Module:
+    """Return the observer that `data` describes, without statistics."""
+    operand = check_text(field(data, "operand", str), "operand")
+    kind = field(data, "type", str)
+    if kind == "input":
+        recorder = InputRecorder(operand)
+        if data.get("dtype") is not None:
+            recorder.dtype = scalars.dtype_named(data["dtype"])
+        return recorder.eval()
+    if kind != "observer":
+        raise CheckpointError(f"unknown kind of module {kind!r:.100}")
+    spec: TensorSpec = typed.decode(data.get("spec"), TensorSpec)
+    observer = spec.build(operand)
+    observer.frozen = field(data, "frozen", bool)
+    return observer.eval()
+
+
+def check_state(fresh: nn.Module, name: str, tensor: Tensor) -> None:
+    """Raise `CheckpointError` where `tensor` cannot be the statistic `name` of an observer that was built as `fresh`."""
+    owner, _, leaf = name.rpartition(".")
+    try:
+        expected = getattr(fresh.get_submodule(owner), leaf)
+    except AttributeError:
+        expected = None
+    if not isinstance(expected, Tensor):
+        raise CheckpointError(f"{type(fresh).__name__} has no statistic {name!r:.100}")
+    if expected.dtype is not tensor.dtype or expected.dim() != tensor.dim():
+        raise CheckpointError(
+            f"statistic {name!r} of {type(fresh).__name__}: expected {expected.dim()} axes of {expected.dtype}, found "
+            f"{tensor.dim()} of {tensor.dtype}"
+        )
+
+
+def _encode(module: nn.Module) -> dict[str, Json]:
+    if type(module) is InputRecorder:
+        dtype = None if module.dtype is None else scalars.dtype_name(module.dtype)
+        return {"type": "input", "operand": module.operand, "dtype": dtype}
+    if not isinstance(module, Observer):
+        raise CheckpointError(f"a {type(module).__name__} cannot be stored")
+    spec = typed.encode(module.spec)
+    return {"type": "observer", "operand": module.operand, "spec": spec, "frozen": module.frozen}
+
+
+def _plain_state(module: nn.Module) -> dict[str, Any]:
+    internal = vars(nn.Module())
+    return {name: value for name, value in vars(module).items() if name not in internal and name not in _STATE}

@@ -1,0 +1,41 @@
+"""What commands print and write: aligned tables, key lines, JSON files that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fxquant.errors import InputError
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return lines of columns, the first aligned to the left and the others to the right."""
+    table = [header, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    lines = []
+    for row in table:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print one line per fact, values aligned."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name.ljust(width)}  {value}", flush=True)
+
+
+def write_json(file: Path, data: Mapping[str, Any]) -> None:
+    """Write `data` under a temporary name first, so that an interrupted command leaves the old file or none."""
+    partial = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(json.dumps(data, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        raise InputError(f"cannot write {str(file)!r}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,220 @@
+"""`fxquant eval`: the numbers it prints are right, and what it cannot measure it refuses by name."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxquant
+from fxquant.cli.main import main
+from tests.cli.conftest import CLASSES, MODEL, VAL, load_folder
+
+SMALL = ["--img-size", "32", "--num-classes", "3", "--calib", "9", "--batch-size", "8", "--workers", "0"]
+
+
+def run_eval(folder: Path, *arguments: object) -> int:
+    return main(["eval", MODEL, "--data", str(folder), *SMALL, *map(str, arguments)])
+
+
+def measure_directly(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    with torch.no_grad():
+        return 100 * int((model(images).argmax(1) == labels).sum()) / len(labels)
+
+
+def test_float_is_measured_as_plain_torch_does_and_int8_beside_it(
+    folder: Path, model: nn.Module, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = load_folder(model, folder / "val")
+    wanted = measure_directly(model, images, labels)
+    assert wanted > 60  # twice chance: a wrong class order or preprocessing would show
+    written, saved = tmp_path / "out.json", tmp_path / "out.safetensors"
+    assert run_eval(folder, "--checkpoint", checkpoint, "--json", written, "--save", saved, "--strict") == 0
+    out = capsys.readouterr().out
+    assert f"float model: top-1 {wanted:.2f} %" in out
+    assert f"{MODEL}.augreg_in21k_ft_in1k, 5.5 M parameters, float32 on cpu" in out
+    assert "3x32x32, interpolation bicubic, crop_pct 0.9, crop_mode center, mean (0.5, 0.5, 0.5)" in out
+    assert f"9 of 30 images in {folder}/train, seed 0" in out
+    assert f"21 of 21 images in {folder}/val, 3 classes" in out
+    assert max(map(len, out[out.index("top-1 %") :].splitlines())) <= 100
+
+    data = json.loads(written.read_text())
+    assert data["results"]["float"]["top1_percent"] == pytest.approx(wanted)
+    quantised = data["results"]["quantised"]
+    assert quantised["name"] == "W8A8 int8"
+    assert quantised["agreement_percent"] > 80
+    assert quantised["images"] == 3 * VAL
+    assert 0.9 < quantised["int8_coverage"] <= 1
+    assert quantised["size_bytes"] < 0.3 * data["results"]["float"]["size_bytes"]
+
+    assert main(["report", str(saved)]) == 0
+    assert capsys.readouterr().out.strip() == str(fxquant.report(fxquant.load(saved)))
+    assert measure_directly(fxquant.load(saved), images, labels) == pytest.approx(quantised["top1_percent"])
+
+
+def test_json_tells_how_to_repeat_the_run(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    options = ("--checkpoint", checkpoint, "--seed", 3, "--recipe", "minmax", "--w-bits", 6, "--no-head", "--limit", 5)
+    for file in files:
+        assert run_eval(folder, *options, "--target", "fake", "--json", file) == 0
+    one, other = (json.loads(file.read_text()) for file in files)
+    assert one["results"] == other["results"]
+    assert one["data"] == other["data"]
+    assert one["seed"] == 3
+    assert one["target"] == "fake"
+    recipe = {"name": "minmax", "w_bits": 6, "a_bits": 8, "patch_embed": True, "head": False, "attention": False}
+    assert one["recipe"] == recipe
+    assert one["model"]["pretrained_cfg"]["tag"] == "augreg_in21k_ft_in1k"
+    assert one["data"]["config"]["input_size"] == [3, 32, 32]
+    assert one["data"]["classes"] == list(CLASSES)
+    assert len(one["data"]["calibration"]["files"]) == 9
+    assert one["data"]["evaluation"]["used"] == 5
+    assert one["results"]["quantised"]["int8_coverage"] is None
+    assert {"fxquant", "torch", "timm", "threads"} <= set(one["environment"])
+    assert one["calibration_seconds"] > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
+
+
+def test_pth_in_bfloat16_from_a_flat_folder_keeps_images_apart(
+    folder: Path, model: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "tiny.pth"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, weights)
+    assert run_eval(folder / "train", "--checkpoint", weights, "--dtype", "bfloat16") == 0
+    out = capsys.readouterr().out
+    assert "21 of 30 images" in out
+    assert "none of them a calibration image" in out
+    assert "bfloat16 on cpu" in out
+
+
+def test_random_weights_and_chance_accuracy_are_said_aloud(
+    folder: Path,
+    tmp_path: Path,
+    model: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: object) -> None:
+        raise fxquant.FxquantError("the float model was all this test wanted")
+
+    monkeypatch.setattr("fxquant.cli.eval.calibrate_model", stop)
+    assert run_eval(folder, "--limit", 2) == 2
+    assert "RANDOM: accuracy means nothing" in capsys.readouterr().out
+    silent = {key: torch.zeros_like(v) if "head" in key else v for key, v in model.state_dict().items()}
+    torch.save(silent, tmp_path / "silent.pth")
+    assert run_eval(folder, "--checkpoint", tmp_path / "silent.pth") == 2
+    assert "the float model is at chance level (33.33 %)" in capsys.readouterr().err
+
+
+def test_class_map_gives_a_part_of_the_classes_their_indices(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = tmp_path / "part"
+    for name in CLASSES[1:]:
+        shutil.copytree(folder / "val" / name, part / name)
+    assert run_eval(part, "--checkpoint", checkpoint) == 2
+    assert f"{str(part)!r} has 2 classes (dog, eel), the model has num_classes 3" in capsys.readouterr().err
+    classes = tmp_path / "classes.txt"
+    classes.write_text("\n".join(CLASSES))
+    written = tmp_path / "out.json"
+    assert run_eval(part, "--checkpoint", checkpoint, "--class-map", classes, "--calib", 2, "--json", written) == 0
+    assert json.loads(written.read_text())["results"]["float"]["top1_percent"] > 50
+
+
+def test_unreadable_image_is_named(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    bad = broken / "val" / "dog" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    for workers in (0, 1):
+        assert run_eval(broken, "--checkpoint", checkpoint, "--workers", workers) == 2
+        err = capsys.readouterr().err
+        assert f"fxquant: error: cannot read the image {str(bad)!r}: " in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recipe", "nope"], "unknown recipe 'nope': expected one of default"),
+        (["--w-bits", "9"], "bits must be an integer from 2 to 8, got 9"),
+        (["--calib", "31"], r"--calib asks for 31 images, .*train' holds 30: give a number from 1 to 30"),
+        (["--device", "nowhere"], "device 'nowhere' cannot be used"),
+        (["--checkpoint", "none.pth"], "checkpoint 'none.pth' does not exist"),
+        (["--json", "no/folder/o.json"], "cannot write 'no/folder/o.json': its folder does not exist"),
+        (["--num-classes", "1000"], "has 3 classes .* the model has num_classes 1000: .* Give --num-classes 3"),
+        (["--class-map", "classes.pkl"], "expected a .txt file with one class folder name per line"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(
+    arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_eval(folder, *arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("fxquant: error: ")
+    assert re.search(message, err), err
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_eval(tmp_path / "none") == 2
+    assert f"image folder {str(tmp_path / 'none')!r} does not exist" in capsys.readouterr().err
+    assert run_eval(tmp_path) == 2
+    assert "found nothing: the folder is empty" in capsys.readouterr().err
+
+
+def test_strict_refuses_what_stays_float(
+    folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: list[Any] = []
+
+    def convert(prepared: Any, target: str, strict: bool) -> Any:
+        passed.append((target, strict))
+        raise fxquant.UnsupportedGraphError("strict: 1 products")
+
+    monkeypatch.setattr(fxquant, "convert", convert)
+    assert run_eval(folder, "--checkpoint", checkpoint, "--strict") == 2
+    assert passed == [("int8", True)]
+    assert "strict: 1 products" in capsys.readouterr().err
+
+
+def test_interrupt_leaves_nothing_half_written(
+    folder: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupt)  # by then the new content lies under its temporary name
+    written = tmp_path / "out.json"
+    written.write_text("old")
+    assert run_eval(folder, "--checkpoint", checkpoint, "--limit", 1, "--json", written) == 130
+    assert capsys.readouterr().err.endswith("fxquant: interrupted\n")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.json", "old")]
+
+
+def test_out_of_memory_suggests_a_smaller_batch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    monkeypatch.setattr("fxquant.cli.eval.measure_float", fail)
+    assert run_eval(folder) == 2
+    assert "out of memory, try a smaller --batch-size: CUDA out of memory" in capsys.readouterr().err
+
+
+def test_a_model_of_nan_is_refused(
+    folder: Path, model: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {**model.state_dict(), "head.bias": torch.full((3,), math.nan)}
+    torch.save(state, tmp_path / "nan.pth")
+    assert run_eval(folder, "--checkpoint", tmp_path / "nan.pth") == 2
+    assert "float32, batch 0: logits are not finite" in capsys.readouterr().err

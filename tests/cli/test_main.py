@@ -1,0 +1,85 @@
+"""The command itself: help, recipes, errors, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fxquant
+from fxquant.cli.main import main
+from fxquant.cli.output import format_table, write_json
+from fxquant.errors import InputError
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    assert capsys.readouterr().out.split() == list(fxquant.recipes())
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--version", "--help"):
+        with pytest.raises(SystemExit) as raised:
+            main([option])
+        assert raised.value.code == 0
+    out = capsys.readouterr().out
+    assert f"fxquant {fxquant.__version__}" in out
+    assert all(f"\n    {command} " in out for command in ("eval", "demo", "report", "recipes"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nope"],
+        ["eval", "vit_tiny_patch16_224"],
+        ["eval", "m", "--data", "d", "--calib", "0"],
+        ["eval", "m", "--data", "d", "--workers", "-1"],
+        ["eval", "m", "--data", "d", "--pretrained", "--checkpoint", "f"],
+        ["eval", "m", "--data", "d", "--target", "int4"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    assert raised.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_report_of_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"bad")
+    for file in ("bad.safetensors", "none.safetensors"):
+        assert main(["report", str(tmp_path / file)]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"fxquant: error: {tmp_path / file}: expected a")
+
+
+def test_module_runs_and_survives_a_closed_pipe() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fxquant", "recipes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait() in (0, 141)
+    assert b"BrokenPipe" not in process.stderr.read()
+    process.stderr.close()
+
+
+def test_table_aligns_names_left_and_numbers_right() -> None:
+    assert format_table(["", "ms"], [["a", "1.5"], ["long", "10.25"]]) == "         ms\na       1.5\nlong  10.25"
+
+
+def test_json_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot write"):
+        write_json(tmp_path / "no" / "file.json", {})
+    target = tmp_path / "folder"
+    target.mkdir()
+    (target / "in_it").touch()
+    with pytest.raises(InputError, match="cannot write"):
+        write_json(target, {})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "nan.json", {"a": float("nan")})
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

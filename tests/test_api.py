@@ -1,0 +1,293 @@
+"""The four verbs: what they keep, what they promise, and what can be done with each graph."""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import fxquant
+from fxquant import ConfigError, LayerSpec, QuantConfig, TensorSpec, UnsupportedGraphError
+from fxquant.numerics import sqnr
+from fxquant.observers import Observer
+from fxquant.ops import int8_linear
+from fxquant.spec import Stage, stage_of
+from tests.models import Shared, images, small_swin, small_vit
+
+MINMAX = fxquant.recipe("minmax")
+
+
+def calibrated(model: nn.Module, config: QuantConfig = MINMAX, *batches: Tensor) -> fx.GraphModule:
+    prepared = fxquant.prepare(model, config)
+    return fxquant.calibrate(prepared, batches or [images()], progress=False)
+
+
+VIT = small_vit()
+TRACED = fxquant.trace(VIT)
+CALIBRATED = calibrated(VIT)
+STAGES = {
+    "float": TRACED,
+    "prepared": CALIBRATED,
+    "quantised": fxquant.convert(CALIBRATED, "fake"),
+    "lowered": fxquant.convert(CALIBRATED),
+}
+each_stage = pytest.mark.parametrize("stage", STAGES)
+
+
+def snapshot(gm: nn.Module) -> list[Any]:
+    code = gm.code if isinstance(gm, fx.GraphModule) else None
+    meta = dict(gm.meta) if isinstance(gm, fx.GraphModule) else None
+    nodes = [(n.name, sorted(n.meta)) for n in gm.graph.nodes] if isinstance(gm, fx.GraphModule) else None
+    return [code, meta, nodes, [n for n, _ in gm.named_modules()], copy.deepcopy(gm.state_dict())]
+
+
+def assert_same(before: list[Any], after: list[Any]) -> None:
+    assert before[:-1] == after[:-1]
+    torch.testing.assert_close(before[-1], after[-1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("verb", "given"),
+    [
+        (fxquant.trace, VIT),
+        (fxquant.prepare, VIT),
+        (fxquant.prepare, TRACED),
+        (fxquant.convert, CALIBRATED),
+        (lambda gm: fxquant.convert(gm, "fake"), CALIBRATED),
+        (lambda gm: fxquant.prepare(gm, MINMAX, images()), TRACED),
+        (lambda model: fxquant.quantize(model, [images()], recipe="minmax"), VIT),
+    ],
+)
+def test_inputs_are_never_changed(verb: Callable[[Any], fx.GraphModule], given: nn.Module) -> None:
+    before = snapshot(given)
+    made = verb(given)
+    assert made is not given
+    assert_same(before, snapshot(given))
+    if isinstance(given, fx.GraphModule):
+        assert not {id(t) for t in given.parameters()} & {id(t) for t in made.parameters()}
+
+
+def test_int8_is_close_to_the_float_model() -> None:
+    x = images(8, seed=1)
+    with torch.no_grad():
+        expected = VIT(x)
+        assert torch.equal(STAGES["prepared"](x), expected)
+        assert sqnr(expected, STAGES["quantised"](x)) > 25
+        assert sqnr(expected, STAGES["lowered"](x)) > 25
+
+
+def test_a_plain_loop_calibrates() -> None:
+    prepared = fxquant.prepare(VIT, MINMAX)
+    for seed in range(3):
+        prepared(images(2, seed))
+    other = calibrated(VIT, MINMAX, *(images(2, seed) for seed in range(3)))
+    x = images(2, seed=5)
+    assert torch.equal(fxquant.convert(prepared)(x), fxquant.convert(other)(x))
+
+
+def test_calibrate_takes_pairs_and_adds_to_what_was_seen() -> None:
+    pairs = [(images(2, seed), torch.zeros(2)) for seed in range(2)]
+    prepared = fxquant.prepare(VIT, MINMAX)
+    assert fxquant.calibrate(prepared, pairs, progress=False) is prepared
+    fxquant.calibrate(prepared, iter([images(3, seed=2)]), progress=False)
+    whole = calibrated(VIT, MINMAX, images(2, 0), images(2, 1), images(3, 2))
+    x = images()
+    assert torch.equal(fxquant.convert(prepared)(x), fxquant.convert(whole)(x))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 17])
+@pytest.mark.parametrize("make", [small_vit, small_swin])
+def test_batch_sizes_that_were_never_calibrated(make: Callable[[], nn.Module], batch: int) -> None:
+    quantized = fxquant.convert(calibrated(make()))
+    x = images(batch, seed=3)
+    with torch.no_grad():
+        each = torch.cat([quantized(x[i : i + 1]) for i in range(batch)])
+        torch.testing.assert_close(quantized(x), each, rtol=1e-3, atol=1e-3)
+
+
+@each_stage
+def test_a_deep_copy_is_independent(stage: str) -> None:
+    gm, x = STAGES[stage], images(2)
+    with torch.no_grad():
+        expected = gm(x)
+        copied = copy.deepcopy(gm)
+        assert stage_of(copied) is stage_of(gm)
+        assert torch.equal(copied(x), expected)
+        for tensor in (*copied.parameters(), *copied.buffers()):
+            tensor.zero_()
+        assert torch.equal(gm(x), expected)
+
+
+@each_stage
+def test_a_state_dict_restores_a_graph(stage: str) -> None:
+    gm, x = STAGES[stage], images(2)
+    file = io.BytesIO()
+    torch.save(gm.state_dict(), file)
+    file.seek(0)
+    other = copy.deepcopy(gm)
+    for tensor in (*other.parameters(), *other.buffers()):
+        with torch.no_grad():
+            tensor.zero_()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    with torch.no_grad():
+        assert torch.equal(other(x), gm(x))
+
+
+@each_stage
+def test_graphs_can_be_printed(stage: str) -> None:
+    gm = STAGES[stage]
+    text = gm.print_readable(print_output=False)
+    assert "layer_norm" in text
+    assert ("int8_linear" in text) == (stage == "lowered")
+
+
+@each_stage
+def test_graphs_can_be_printed_as_a_table(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tabulate", reason="torch needs it for print_tabular")
+    STAGES[stage].graph.print_tabular()
+    assert "placeholder" in capsys.readouterr().out
+
+
+@each_stage
+def test_graphs_can_be_exported_with_a_free_batch_size(stage: str) -> None:
+    gm = STAGES[stage]
+    before = {name: value.clone() for name, value in gm.named_buffers()}
+    program = torch.export.export(gm, (images(4),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.testing.assert_close(dict(gm.named_buffers()), before, rtol=0, atol=0)
+    x = images(3, seed=1)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(x), copy.deepcopy(gm)(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["quantised", "lowered"])
+def test_converted_graphs_can_be_compiled(stage: str) -> None:
+    config = QuantConfig(LayerSpec(), attention=False)
+    prepared = fxquant.calibrate(fxquant.prepare(nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)).eval(), config),
+                                 [torch.randn(6, 8)], progress=False)
+    gm = fxquant.convert(prepared, "int8" if stage == "lowered" else "fake")
+    x = torch.randn(6, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(gm, backend="aot_eager", fullgraph=True)(x), gm(x), rtol=1e-5, atol=1e-5)
+
+
+def test_fxquant_compile_gives_what_the_graph_gives() -> None:
+    prepared = fxquant.calibrate(fxquant.prepare(nn.Linear(8, 8).eval(), MINMAX), [torch.randn(6, 8)], progress=False)
+    gm, x = fxquant.convert(prepared), torch.randn(6, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(fxquant.compile(gm)(x), gm(x), rtol=1e-5, atol=1e-5)
+
+
+def test_statistics_are_gathered_under_torch_compile_too() -> None:
+    prepared = fxquant.prepare(nn.Linear(8, 8).eval(), MINMAX)
+    torch.compile(prepared, backend="eager")(torch.randn(6, 8))
+    assert all(m.calibrated for m in prepared.modules() if isinstance(m, Observer))
+    fxquant.convert(prepared)
+
+
+def test_the_one_liner_is_the_four_verbs() -> None:
+    batches = [images(2, seed) for seed in range(2)]
+    quantized = fxquant.quantize(VIT, iter(batches), recipe="percentile", a_bits=6, alpha=0.999)
+    config = fxquant.recipe("percentile", a_bits=6, alpha=0.999)
+    steps = fxquant.convert(calibrated(VIT, config, *batches))
+    x = images(3, seed=4)
+    assert torch.equal(quantized(x), steps(x))
+    assert stage_of(quantized) is Stage.LOWERED
+    assert stage_of(fxquant.quantize(VIT, batches, target="fake")) is Stage.QUANTISED
+
+
+def test_the_one_liner_leaves_the_random_state_alone() -> None:
+    state = torch.get_rng_state()
+    fxquant.quantize(VIT, [images(2)], recipe="minmax", seed=7)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_strict_refuses_what_stays_float() -> None:
+    asks_too_much = QuantConfig(attention=True)
+    prepared = calibrated(VIT, asks_too_much)
+    with pytest.raises(UnsupportedGraphError, match=r"strict: 4 products.*\n.*blocks.0.attn.qk: simulated"):
+        fxquant.convert(prepared, strict=True)
+    fxquant.convert(prepared, "fake", strict=True)
+    fxquant.convert(CALIBRATED, strict=True)
+
+
+def test_strict_does_not_mind_what_the_config_leaves_float() -> None:
+    config = MINMAX.set_module_name("head", None)
+    quantized = fxquant.convert(calibrated(VIT, config), strict=True)
+    assert [r.name for r in fxquant.report(quantized) if not r.int8 and "attn" not in r.name] == ["head"]
+
+
+def test_a_bfloat16_model_keeps_its_residual_stream() -> None:
+    model = small_vit().bfloat16()
+    gm = fxquant.convert(calibrated(model, MINMAX, images().bfloat16()))
+    values = {n.name: n.meta["val"].dtype for n in gm.graph.nodes if n.target is int8_linear or n.name.startswith("add")}
+    assert set(values.values()) == {torch.bfloat16}
+    x = images(4, seed=1)
+    with torch.no_grad():
+        found, expected = gm(x.bfloat16()), VIT(x)
+        assert found.dtype is torch.bfloat16
+        # Rounding the residual stream to bfloat16 costs more than the codes do.
+        assert sqnr(expected, found.float()) > sqnr(expected, model(x.bfloat16()).float()) - 4
+
+
+def test_calibration_images_take_the_dtype_of_the_model() -> None:
+    calibrated(small_vit().bfloat16(), MINMAX, images())
+
+
+def test_a_module_called_twice_is_two_products_with_one_weight() -> None:
+    model, x = Shared().eval(), torch.randn(4, 20, 8)
+    prepared = fxquant.prepare(model, MINMAX)
+    prepared(x)
+    for target in ("fake", "int8"):
+        gm = fxquant.convert(prepared, target)  # type: ignore[arg-type]
+        assert [r.name for r in fxquant.report(gm)] == ["layer", "layer_2"]
+        assert sqnr(model(x).detach(), gm(x).detach()) > 30
+    codes = [name for name in fxquant.convert(prepared, "fake").state_dict() if name.endswith("weight_codes")]
+    assert codes == ["layer.weight_codes"]
+
+
+def test_weights_are_int8_in_the_state_dict() -> None:
+    model = small_vit(embed_dim=192, depth=2, num_heads=3, num_classes=1000)
+    state = fxquant.convert(calibrated(model)).state_dict()
+    assert {name for name, value in state.items() if value.dtype is torch.int8} == {
+        *(f"blocks.{i}.{name}.weight_int8" for i in range(2) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")),
+        "patch_embed.proj.weight_int8",
+        "head.weight_int8",
+    }
+    assert not [n for n, v in state.items() if v.is_floating_point() and v.dim() > 1 and not re.search("pos_embed|cls", n)]
+    small, large = (sum(v.numel() * v.element_size() for v in d.values()) for d in (state, model.state_dict()))
+    assert small < 0.29 * large
+
+
+@pytest.mark.parametrize("bits", [2, 4, 6])
+def test_fewer_bits_lower_too(bits: int) -> None:
+    config = fxquant.recipe("minmax", w_bits=bits, a_bits=bits)
+    prepared = calibrated(VIT, config)
+    fake, quantized = fxquant.convert(prepared, "fake"), fxquant.convert(prepared, strict=True)
+    assert fxquant.report(quantized).coverage == fxquant.report(STAGES["lowered"]).coverage
+    x = images(2, seed=1)
+    noise = (fake(x) - VIT(x)).norm()
+    assert (quantized(x) - fake(x)).norm() < noise
+
+
+def test_unknown_targets_are_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown target 'int4': expected 'int8' or 'fake'"):
+        fxquant.convert(CALIBRATED, "int4")  # type: ignore[arg-type]
+
+
+def test_prepare_takes_a_graph_or_a_module() -> None:
+    spec = QuantConfig(LayerSpec(activation=TensorSpec(7)))
+    from_graph, from_module = fxquant.prepare(TRACED, spec), fxquant.prepare(VIT, spec)
+    assert from_graph.code == from_module.code
+    assert fxquant.prepare(fx.symbolic_trace(VIT), spec).code
+
+
+def test_prepare_without_a_config_is_the_default_recipe() -> None:
+    specs = {m.spec for m in fxquant.prepare(VIT).modules() if isinstance(m, Observer)}
+    default = {m.spec for m in fxquant.prepare(VIT, fxquant.recipe("default")).modules() if isinstance(m, Observer)}
+    assert specs == default

@@ -1,0 +1,126 @@
+"""The report: one record for each matrix product, at every stage, with the reason where it stays float."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+import fxquant
+from fxquant import LayerSpec, QuantConfig, TensorSpec
+from tests.models import Shared, images, small_vit
+
+X = torch.randn(2, 20, 4)
+
+
+class Mlp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(4, 6), nn.Linear(6, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+
+
+def converted(module: nn.Module, config: QuantConfig, target: str = "int8", x: Tensor = X) -> fx.GraphModule:
+    prepared = fxquant.prepare(module.eval(), config)
+    prepared(x)
+    return fxquant.convert(prepared, target)  # type: ignore[arg-type]
+
+
+def test_counts_multiply_accumulates_of_every_kind_of_product() -> None:
+    report = fxquant.report(fxquant.trace(small_vit(), images(2)))
+    macs = {r.name: r.macs for r in report}
+    assert macs["patch_embed.proj"] == 2 * 32 * 16 * (3 * 8 * 8)
+    assert macs["blocks.0.attn.qkv"] == 2 * 17 * 96 * 32
+    assert macs["blocks.0.attn"] == 2 * (2 * 2 * 17 * 17 * 16), "scores and context"
+    assert macs["head"] == 2 * 10 * 32
+    assert len(report) == len(macs) == 1 + 2 * 5 + 1
+
+
+def test_coverage_is_the_share_of_macs_on_int8() -> None:
+    gm = converted(Mlp(), fxquant.recipe("minmax").set_module_name("fc2", None))
+    report = fxquant.report(gm)
+    assert [(r.name, r.int8, r.macs) for r in report] == [("fc1", True, 960), ("fc2", False, 720)]
+    assert report.coverage == 960 / 1680
+    assert fxquant.report(converted(Mlp(), fxquant.recipe("minmax"))).coverage == 1
+
+
+def test_attention_counts_for_the_coverage_whether_open_or_fused() -> None:
+    config = fxquant.recipe("minmax")
+    fused = fxquant.report(converted(small_vit(), config, x=images()))
+    opened = fxquant.report(converted(small_vit(), fxquant.recipe("minmax", attention=True), x=images()))
+    assert sum(r.macs or 0 for r in fused) == sum(r.macs or 0 for r in opened)
+    assert fused.coverage == opened.coverage < 1
+
+
+@pytest.mark.parametrize("target", ["fake", "int8"])
+def test_operands_name_their_codes_shapes_and_scales(target: str) -> None:
+    config = QuantConfig(LayerSpec(TensorSpec(4, signed=True, symmetric=True), TensorSpec(6)))
+    gm = converted(Mlp(), config, target)
+    (record, _) = fxquant.report(gm)
+    x, weight = record.operands
+    assert (x.name, x.dtype, x.shape) == ("input", "uint6", (2, 20, 4))
+    assert (weight.name, weight.dtype) == ("weight", "int4")
+    assert x.scale == pytest.approx(float(X.max() - X.min()) / 63, rel=1e-5)
+    assert "PerTensor" in str(x.granularity)
+    assert record.output_shape == (2, 20, 6)
+    assert record.product == "linear"
+
+
+def test_weight_scales_are_the_same_before_and_after_lowering() -> None:
+    torch.manual_seed(0)
+    module, config = Mlp(), fxquant.recipe("minmax")
+    fake, lowered = (fxquant.report(converted(module, config, target)) for target in ("fake", "int8"))
+    for before, after in zip(fake, lowered, strict=True):
+        assert after.operands[1].scale == pytest.approx(before.operands[1].scale, rel=1e-5)
+
+
+def test_each_stage_says_what_it_knows() -> None:
+    traced = fxquant.trace(Mlp().eval())
+    prepared = fxquant.prepare(traced, fxquant.recipe("minmax"))
+    prepared(X)
+    reports = [fxquant.report(gm) for gm in (traced, prepared, fxquant.convert(prepared, "fake"), fxquant.convert(prepared))]
+    assert [r.stage for r in reports] == ["float", "prepared", "quantised", "lowered"]
+    assert [r.records[0].reason for r in reports] == ["not prepared yet", None, None, None]
+    assert [r.coverage for r in reports] == [0, 0, 0, 1]
+    assert reports[0].records[0].macs is None
+    assert fxquant.report(fx.symbolic_trace(nn.ReLU())).stage == "unknown"
+
+
+def _reason(module: nn.Module, config: QuantConfig, target: str = "int8", x: Tensor = X) -> tuple[bool, str | None]:
+    (record,) = fxquant.report(converted(module, config, target, x))
+    return record.requested, record.reason
+
+
+def test_reasons_tell_the_config_from_the_graph() -> None:
+    config = fxquant.recipe("minmax")
+    linear, grouped = nn.Linear(4, 4), nn.Conv2d(4, 4, 2, groups=2)
+    assert _reason(linear, config.set_global(None)) == (False, "left float by the config (the global spec)")
+    assert _reason(linear, fxquant.recipe("minmax", head=False)) == (False, "the head is switched off in the config")
+    requested, reason = _reason(grouped, config, x=torch.randn(1, 4, 4, 4))
+    assert requested
+    assert "grouped convolution" in str(reason)
+    assert _reason(linear, QuantConfig(LayerSpec(activation=None))) == (True, "simulated: the input is float")
+
+
+def test_a_module_called_twice_is_reported_twice() -> None:
+    gm = converted(Shared(), fxquant.recipe("minmax"), x=torch.randn(2, 20, 8))
+    assert [(r.name, r.module, r.int8) for r in fxquant.report(gm)] == [("layer", "layer", True), ("layer_2", "layer", True)]
+
+
+def test_prints_as_a_table() -> None:
+    gm = converted(Mlp(), fxquant.recipe("minmax").set_module_name("fc2", None))
+    head, names, first, second = str(fxquant.report(gm)).splitlines()
+    assert head == "stage lowered: 1 of 2 products on int8, 57.1% of multiply-accumulates"
+    assert names.split() == ["product", "operands", "output", "MACs", "runs", "on"]
+    assert first.startswith("fc1")
+    assert first.endswith("int8")
+    assert "float: left float by the config" in second
+
+
+def test_an_empty_graph_has_no_coverage() -> None:
+    report = fxquant.report(fxquant.trace(nn.ReLU().eval()))
+    assert (len(report), report.coverage) == (0, 0.0)
+    assert "0 of 0 products" in str(report)
