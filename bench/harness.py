@@ -1,12 +1,15 @@
-"""What every benchmark shares: cases, the interleaved run, ratios, and the JSON file that README figures come from."""
+"""What every benchmark shares: the interleaved run, its summary, and the JSON file that README figures come from."""
 
 from __future__ import annotations
 
 import datetime
+import statistics
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from fxquant.cli.output import write_json
 from fxquant.environment import describe_environment
@@ -14,6 +17,8 @@ from fxquant.timing import Timing, time_interleaved
 
 RESULTS = Path(__file__).parent / "results"
 Competitor = Callable[[], Any]
+# What decides how fast bytes and bfloat16 multiply on an x86 processor.
+_FEATURES = ("avx2", "avx_vnni", "avx512_f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
 
 def measure(competitors: Mapping[str, Competitor], rounds: int, description: str) -> dict[str, Timing]:
@@ -25,11 +30,17 @@ def measure(competitors: Mapping[str, Competitor], rounds: int, description: str
 
 
 def summarize(timings: Mapping[str, Timing], batch: int) -> dict[str, Any]:
-    """Return milliseconds per batch, and how many times faster each competitor is than each other one."""
+    """
+    Return milliseconds per call of a batch, and how many times faster each competitor is than each other one.
+
+    The ratios are medians of the ratios of rounds timed side by side, which a busy machine disturbs less than medians do.
+    """
     return {
         name: {
             "median_ms": round(timing.median * 1e3, 3),
-            "quartiles_ms": [round(q * 1e3, 3) for q in timing.quartiles],
+            "p10_ms": round(_percentile(timing.seconds, 10) * 1e3, 3),
+            "p90_ms": round(_percentile(timing.seconds, 90) * 1e3, 3),
+            "min_ms": round(min(timing.seconds) * 1e3, 3),
             "ms_per_image": round(timing.median * 1e3 / batch, 3),
             "times_faster_than": {
                 other: round(timing.speedup_over(theirs), 3) for other, theirs in timings.items() if other != name
@@ -44,9 +55,20 @@ def write_results(name: str, rows: Any, **facts: Any) -> Path:
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    head = {"date": now, "commit": _commit(), "environment": describe_environment()}
+    head = {"date": now, "commit": _commit(), "environment": describe_environment() | {"features": _features()}}
     write_json(file, head | facts | {"rows": rows})
     return file
+
+
+def _percentile(values: tuple[float, ...], percent: int) -> float:
+    if len(values) < 2:
+        return values[0]
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def _features() -> list[str]:
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return [name for name in _FEATURES if known.get(name)]
 
 
 def _commit() -> str:

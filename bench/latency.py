@@ -1,9 +1,9 @@
 """
 How fast is a converted ViT beside the float model: fp32, bf16 and int8, eager and compiled.
 
-Run ``python bench/latency.py`` for the whole table, written to ``bench/results/latency.json``, or
-``pytest bench/latency.py`` for one small cell through pytest-benchmark. ``--readme`` copies the table of the JSON file into
-README.md.
+Run ``python bench/latency.py`` for the whole table: it writes ``bench/results/latency.json`` and puts its table into
+README.md. Cells that are measured replace those of the file, the others stay. ``pytest bench/latency.py`` runs a small cell
+through pytest-benchmark. On a busy machine, let it run alone, or with one thread.
 """
 
 from __future__ import annotations
@@ -11,101 +11,86 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-from pathlib import Path
+import os
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import timm
 import torch
 from harness import RESULTS, Competitor, measure, summarize, write_results
-from torch import Tensor, nn
+from latency_table import update_readme
+from torch import nn
 
 import fxquant
 
 MODELS = ("vit_base_patch16_224", "deit_small_patch16_224", "swin_tiny_patch4_window7_224")
 BATCHES = (1, 8)
-README = Path(__file__).parents[1] / "README.md"
-MARKERS = ("<!-- latency:begin -->", "<!-- latency:end -->")
-SHOWN = ("fp32 compile", "bf16 compile", "int8 eager", "int8 compile")
 
 
-def build(model_name: str, batch: int, **options: Any) -> dict[str, Competitor]:
-    """Return the competitors of one cell: one model with the same random weights in every form."""
+@dataclass(frozen=True)
+class Form:
+    """One form of a model. A converted one computes everything but its int8 products in `dtype`."""
+
+    dtype: torch.dtype
+    int8: bool = False
+    compiled: bool = False
+
+
+FORMS = {
+    "fp32": Form(torch.float32),
+    "fp32 compile": Form(torch.float32, compiled=True),
+    "bf16": Form(torch.bfloat16),
+    "bf16 compile": Form(torch.bfloat16, compiled=True),
+    "int8": Form(torch.float32, int8=True),
+    "int8 compile": Form(torch.float32, int8=True, compiled=True),
+    "int8 bf16": Form(torch.bfloat16, int8=True),
+    "int8 bf16 compile": Form(torch.bfloat16, int8=True, compiled=True),
+}
+
+
+def build(model_name: str, batch: int, form: Form, **options: Any) -> Competitor:
+    """Return a call of a freshly built model with random weights, the same for every form, on a random batch."""
     torch.manual_seed(0)
-    model = timm.create_model(model_name, **options).eval()
+    model: nn.Module = timm.create_model(model_name, **options).eval()
     size = tuple(timm.data.resolve_model_data_config(model)["input_size"])
     if "img_size" in options:
         size = (size[0], options["img_size"], options["img_size"])
-    images = torch.randn(batch, *size)
-    forms: dict[str, tuple[nn.Module, Tensor]] = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        typed = timm.create_model(model_name, **options).eval()
-        typed.load_state_dict(model.state_dict())
-        forms[name] = (typed.to(dtype), images.to(dtype))
-    for name, like in (("int8", "fp32"), ("int8 bf16 stream", "bf16")):
-        typed, typed_images = forms[like]
-        prepared = fxquant.prepare(typed, fxquant.recipe("minmax"), typed_images[:1])
-        fxquant.calibrate(prepared, [typed_images], progress=False)
-        forms[name] = (fxquant.convert(prepared), typed_images)
-    competitors: dict[str, Competitor] = {}
-    for name, (form, inputs) in forms.items():
-        compiled = fxquant.compile(form) if name.startswith("int8") else torch.compile(form)  # type: ignore[arg-type]
-        competitors[f"{name} eager"] = _call(form, inputs)
-        competitors[f"{name} compile"] = _call(compiled, inputs)
-    return competitors
+    model, images = model.to(form.dtype), torch.randn(batch, *size).to(form.dtype)
+    if form.int8:
+        prepared = fxquant.prepare(model, fxquant.recipe("minmax"), images[:1])
+        converted = fxquant.convert(fxquant.calibrate(prepared, [images], progress=False))
+        model = fxquant.compile(converted) if form.compiled else converted
+    elif form.compiled:
+        model = torch.compile(model)  # type: ignore[assignment]
 
-
-def run_cell(model_name: str, batch: int, rounds: int) -> dict[str, Any]:
-    """Measure one model at one batch size."""
-    torch.compiler.reset()
-    timings = measure(build(model_name, batch), rounds, f"{model_name} batch {batch}")
-    gc.collect()
-    return {"model": model_name, "batch": batch, "rounds": rounds, "results": summarize(timings, batch)}
-
-
-def render(rows: list[dict[str, Any]]) -> str:
-    """Return the Markdown table of README: milliseconds per image, and int8 under compile against each float form."""
-    lines = [
-        "| model | batch | "
-        + " | ".join(f"{name}, ms/image" for name in SHOWN)
-        + " | int8 compile vs fp32 compile | vs bf16 compile |",
-        "| --- | --- | " + "--- | " * (len(SHOWN) + 2),
-    ]
-    for row in rows:
-        results = row["results"]
-        cells = [f"{results[name]['ms_per_image']:.1f}" for name in SHOWN]
-        faster = results["int8 compile"]["times_faster_than"]
-        ratios = [f"{faster['fp32 compile']:.2f}x", f"{faster['bf16 compile']:.2f}x"]
-        lines.append(" | ".join([f"| {row['model']}", str(row["batch"]), *cells, *ratios]) + " |")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def update_readme() -> None:
-    """Put the table of ``bench/results/latency.json`` between the markers of README.md."""
-    data = json.loads((RESULTS / "latency.json").read_text(encoding="utf-8"))
-    environment = data["environment"]
-    note = (
-        f"\n{environment['processor']}, {environment['threads']} threads, {environment['cpu_capability']}, torch "
-        f"{environment['torch']}, {data['date'][:10]}; medians of interleaved rounds.\n"
-    )
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(MARKERS[0])
-    after = rest.split(MARKERS[1])[1]
-    README.write_text(f"{before}{MARKERS[0]}\n{render(data['rows'])}\n{note}{MARKERS[1]}{after}", encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", ["fp32 eager", "int8 eager"])
-def test_latency(benchmark: Any, name: str) -> None:
-    """Time one form of a small ViT with pytest-benchmark."""
-    benchmark(build("vit_tiny_patch16_224", 1, img_size=64, depth=2)[name])
-
-
-def _call(module: nn.Module, inputs: Tensor) -> Competitor:
     def run() -> Any:
         with torch.no_grad():
-            return module(inputs)
+            return model(images)
 
     return run
+
+
+def run_cell(model_name: str, batch: int, rounds: int, names: list[str]) -> dict[str, Any]:
+    """Measure one model at one batch size; nothing of it stays in memory."""
+    torch.compiler.reset()
+    gc.collect()
+    competitors = {name: build(model_name, batch, FORMS[name]) for name in names}
+    timings = measure(competitors, rounds, f"{model_name} batch {batch}")
+    return {
+        "model": model_name,
+        "batch": batch,
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),  # processes that wanted to run: near the number of threads if alone
+        "results": summarize(timings, batch),
+    }
+
+
+@pytest.mark.parametrize("name", ["fp32", "int8"])
+def test_latency(benchmark: Any, name: str) -> None:
+    """Time one form of a small ViT with pytest-benchmark."""
+    benchmark(build("vit_tiny_patch16_224", 1, FORMS[name], img_size=64, depth=2))
 
 
 def main() -> None:
@@ -113,19 +98,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--batch", nargs="+", type=int, default=BATCHES)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--readme", action="store_true", help="only copy the measured table into README.md")
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", default="", help="only forms whose name holds this, such as int8; writes no file")
+    parser.add_argument("--readme", action="store_true", help="measure nothing, only copy the table into README.md")
     options = parser.parse_args()
-    if options.readme:
+    torch.set_num_threads(options.threads)
+    cells = [] if options.readme else [(m, b) for m in options.models for b in options.batch]
+    names = [name for name in FORMS if options.only in name]
+    for model_name, batch in cells:
+        row = run_cell(model_name, batch, options.rounds, names)
+        for name, result in row["results"].items():
+            print(f"{model_name}  batch {batch}  {name:18}{result['median_ms']:10.1f} ms", flush=True)
+        if not options.only:
+            _merge(row)
+    if not options.only:
         update_readme()
-        return
-    rows: list[dict[str, Any]] = []
-    for model_name in options.models:
-        for batch in options.batch:
-            rows.append(run_cell(model_name, batch, options.rounds))
-            print(render(rows[-1:]).splitlines()[-1], flush=True)
-            file = write_results("latency", rows, recipe="minmax W8A8, one random batch", seed=0)
-    print(f"written to {file}")
+
+
+def _merge(row: dict[str, Any]) -> None:
+    file = RESULTS / "latency.json"
+    known = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
+    rows = {(r["model"], r["batch"]): r for r in [*known, row]}
+    order = {cell: i for i, cell in enumerate((m, b) for m in MODELS for b in BATCHES)}
+    ordered = sorted(rows.values(), key=lambda r: order.get((r["model"], r["batch"]), len(order)))
+    write_results("latency", ordered, recipe="minmax W8A8, one random batch", seed=0)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -17,8 +17,8 @@ from fxquant.spec import Stage, stage_of
 def compile_graph(gm: fx.GraphModule) -> nn.Module:
     """Return `gm` compiled: through oneDNN where its int8 products run on an x86 processor, else as `torch.compile` does."""
     if stage_of(gm) is not Stage.LOWERED or not _runs_on_cpu(gm) or not is_available():
-        compiled: nn.Module = torch.compile(gm)
-        return compiled
+        compiled: Any = torch.compile(gm)
+        return cast(nn.Module, compiled)
     twin = fx.GraphModule(gm, copy.deepcopy(gm.graph), type(gm).__name__)  # another graph over the same tensors
     twin.meta = dict(gm.meta)
     return FrozenModule(pipeline.run(twin, pipeline.COMPILE_CPU, Stage.LOWERED))

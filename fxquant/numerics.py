@@ -75,7 +75,8 @@ def quantize(
     The zero point is added before the rounding, and `x` is divided by the scale, not multiplied by its reciprocal:
     both decide ties.
     """
-    steps = x.float() / along(scale, x.dim(), axis)  # a new tensor: what follows may work in place, without more of them
+    # The quotient is a new tensor, so what follows works in place: eager int8 spends its time on memory.
+    steps = x.float() / along(scale, x.dim(), axis)
     if zero_point is not None:
         steps.add_(along(zero_point, x.dim(), axis))
     return steps.round_().clamp_(qmin, qmax)

@@ -56,7 +56,9 @@ LOWER: tuple[Pass, ...] = (
     lower_convolution,
 )
 
-COMPILE_CPU: tuple[Pass, ...] = (use_onednn,)  # fxquant.compile on x86: pays only once a compiler has packed the weights
+COMPILE_CPU: tuple[Pass, ...] = (
+    use_onednn,
+)  # fxquant.compile on x86: pays only once a compiler has packed the weights
 
 
 def run(gm: fx.GraphModule, passes: Sequence[Pass], stage: Stage) -> fx.GraphModule:

@@ -24,7 +24,8 @@ Rule = tuple[Call, Callable[[fx.Graph, Match], "fx.Node | None"]]
 Pass = Callable[[fx.GraphModule], PassResult]
 
 MAX_SWEEPS = 100
-LIBRARIES = tuple(f"{Path(f).parent}{os.sep}" for f in (torch.__file__, __file__))  # their frames say nothing of a model
+# Whose frames say nothing of a model.
+LIBRARIES = tuple(f"{Path(f).parent}{os.sep}" for f in (torch.__file__, __file__))
 _INHERITED = ("val", "stack_trace", "nn_module_stack", "fxquant")
 
 

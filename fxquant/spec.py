@@ -78,9 +78,9 @@ def _dialect_problem(node: fx.Node) -> str | None:
 
 def _codes_problem(node: fx.Node) -> str | None:
     """Codes are read as they were written, and constant ones are stored as int8."""
-    position = {dequantize: 0, int8_linear: 1}.get(node.target)  # type: ignore[call-overload]
-    if position is None:
+    if node.target not in (dequantize, int8_linear):
         return None
+    position = 0 if node.target is dequantize else 1
     codes = node.args[position]
     if node.target is dequantize and isinstance(codes, fx.Node) and codes.target is quantize:
         return None if codes.args[1:] == node.args[1:] else "it does not undo the quantize that it reads"

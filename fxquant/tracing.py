@@ -19,7 +19,10 @@ from fxquant.rewrite import LIBRARIES
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_AUGMENTED = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift")
+_AUGMENTED = (
+    *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"),
+    *("and", "or", "xor", "lshift", "rshift"),
+)
 
 
 class DialectProxy(fx.Proxy):
@@ -146,7 +149,9 @@ def _untouched(model: nn.Module) -> Iterator[None]:
     finally:
         for name in set(vars(model)) - attributes:
             delattr(model, name)  # the graph module has its own
-        changed = [(name, buffer.copy_(saved)) for name, buffer, version, saved in buffers if buffer._version != version]
+        changed = [
+            (name, buffer.copy_(saved)) for name, buffer, version, saved in buffers if buffer._version != version
+        ]
     if changed:
         raise UnsupportedGraphError(
             f"the forward of {type(model).__name__} changes its buffer {changed[0][0]!r}, which a graph of values cannot: "

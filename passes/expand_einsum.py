@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import fx
@@ -72,7 +72,7 @@ def _product(equation: str) -> _Product | None:
     )
 
 
-def _permuted(graph: fx.Graph, value: Any, axes: tuple[int, ...]) -> Any:
+def _permuted(graph: fx.Graph, value: fx.Node, axes: tuple[int, ...]) -> fx.Node:
     return value if axes == tuple(range(len(axes))) else graph.call_method("permute", (value, *axes))
 
 

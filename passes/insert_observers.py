@@ -12,6 +12,7 @@ from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.rewrite import blame, edit, inherit_meta
 
+
 def insert_observers(gm: fx.GraphModule) -> PassResult:
     """
     Observe each operand that has a spec, and record each input of the model.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_base import PassResult
@@ -44,7 +42,7 @@ def _quantize(gm: fx.GraphModule) -> bool:
             if isinstance(module, Observer):
                 value = _quantized(gm.graph, source, module)
             else:
-                value = gm.graph.call_function(check_input, (source, checks[module], module.operand))
+                value = gm.graph.call_function(check_input, (source, checks[module], str(module.operand)))
                 inherit_meta(value, source)
         node.replace_all_uses_with(value)
         gm.graph.erase_node(node)

@@ -8,12 +8,12 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.match import Call, Match
 from fxquant.meta import record_of, set_record
-from fxquant.ops import int8_linear
+from fxquant.ops.int8_linear import int8_linear
 from fxquant.ops.onednn_linear import DTYPES, GELU_ALGORITHMS, onednn_linear
 from fxquant.rewrite import Rule, rewrite
 
 _LINEAR = Call(int8_linear, ...)
-_GELU = Call(F.gelu, Call(onednn_linear, ..., name="linear"))
+_GELU = Call(F.gelu, Call(onednn_linear, ..., name="linear"), ...)
 
 
 def use_onednn(gm: fx.GraphModule) -> PassResult:

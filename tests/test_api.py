@@ -168,12 +168,17 @@ def test_graphs_can_be_exported_with_a_free_batch_size(stage: str) -> None:
 @pytest.mark.parametrize("stage", ["quantised", "lowered"])
 def test_converted_graphs_can_be_compiled(stage: str) -> None:
     config = QuantConfig(LayerSpec(), attention=False)
-    prepared = fxquant.calibrate(fxquant.prepare(nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)).eval(), config),
-                                 [torch.randn(6, 8)], progress=False)
+    prepared = fxquant.calibrate(
+        fxquant.prepare(nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8)).eval(), config),
+        [torch.randn(6, 8)],
+        progress=False,
+    )
     gm = fxquant.convert(prepared, "int8" if stage == "lowered" else "fake")
     x = torch.randn(6, 8)
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(gm, backend="aot_eager", fullgraph=True)(x), gm(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            torch.compile(gm, backend="aot_eager", fullgraph=True)(x), gm(x), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_fxquant_compile_gives_what_the_graph_gives() -> None:
@@ -225,7 +230,9 @@ def test_strict_does_not_mind_what_the_config_leaves_float() -> None:
 def test_a_bfloat16_model_keeps_its_residual_stream() -> None:
     model = small_vit().bfloat16()
     gm = fxquant.convert(calibrated(model, MINMAX, images().bfloat16()))
-    values = {n.name: n.meta["val"].dtype for n in gm.graph.nodes if n.target is int8_linear or n.name.startswith("add")}
+    values = {
+        n.name: n.meta["val"].dtype for n in gm.graph.nodes if n.target is int8_linear or n.name.startswith("add")
+    }
     assert set(values.values()) == {torch.bfloat16}
     x = images(4, seed=1)
     with torch.no_grad():
@@ -255,11 +262,17 @@ def test_weights_are_int8_in_the_state_dict() -> None:
     model = small_vit(embed_dim=192, depth=2, num_heads=3, num_classes=1000)
     state = fxquant.convert(calibrated(model)).state_dict()
     assert {name for name, value in state.items() if value.dtype is torch.int8} == {
-        *(f"blocks.{i}.{name}.weight_int8" for i in range(2) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")),
+        *(
+            f"blocks.{i}.{name}.weight_int8"
+            for i in range(2)
+            for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+        ),
         "patch_embed.proj.weight_int8",
         "head.weight_int8",
     }
-    assert not [n for n, v in state.items() if v.is_floating_point() and v.dim() > 1 and not re.search("pos_embed|cls", n)]
+    assert not [
+        n for n, v in state.items() if v.is_floating_point() and v.dim() > 1 and not re.search("pos_embed|cls", n)
+    ]
     small, large = (sum(v.numel() * v.element_size() for v in d.values()) for d in (state, model.state_dict()))
     assert small < 0.29 * large
 

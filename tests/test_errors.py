@@ -45,7 +45,9 @@ def test_every_error_is_ours(kind: type[Exception]) -> None:
 
 @pytest.mark.parametrize("target", ["int8", "fake"])
 def test_a_model_that_was_never_calibrated(target: Any) -> None:
-    with pytest.raises(CalibrationError, match=r"node 'patch_embed.proj.input' was never calibrated.*fxquant.calibrate"):
+    with pytest.raises(
+        CalibrationError, match=r"node 'patch_embed.proj.input' was never calibrated.*fxquant.calibrate"
+    ):
         fxquant.convert(fxquant.prepare(VIT, MINMAX), target)
 
 
@@ -95,9 +97,10 @@ def test_a_first_batch_of_the_wrong_shape_names_it() -> None:
 
 
 def test_values_that_overflow_inside_the_model_name_the_node() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
+    first = nn.Linear(4, 4)
+    model = nn.Sequential(first, nn.Linear(4, 4)).eval()
     with torch.no_grad():
-        model[0].weight.fill_(3e38)  # type: ignore[union-attr]
+        first.weight.fill_(3e38)
     with pytest.raises(CalibrationError, match=r"node '1.input', calibration batch 0: expected finite values"):
         fxquant.calibrate(fxquant.prepare(model, MINMAX), [torch.rand(8, 4) + 1], progress=False)
 
@@ -147,11 +150,23 @@ FLOAT = fxquant.trace(VIT)
 PREPARED = calibrate(images())
 CONVERTED = fxquant.convert(PREPARED)
 WRONG_STAGES: list[tuple[Callable[[Any], Any], nn.Module, str]] = [
-    (fxquant.prepare, PREPARED, "prepare expected a graph from fxquant.trace, or a module, found a graph at stage prepared"),
+    (
+        fxquant.prepare,
+        PREPARED,
+        "prepare expected a graph from fxquant.trace, or a module, found a graph at stage prepared",
+    ),
     (fxquant.prepare, CONVERTED, "prepare expected .* found a graph at stage lowered"),
-    (lambda gm: fxquant.calibrate(gm, [images()]), FLOAT, "calibrate expected a graph from fxquant.prepare, .* stage float"),
+    (
+        lambda gm: fxquant.calibrate(gm, [images()]),
+        FLOAT,
+        "calibrate expected a graph from fxquant.prepare, .* stage float",
+    ),
     (lambda gm: fxquant.calibrate(gm, [images()]), CONVERTED, "calibrate expected .* stage lowered"),
-    (lambda gm: fxquant.calibrate(gm, [images()]), VIT, "calibrate expected .* a VisionTransformer that fxquant did not make"),
+    (
+        lambda gm: fxquant.calibrate(gm, [images()]),
+        VIT,
+        "calibrate expected .* a VisionTransformer that fxquant did not make",
+    ),
     (fxquant.convert, FLOAT, "convert expected a graph from fxquant.prepare that was calibrated, .* stage float"),
     (fxquant.convert, CONVERTED, "convert expected .* stage lowered"),
     (fxquant.convert, fx.symbolic_trace(nn.Linear(2, 2)), "convert expected .* a Linear that fxquant did not make"),
@@ -185,7 +200,9 @@ def test_a_weight_row_of_zeros_gives_exactly_its_bias(weight: TensorSpec, bias: 
         assert torch.equal(gm(x)[:, 2], expected)
 
 
-@pytest.mark.parametrize("activation", [TensorSpec(granularity=PerChannel(-1)), TensorSpec(signed=True, symmetric=True)])
+@pytest.mark.parametrize(
+    "activation", [TensorSpec(granularity=PerChannel(-1)), TensorSpec(signed=True, symmetric=True)]
+)
 def test_a_channel_that_is_always_zero_adds_exactly_nothing(activation: TensorSpec) -> None:
     module, x = nn.Linear(3, 4, bias=False).eval(), torch.randn(8, 3)
     x[:, :] = 0

@@ -60,7 +60,9 @@ def test_each_pass_is_one_file_with_one_test_file() -> None:
     for name in names:
         source = ast.parse((ROOT / "passes" / f"{name}.py").read_text())
         public = {n.name for n in source.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
-        assert name in {re.sub(r"(?<=.)(?=[A-Z])", "_", p).lower() for p in public}, f"{name}.py holds no pass of its name"
+        assert name in {re.sub(r"(?<=.)(?=[A-Z])", "_", p).lower() for p in public}, (
+            f"{name}.py holds no pass of its name"
+        )
         assert (ROOT / "tests" / "passes" / f"test_{name}.py").is_file(), f"{name} has no test file"
 
 

@@ -123,9 +123,7 @@ def linear_graph() -> fx.GraphModule:
 
 
 @pytest.mark.parametrize("after", [(), (do_nothing,)])
-def test_the_spec_is_checked_after_each_pass(
-    after: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_spec_is_checked_after_each_pass(after: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FXQUANT_TRACE", str(tmp_path))
     with pytest.raises(PassError, match=r"pass 'leave_a_spelling' .*canonical spelling softmax\(linear, -1\)"):
         pipeline.run(linear_graph(), (leave_a_spelling, *after), Stage.PREPARED)

@@ -81,7 +81,9 @@ def test_each_stage_says_what_it_knows() -> None:
     traced = fxquant.trace(Mlp().eval())
     prepared = fxquant.prepare(traced, fxquant.recipe("minmax"))
     prepared(X)
-    reports = [fxquant.report(gm) for gm in (traced, prepared, fxquant.convert(prepared, "fake"), fxquant.convert(prepared))]
+    reports = [
+        fxquant.report(gm) for gm in (traced, prepared, fxquant.convert(prepared, "fake"), fxquant.convert(prepared))
+    ]
     assert [r.stage for r in reports] == ["float", "prepared", "quantised", "lowered"]
     assert [r.records[0].reason for r in reports] == ["not prepared yet", None, None, None]
     assert [r.coverage for r in reports] == [0, 0, 0, 1]
@@ -107,7 +109,10 @@ def test_reasons_tell_the_config_from_the_graph() -> None:
 
 def test_a_module_called_twice_is_reported_twice() -> None:
     gm = converted(Shared(), fxquant.recipe("minmax"), x=torch.randn(2, 20, 8))
-    assert [(r.name, r.module, r.int8) for r in fxquant.report(gm)] == [("layer", "layer", True), ("layer_2", "layer", True)]
+    assert [(r.name, r.module, r.int8) for r in fxquant.report(gm)] == [
+        ("layer", "layer", True),
+        ("layer_2", "layer", True),
+    ]
 
 
 def test_prints_as_a_table() -> None:

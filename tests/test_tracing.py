@@ -51,6 +51,7 @@ class Hybrid(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 4, 4, bias=False), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
         self.tokens = nn.Parameter(torch.randn(1, 2, 8))
+        self.scale: Tensor
         self.register_buffer("scale", torch.rand(8))
         self.body, self.norm = nn.ModuleList(nn.Linear(8, 8) for _ in range(2)), nn.LayerNorm(8)
 
@@ -111,7 +112,6 @@ def test_a_traced_graph_can_be_traced_again() -> None:
     model = small("ViT")
     assert_equal_for_any_batch(model, fxquant.trace(fxquant.trace(model)), 32)
     assert_equal_for_any_batch(model, fxquant.trace(fx.symbolic_trace(model)), 32)
-
 
 
 @pytest.mark.parametrize("make", [Hybrid, lambda: small("Swin")])
@@ -231,5 +231,5 @@ def test_half_precision_models_trace(dtype: torch.dtype) -> None:
 
 
 def test_refuses_what_is_no_module() -> None:
-    with pytest.raises(InputError, match="expected a torch.nn.Module, found function"):
+    with pytest.raises(InputError, match=r"expected a torch.nn.Module, found function"):
         fxquant.trace(lambda x: x)  # type: ignore[arg-type]

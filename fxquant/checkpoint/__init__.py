@@ -47,12 +47,13 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> fx
     than a legal graph.
     """
     path, device = os.fsdecode(path), torch.device(device)
-    with _naming(path, "cannot be loaded"):
-        contents, stored = file.read(path)
-        values = decode_tensors(contents, stored)
-    values = {key: value.to(device) for key, value in values.items()}
-    with _naming(path, "cannot be loaded"):
-        return decode(contents, values)
+    with torch.inference_mode(False):  # else nothing loaded could be changed again outside of it
+        with _naming(path, "cannot be loaded"):
+            contents, stored = file.read(path)
+            values = decode_tensors(contents, stored)
+        values = {key: value.to(device) for key, value in values.items()}
+        with _naming(path, "cannot be loaded"):
+            return decode(contents, values)
 
 
 @contextmanager

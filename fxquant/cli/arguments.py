@@ -28,10 +28,11 @@ def natural(text: str) -> int:
     return number
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add what every measuring command has: seed, threads and the JSON file."""
+def add_run_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:
+    """Add what every measuring command has: seed, threads (None: as many as torch likes) and the JSON file."""
     parser.add_argument("--seed", type=natural, default=0, help="of every random choice (%(default)s)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (torch's default)")
+    usual = threads or "torch's default"
+    parser.add_argument("--threads", type=positive, default=threads, metavar="N", help=f"CPU threads ({usual})")
     parser.add_argument("--json", type=Path, metavar="F", help="write everything measured to this file")
 
 

@@ -32,6 +32,7 @@ from fxquant.evaluation import measure_agreement
 from fxquant.timing import Timing, time_interleaved
 
 BITS = (8, 6, 4)
+THREADS = 1  # so small a model gains little from more, and one is what other work on the machine disturbs least
 CALIBRATION_IMAGES = 128
 EVALUATION_BATCH = 100
 MAX_TIMING_SECONDS = 30.0  # where other work keeps the machine busy, fewer rounds have to do
@@ -48,11 +49,11 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("--recipe", default="default", help=f"one of {', '.join(fxquant.recipes())} (%(default)s)")
     parser.add_argument(
-        "--batch-size", type=positive, default=64, metavar="N", help="images per timed call (%(default)s)"
+        "--batch-size", type=positive, default=32, metavar="N", help="images per timed call (%(default)s)"
     )
     parser.add_argument("--rounds", type=positive, default=11, metavar="N", help="rounds of timing (%(default)s)")
     parser.add_argument("--no-compile", action="store_true", help="skip the torch.compile column")
-    add_run_options(parser)
+    add_run_options(parser, threads=THREADS)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -29,8 +29,8 @@ class Recipe:
     """
     How to train: AdamW, linear warm-up then a cosine to zero, small affine distortions.
 
-    The defaults are the packaged model's. They were chosen on held-out fifths of the train part; the test
-    part chose nothing.
+    The defaults are the packaged model's. Rate, batch size and distortions were compared on held-out fifths of
+    the train part, the epochs were set for a run of about six minutes; the test part chose nothing.
     """
 
     epochs: int = 70

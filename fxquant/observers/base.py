@@ -62,7 +62,8 @@ class Observer(nn.Module):
             self._take_in(x)
         return x
 
-    @torch.compiler.disable  # statistics follow the data: there is nothing to gain from compiling them
+    # Statistics follow the data: compiling them takes minutes and gains nothing.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _take_in(self, x: Tensor) -> None:
         values = x.detach()
         if values.numel() == 0:

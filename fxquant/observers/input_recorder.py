@@ -33,7 +33,7 @@ class InputRecorder(nn.Module):
             self._take_in(x)
         return x
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _take_in(self, x: Tensor) -> None:
         found = tuple(x.shape)
         where = f"input {self.operand!r}, calibration batch {int(self.batches)}"

@@ -52,7 +52,9 @@ def test_windows_times_weight_is_a_convolution(
     assert torch.equal(found.permute(0, 3, 1, 2).double(), expected)
 
 
-@pytest.mark.parametrize(("zero_point", "qmax", "stored"), [(None, 127, 0), (None, 255, -128), (7, 15, 7), (200, 255, 72)])
+@pytest.mark.parametrize(
+    ("zero_point", "qmax", "stored"), [(None, 127, 0), (None, 255, -128), (7, 15, 7), (200, 255, 72)]
+)
 def test_padding_holds_the_code_of_zero(zero_point: int | None, qmax: int, stored: int) -> None:
     codes = torch.full((1, 1, 2, 2), 3, dtype=torch.int8)
     zero = None if zero_point is None else torch.tensor(zero_point, dtype=torch.int32)

@@ -136,4 +136,6 @@ def test_a_deep_chain_is_no_recursion() -> None:
             weight = weight + 1
         return x + weight
 
-    check_pass(fold_constants, module_of(forward, weight=torch.zeros(4)), (X,), after="(x)\nadd = x + add_1999\nreturn add")
+    check_pass(
+        fold_constants, module_of(forward, weight=torch.zeros(4)), (X,), after="(x)\nadd = x + add_1999\nreturn add"
+    )
