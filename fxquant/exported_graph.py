@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -52,31 +51,30 @@ def _inline_regions(gm: fx.GraphModule) -> None:
     for node in list(gm.graph.nodes):
         if not isinstance(node.target, HigherOrderOperator):
             continue
+        _check_region(node)
         reference = next(a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr")
-        position = node.args.index(reference)
-        _check_region(node, node.args[:position])
         body = gm.get_submodule(str(reference.target))
         if not isinstance(body, fx.GraphModule):
             raise TypeError(f"expected the body of {node.name!r} to be a graph")
         _inline_regions(body)
-        inputs = (n for n in body.graph.nodes if n.op == "placeholder")
+        given = node.args[node.args.index(reference) + 1 :]
         with gm.graph.inserting_before(node):
-            result = gm.graph.graph_copy(body.graph, dict(zip(inputs, node.args[position + 1 :], strict=True)))
+            inputs = body.graph.find_nodes(op="placeholder")
+            result = gm.graph.graph_copy(body.graph, dict(zip(inputs, given, strict=True)))
         _replace_results(node, result)
         gm.graph.erase_node(node)
         if not reference.users:
             gm.graph.erase_node(reference)
 
 
-def _check_region(node: fx.Node, options: Sequence[Any]) -> None:
+def _check_region(node: fx.Node) -> None:
     name = str(node.target)
-    # Options of a region of autocast: device, dtype, enabled, cache.
-    if name == "wrap_with_set_grad_enabled" or (name == "wrap_with_autocast" and options[2] is False):
+    # The first arguments of a region of autocast are its device, dtype, and whether it is enabled.
+    if name == "wrap_with_set_grad_enabled" or (name == "wrap_with_autocast" and node.args[2] is False):
         return
-    what = "turns autocast on" if name == "wrap_with_autocast" else f"needs the operator {name}"
     raise UnsupportedGraphError(
-        f"node {node.name!r}{location(node)} {what}, which a quantised graph cannot hold: cast tensors with .to(dtype) in "
-        "place of autocast, and write control flow that depends on shapes alone"
+        f"node {node.name!r}{location(node)} needs the operator {name}, which a quantised graph cannot hold: cast tensors "
+        "with .to(dtype) in place of autocast, and let control flow depend on shapes alone"
     )
 
 
@@ -103,14 +101,14 @@ def _plain(value: Any) -> Any:
 
 
 def _restore_signature(model: nn.Module, graph: fx.Graph) -> None:
-    """Name placeholders as forward does, and drop optional arguments that were not given: they keep their default."""
+    """Name placeholders as forward does, and drop arguments that are no tensors: they keep the value of the example."""
     for node, parameter in zip(
         graph.find_nodes(op="placeholder"), inspect.signature(model.forward).parameters.values(), strict=False
     ):
         if parameter.kind is parameter.VAR_POSITIONAL:
             return
         node.target = parameter.name
-        if not isinstance(node.meta.get("val"), Tensor) and parameter.default is not parameter.empty:
+        if not isinstance(node.meta.get("val"), Tensor):
             graph.erase_node(node)
 
 
@@ -133,7 +131,7 @@ def _free_devices(graph: fx.Graph, state: dict[str, Tensor]) -> None:
             continue
         if not node.all_input_nodes and torch.Tag.nondeterministic_seeded not in node.target.tags:
             _make_buffer(node, state)
-        elif isinstance(node.kwargs.get("device"), torch.device):
+        elif node.kwargs.get("device") == image.meta["val"].device:
             kwargs = {key: value for key, value in node.kwargs.items() if key != "device"}
             if not any(isinstance(n.meta.get("val"), Tensor) for n in node.all_input_nodes):
                 with graph.inserting_before(node):

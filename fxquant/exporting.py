@@ -12,6 +12,7 @@ import inspect
 import io
 import logging
 import traceback
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,15 +40,16 @@ def export_graph(model: nn.Module, example_inputs: tuple[Any, ...], symbolic_rea
     Return the graph of `model` that `torch.export` captures on `example_inputs`, in the functional dialect.
 
     The first axis of each input is the batch; the graph takes any batch size, and before it is returned it is compared with
-    the model at two others than the one it was captured with. Other sizes are those of the example. symbolic_reason: why
-    symbolic tracing stopped, for errors.
+    the model at two others than the one it was captured with. Other sizes, and arguments that are no tensors, are those of
+    the example. symbolic_reason: why symbolic tracing stopped, for errors.
 
     Raises `UnsupportedGraphError` with both reasons where export fails too, `InputError` where the model does not accept the
     example.
     """
     _check_inputs(model, example_inputs)
     with _buffers_kept(model):
-        _run_example(model, _with_batch(example_inputs, min(_TRACED_BATCH, _batch_of(example_inputs))))
+        # As it is, before it is traced: it must accept the example, and what a forward keeps from its first call stays.
+        _run_model(model, _with_batch(example_inputs, min(_TRACED_BATCH, _batch_of(example_inputs))))
         try:
             program = _export(model, _with_batch(example_inputs, _TRACED_BATCH))
         except Exception as error:
@@ -77,7 +79,8 @@ def _normalize(model: nn.Module, program: ExportedProgram) -> fx.GraphModule:
     try:
         gm = _functional(model, program)
     except UnsupportedGraphError:
-        # Views that are written to need torch's own functionalisation; it splits operators, so it is not the first choice.
+        # Torch's own functionalisation takes views that are written to, and autocast. It is not the first choice, because it
+        # takes some operators apart.
         with _quiet():
             program = program.run_decompositions({})
         gm = _functional(model, program)
@@ -131,14 +134,15 @@ def _with_batch(inputs: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
 
 
 def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Any]:
+    # On a copy, for a forward that changes its input.
+    copies = (value.clone() if isinstance(value, Tensor) else value for value in inputs)
     with torch.no_grad():
-        return pytree.tree_leaves(model(*inputs))
+        return pytree.tree_leaves(model(*copies))
 
 
-def _run_example(model: nn.Module, inputs: tuple[Any, ...]) -> None:
-    """Run `model` once as it is: it must accept the example, and what it keeps from its first call is kept from now on."""
+def _run_model(model: nn.Module, inputs: tuple[Any, ...]) -> list[Any]:
     try:
-        _run(model, inputs)
+        return _run(model, inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs if isinstance(value, Tensor))
         raise InputError(
@@ -149,22 +153,22 @@ def _run_example(model: nn.Module, inputs: tuple[Any, ...]) -> None:
 def _compare(model: nn.Module, gm: fx.GraphModule, inputs: tuple[Any, ...], symbolic_reason: str) -> None:
     """Raise `UnsupportedGraphError` where the graph does not give what the model gives."""
     with _slow_attention():
-        expected = _run(model, inputs)
+        expected = _run_model(model, inputs)
         try:
-            difference = _difference(expected, _run(gm, inputs))
+            difference = _difference(expected, _run(gm, tuple(v for v in inputs if isinstance(v, Tensor))))
         except Exception as error:
             difference = f"the graph stops with {type(error).__name__}: {error}"
         if difference is None:
             return
-        if _difference(expected, _run(model, inputs)) is not None:
+        if _difference(expected, _run_model(model, inputs)) is not None:
             raise UnsupportedGraphError(
                 f"{symbolic_reason}\ntorch.export follows the model, but the model gives another result each time it runs on "
                 "the same images; take what is random out of its forward"
             )
     raise UnsupportedGraphError(
-        f"{symbolic_reason}\ntorch.export captured a graph that is right only for the batch size it was captured with: with "
+        f"{symbolic_reason}\ntorch.export captured a graph that does not give what the model gives: with "
         f"{_batch_of(inputs)} images, {difference}\nLook in forward for numbers that were computed from the batch size in "
-        "Python, and use x.shape[0] itself."
+        "Python, and for code that runs only while a model is exported."
     )
 
 
@@ -180,7 +184,7 @@ def _difference(expected: list[Any], found: list[Any]) -> str | None:
                 f"the model returns {one.dtype} of shape {tuple(one.shape)} and the graph {other.dtype} of shape "
                 f"{tuple(other.shape)}"
             )
-        elif not torch.equal(one, other):
+        elif not bool(((one == other) | ((one != one) & (other != other))).all()):  # NaN equals NaN here
             error = float((one.double() - other.double()).abs().max()) / max(float(one.double().abs().max()), 1e-30)
             if not error <= _ROUNDING.get(one.dtype, 0.0):
                 return f"outputs differ by {error:.1e} of the largest"
@@ -196,7 +200,8 @@ def _buffers_kept(model: nn.Module) -> Iterator[None]:
     finally:
         with torch.no_grad():
             for buffer, value in saved:
-                buffer.copy_(value)
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 @contextlib.contextmanager
@@ -216,7 +221,8 @@ def _quiet() -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)

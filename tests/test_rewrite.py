@@ -231,7 +231,7 @@ def graph_from(steps: list[tuple[str, int, int]]) -> fx.GraphModule:
     return fx.GraphModule({}, graph)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=chains, order=st.permutations(RULES))
 def test_random_graphs_keep_their_values(steps: list[tuple[str, int, int]], order: list[Rule]) -> None:
     gm = graph_from(steps)

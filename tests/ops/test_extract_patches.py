@@ -15,7 +15,7 @@ pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
 paddings = st.tuples(st.integers(0, 2), st.integers(0, 2))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     kernel=pairs,
     stride=pairs,

@@ -34,7 +34,7 @@ def linear(x: Tensor, weight: Tensor, zero_w: Tensor | None = None, zero_x: Tens
     return int8_linear(x, padded(weight), one, zero, zero_w, zero_x, torch.float64, False)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(m=sizes, k=sizes, o=sizes, seed=seeds, pad=st.booleans())
 def test_products_are_exact(m: int, k: int, o: int, seed: int, pad: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -46,7 +46,7 @@ def test_products_are_exact(m: int, k: int, o: int, seed: int, pad: bool) -> Non
     assert not acc[:, o:].any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(m=sizes, k=sizes, o=sizes, seed=seeds, shifted=st.booleans())
 def test_affine_weights_are_exact(m: int, k: int, o: int, seed: int, shifted: bool) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -114,7 +114,6 @@ def test_leaves_a_lone_parameter_and_its_shape() -> None:
         lambda self, x: x + self.weight.bernoulli(0.5),
         lambda self, x: x + torch.normal(self.weight, 1.0),
         lambda self, x: x + F.dropout(self.weight, 0.5),
-        lambda self, x: x + torch.rand(4),
     ],
 )
 def test_leaves_what_is_drawn_anew_each_time(forward: Any) -> None:

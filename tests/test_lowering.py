@@ -1,0 +1,96 @@
+"""What an int8 product needs: the epilogue that scales, zero points and bias fold into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+import fxquant
+from fxquant import LayerSpec, QuantConfig, TensorSpec, lowering
+from fxquant.attributes import tensor_of
+from fxquant.ops import dequantize
+from tests.helpers import module_of
+
+X = torch.randn(5, 6)
+UNSIGNED = TensorSpec()
+SIGNED = TensorSpec(signed=True, symmetric=True)
+
+
+def product(layer: LayerSpec, bias: bool = True) -> fx.Node:
+    """Return the simulated product of a linear layer ``(B, 6) -> (B, 4)``."""
+    torch.manual_seed(0)
+    prepared = fxquant.prepare(nn.Linear(6, 4, bias).eval(), QuantConfig(layer))
+    prepared(X)
+    gm = fxquant.convert(prepared, "fake")
+    return next(n for n in gm.graph.nodes if n.target is F.linear)
+
+
+def epilogue(node: fx.Node) -> lowering.Epilogue:
+    x, weight = lowering.quantized(node.args[0]), lowering.quantized(node.args[1])
+    assert x is not None
+    assert weight is not None
+    return lowering.fold_epilogue(x, weight, node.args[2] if len(node.args) > 2 else None)
+
+
+@pytest.mark.parametrize("weight", [UNSIGNED, SIGNED, TensorSpec(5)])
+@pytest.mark.parametrize("activation", [UNSIGNED, SIGNED, TensorSpec(4)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_scale_times_integers_plus_bias_is_the_simulated_product(
+    weight: TensorSpec, activation: TensorSpec, bias: bool
+) -> None:
+    node = product(LayerSpec(weight, activation), bias)
+    folded = epilogue(node)
+    x = torch.randint(-128, 128, (5, 6)) if activation.bits == 8 else torch.randint(0, 16, (5, 6))
+    values = dequantize(x.to(torch.int8), *(_constant(a) for a in node.args[0].args[1:]))  # type: ignore[union-attr]
+    acc = x @ folded.weight[:4, :6].long().T
+    if folded.weight_zero_point is not None:
+        zero = 0 if folded.input_zero_point is None else folded.input_zero_point
+        acc = acc - (x - zero).sum(1, keepdim=True) * folded.weight_zero_point
+    weights = dequantize(*(_constant(a) for a in node.args[1].args))  # type: ignore[union-attr]
+    expected = F.linear(values, weights, tensor_of(node.args[2]) if bias else None)
+    torch.testing.assert_close(acc * folded.scale + folded.bias, expected)
+
+
+def _constant(argument: Any) -> Any:
+    return tensor_of(argument) if isinstance(argument, fx.Node) else argument
+
+
+def test_a_symmetric_signed_product_needs_no_correction() -> None:
+    folded = epilogue(product(LayerSpec(SIGNED, SIGNED), bias=False))
+    assert folded.weight_zero_point is None
+    assert folded.input_zero_point is None
+    assert not folded.bias.any()
+
+
+def test_the_weight_is_padded_and_the_rest_is_not() -> None:
+    folded = epilogue(product(LayerSpec()))
+    assert folded.weight.shape == (8, 8)
+    assert folded.weight.is_contiguous()
+    assert (folded.scale.shape, folded.bias.shape) == ((4,), (4,))
+    assert {folded.scale.dtype, folded.bias.dtype} == {torch.float32}
+
+
+def test_only_dequantized_values_are_quantized() -> None:
+    node = product(LayerSpec())
+    found = lowering.quantized(node.args[0])
+    assert found is not None
+    assert (found.qmin, found.qmax, found.axis) == (0, 255, None)
+    assert lowering.quantized(node) is None
+    assert lowering.quantized(3) is None
+
+
+def _matmul(self: Any, x: Tensor) -> Tensor:
+    return x @ x.mT
+
+
+def test_says_why_a_product_of_activations_stays_simulated() -> None:
+    prepared = fxquant.prepare(module_of(_matmul), QuantConfig(attention=True))
+    prepared(X)
+    gm = fxquant.convert(prepared)
+    (node,) = [n for n in gm.graph.nodes if n.target is torch.matmul]
+    assert "products of two activations" in str(lowering.obstacle(node))
+    assert lowering.obstacle(product(LayerSpec())) is None
