@@ -34,6 +34,8 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None
     Raises `UnsupportedGraphError` naming the module and source line that cannot be followed, `InputError` for a model in
     training mode or of an unsupported dtype.
     """
+    if isinstance(model, fx.GraphModule) and stage_of(model) not in (None, Stage.FLOAT):
+        _expect(model, Stage.FLOAT, "trace", "a model")
     gm = tracing.capture(model, example_inputs)
     gm.eval()
     floating = (t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())

@@ -31,6 +31,7 @@ _MOVING_FUNCTIONS = {
     *(operator.getitem, torch.flatten, torch.permute, torch.transpose, torch.reshape, torch.roll, torch.unbind),
     *(torch.chunk, torch.split, torch.unsqueeze, torch.squeeze, torch.clone, F.pad),
 }
+_MOVING_ATTRIBUTES = ("T", "mT", "H", "mH")
 _ELEMENTWISE = {
     operator.add,
     operator.mul,
@@ -38,6 +39,8 @@ _ELEMENTWISE = {
     operator.truediv,
     operator.neg,
     torch.clamp,
+    torch.where,
+    torch.masked_fill,
     torch.mul,
     torch.add,
 }
@@ -48,6 +51,8 @@ def moves_values(node: fx.Node) -> bool:
     """Say whether `node` only moves, copies or casts its first argument."""
     if node.op == "call_method":
         return node.target in _MOVING_METHODS
+    if node.target is getattr:
+        return node.args[1] in _MOVING_ATTRIBUTES
     return node.op == "call_function" and node.target in _MOVING_FUNCTIONS
 
 

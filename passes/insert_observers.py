@@ -34,8 +34,8 @@ def _insert(gm: fx.GraphModule) -> bool:
         with blame("insert_observers", node):
             for position, operand in enumerate(record.operands if record else ()):
                 inserter.observe(node, position, operand)
-    for node in [n for n in gm.graph.nodes if n.op == "placeholder"]:
-        inserter.record_input(node)
+    for index, node in enumerate([n for n in gm.graph.nodes if n.op == "placeholder"]):
+        inserter.record_input(node, images=index == 0)
     return True
 
 
@@ -65,9 +65,9 @@ class _Inserter:
             self.shared[key] = self._call(operand.name.replace(".", "_"), observer, source)
         node.update_arg(position, self.shared[key])
 
-    def record_input(self, node: fx.Node) -> None:
+    def record_input(self, node: fx.Node, images: bool) -> None:
         """Let an input of the model pass through a recorder."""
-        recorded = self._call(f"input_{node.target}", InputRecorder(str(node.target)), node)
+        recorded = self._call(f"input_{node.target}", InputRecorder(str(node.target), images), node)
         node.replace_all_uses_with(recorded, delete_user_cb=lambda user: user is not recorded)
 
     def _call(self, name: str, module: Observer | InputRecorder, source: fx.Node) -> fx.Node:

@@ -32,7 +32,7 @@ def products(function: Any) -> list[fx.Node]:
 
 def _moved(self: Any, x: Tensor) -> Tensor:
     y = F.softmax(x, -1).reshape(2, 2, 4).permute(1, 0, 2).chunk(2)[1]
-    return torch.roll(F.pad(y, (1, 1)), 1).to(torch.bfloat16).contiguous()
+    return torch.roll(F.pad(y, (1, 1)), 1).to(torch.bfloat16).contiguous().mT
 
 
 def test_origin_looks_through_what_only_moves_values() -> None:
@@ -71,6 +71,7 @@ def test_a_moved_parameter_is_a_parameter() -> None:
     [
         (lambda self, x: F.softmax((x @ x.mT) * 0.5 + self.w, -1), True),
         (lambda self, x: F.softmax((x @ x.mT).masked_fill(self.w > 0, -1e9).clamp(-9, 9).view(2, 2, 4), -1), True),
+        (lambda self, x: F.softmax(torch.where(self.w > 0, x @ x.mT, -9.0).masked_fill(self.w > 1, -9), -1), True),
         (lambda self, x: F.softmax((x @ x.mT).relu(), -1), False),
         (lambda self, x: F.softmax(F.linear(x @ x.mT, self.w), -1), False),
         (lambda self, x: F.softmax(x, -1) + x @ x.mT, False),

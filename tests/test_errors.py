@@ -121,6 +121,14 @@ def test_a_converted_model_names_the_shape_it_expects(target: Any, shape: tuple[
         converted(torch.randn(shape))
 
 
+def test_inputs_beside_the_images_may_be_constant() -> None:
+    model = module_of(lambda self, x, mask: F.linear(x, self.w) + mask, w=torch.randn(4, 4))
+    prepared = fxquant.prepare(model, MINMAX)
+    prepared(torch.randn(2, 4), torch.zeros(2, 4))
+    with pytest.raises(CalibrationError, match=r"input 'mask', calibration batch 1: expected finite"):
+        prepared(torch.randn(2, 4), torch.full((2, 4), float("nan")))
+
+
 def test_an_example_of_the_wrong_shape() -> None:
     with pytest.raises(InputError, match=r"does not accept an input of shape \(2, 3, 24, 24\)"):
         fxquant.trace(VIT, torch.randn(2, 3, 24, 24))
@@ -150,6 +158,8 @@ FLOAT = fxquant.trace(VIT)
 PREPARED = calibrate(images())
 CONVERTED = fxquant.convert(PREPARED)
 WRONG_STAGES: list[tuple[Callable[[Any], Any], nn.Module, str]] = [
+    (fxquant.trace, PREPARED, "trace expected a model, found a graph at stage prepared"),
+    (fxquant.trace, CONVERTED, "trace expected a model, found a graph at stage lowered"),
     (
         fxquant.prepare,
         PREPARED,

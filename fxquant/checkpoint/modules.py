@@ -51,7 +51,7 @@ def decode(data: Json) -> nn.Module:
     operand = check_text(field(data, "operand", str), "operand")
     kind = field(data, "type", str)
     if kind == "input":
-        recorder = InputRecorder(operand)
+        recorder = InputRecorder(operand, field(data, "images", bool))
         if data.get("dtype") is not None:
             recorder.dtype = scalars.dtype_named(data["dtype"])
         return recorder.eval()
@@ -82,7 +82,7 @@ def check_state(fresh: nn.Module, name: str, tensor: Tensor) -> None:
 def _encode(module: nn.Module) -> dict[str, Json]:
     if type(module) is InputRecorder:
         dtype = None if module.dtype is None else scalars.dtype_name(module.dtype)
-        return {"type": "input", "operand": module.operand, "dtype": dtype}
+        return {"type": "input", "operand": module.operand, "images": module.images, "dtype": dtype}
     if not isinstance(module, Observer):
         raise CheckpointError(f"a {type(module).__name__} cannot be stored")
     spec = typed.encode(module.spec)

@@ -12,8 +12,8 @@ class InputRecorder(nn.Module):
     """
     Check each input of a prepared model and keep the shape and count of what it saw.
 
-    A batch that is empty, not finite, constant, or of another image shape than the first raises `CalibrationError` naming
-    the input and the batch.
+    A batch that is empty, not finite, or of another image shape than the first raises `CalibrationError` naming the input
+    and the batch. So does a constant one of `images`; other inputs, such as masks, may be constant.
     """
 
     batches: Tensor
@@ -21,9 +21,9 @@ class InputRecorder(nn.Module):
     dtype: torch.dtype | None = None
     _is_impure = True  # so that torch.fx keeps the recorder of an input that nothing reads
 
-    def __init__(self, operand: str) -> None:
+    def __init__(self, operand: str, images: bool = True) -> None:
         super().__init__()
-        self.operand = operand
+        self.operand, self.images = operand, images
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.register_buffer("shape", torch.zeros(0, dtype=torch.int64))
 
@@ -54,13 +54,12 @@ class InputRecorder(nn.Module):
         shape = [int(n) for n in self.shape]
         return torch.empty(shape, dtype=self.dtype or torch.float32, device=self.batches.device)
 
-    @staticmethod
-    def _check_values(x: Tensor, where: str) -> None:
+    def _check_values(self, x: Tensor, where: str) -> None:
         minimum, maximum = (float(v) for v in torch.aminmax(x.detach()))
         if minimum != minimum or minimum in (float("inf"), float("-inf")) or maximum == float("inf"):
             kind = "NaN" if bool(torch.isnan(x).any()) else "infinite"
             raise CalibrationError(f"{where}: expected finite pixels, found {kind} values; check the normalisation")
-        if minimum == maximum and x.numel() > 1:
+        if self.images and minimum == maximum and x.numel() > 1:
             raise CalibrationError(
                 f"{where}: expected images, found the constant {minimum:g}; calibrate with real images"
             )
