@@ -67,9 +67,10 @@ def _replace(gm: fx.GraphModule, node: fx.Node) -> None:
     new_call = _out_of_place(node)
     if new_call is None or not isinstance(changed, fx.Node):
         raise _refusal(node, "it has no form that returns a new value")
-    order = {n: i for i, n in enumerate(gm.graph.nodes)}
-    later = [user for user in changed.users if order[user] > order[node]]
+    later: list[fx.Node] = []
     if not _is_size(changed):
+        order = {n: i for i, n in enumerate(gm.graph.nodes)}
+        later = [user for user in changed.users if order[user] > order[node]]
         _check_aliases(node, changed, order)
     op, target, args, kwargs = new_call
     with gm.graph.inserting_after(node):
@@ -82,7 +83,7 @@ def _replace(gm: fx.GraphModule, node: fx.Node) -> None:
             result = gm.graph.call_method("type_as", (new, changed))
         inherit_meta(result, node)
     node.replace_all_uses_with(result)
-    for user in later if not _is_size(changed) else ():
+    for user in later:
         user.replace_input_with(changed, result)
     gm.graph.erase_node(node)
 
