@@ -42,7 +42,7 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None
     gm.meta["dtype"] = next(floating, torch.float32)
     gm = pipeline.run(gm, pipeline.TRACE, Stage.FLOAT)
     if example_inputs is not None:
-        propagate_shapes(gm, tracing.as_arguments(example_inputs))
+        propagate_shapes(gm, tracing.tensor_arguments(example_inputs))
     return gm
 
 
@@ -67,21 +67,33 @@ def prepare(
         _expect(gm, Stage.FLOAT, "prepare", "a graph from fxquant.trace, or a module")
         gm = copy.deepcopy(gm)
         if example_inputs is not None:
-            propagate_shapes(gm, tracing.as_arguments(example_inputs))
+            propagate_shapes(gm, tracing.tensor_arguments(example_inputs))
     return pipeline.run(gm, pipeline.prepare_passes(_as_config(config)), Stage.PREPARED)
 
 
-def calibrate(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bool = True) -> fx.GraphModule:
+def calibrate(
+    prepared: fx.GraphModule,
+    batches: Iterable[Batch],
+    progress: bool = True,
+    *,
+    memory: int = 2 * 1024**3,
+    seed: int = 0,
+) -> fx.GraphModule:
     """
     Show `prepared` the calibration `batches` and return it; statistics add to those it holds.
 
-    batches: any iterable of image tensors ``(B, 3, H, W)`` or of ``(images, targets)`` pairs.
+    batches: any iterable of image tensors ``(B, 3, H, W)`` or of ``(images, targets)`` pairs. Where the config asks for it, scales
+    and noisy biases are then searched on these batches. memory: bytes that such a search may hold beyond the model and the
+    images; what is more goes to temporary files. seed fixes its random choices. Interrupted, it leaves `prepared` as it was.
 
     Raises `CalibrationError` where there is no batch, or one that is empty, not finite, constant or of another shape; it
     names the node and the batch.
     """
     _expect(prepared, Stage.PREPARED, "calibrate", "a graph from fxquant.prepare")
-    run_batches(prepared, batches, progress)
+    if has_searches(prepared):
+        run_searches(prepared, collect_batches(prepared, batches), progress, memory, seed)
+    else:
+        run_batches(prepared, batches, progress)
     return prepared
 
 

@@ -15,14 +15,9 @@ from torch.utils import _pytree as pytree
 from fxquant.attributes import get_tensor
 from fxquant.errors import UnsupportedGraphError
 from fxquant.rewrite import location
+from fxquant.tracing import CodeTracer
 
 ModuleStack = dict[str, tuple[str, type]]
-
-
-class BufferTracer(fx.Tracer):
-    """Trace the code of an unpickled graph: methods of buffers belong to the graph too."""
-
-    proxy_buffer_attributes = True
 
 
 def as_graph_module(model: nn.Module, program: ExportedProgram) -> fx.GraphModule:
@@ -34,7 +29,7 @@ def as_graph_module(model: nn.Module, program: ExportedProgram) -> fx.GraphModul
     """
     exported = program.module(check_guards=False)
     _inline_regions(exported)
-    graph = fx.Graph(tracer_cls=BufferTracer)  # a new one: export's own generates code that flattens arguments
+    graph = fx.Graph(tracer_cls=CodeTracer)  # a new one: export's own generates code that flattens arguments
     graph.output(_result(program, graph.graph_copy(exported.graph, {})))
     _restore_signature(model, graph)
     state = _bind_state(model, exported, graph)
@@ -102,12 +97,12 @@ def _plain(value: Any) -> Any:
 
 def _restore_signature(model: nn.Module, graph: fx.Graph) -> None:
     """Name placeholders as forward does, and drop arguments that are no tensors: they keep the value of the example."""
-    for node, parameter in zip(
-        graph.find_nodes(op="placeholder"), inspect.signature(model.forward).parameters.values(), strict=False
-    ):
+    inputs = graph.find_nodes(op="placeholder")
+    for node, parameter in zip(inputs, inspect.signature(model.forward).parameters.values(), strict=False):
         if parameter.kind is parameter.VAR_POSITIONAL:
-            return
+            break
         node.target = parameter.name
+    for node in inputs:
         if not isinstance(node.meta.get("val"), Tensor):
             graph.erase_node(node)
 

@@ -27,6 +27,7 @@ from fxquant.exported_graph import as_graph_module
 from fxquant.passes.functionalize import functionalize
 from fxquant.passes.respell_aten import respell_aten
 from fxquant.rewrite import LIBRARIES, location
+from fxquant.tracing import attributes_kept
 
 _TRACED_BATCH = 2  # export takes sizes 0 and 1 for constants
 _CHECKED_BATCHES = (1, 3)
@@ -47,8 +48,8 @@ def export_graph(model: nn.Module, example_inputs: tuple[Any, ...], symbolic_rea
     example.
     """
     _check_inputs(model, example_inputs)
-    with _buffers_kept(model):
-        # As it is, before it is traced: it must accept the example, and what a forward keeps from its first call stays.
+    with attributes_kept(model), _buffers_kept(model):
+        # As it is, before it is traced: it must accept the example, and what a forward keeps from its first call is there.
         _run_model(model, _with_batch(example_inputs, min(_TRACED_BATCH, _batch_of(example_inputs))))
         try:
             program = _export(model, _with_batch(example_inputs, _TRACED_BATCH))
@@ -71,7 +72,7 @@ def _export(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
     arguments = inspect.signature(model.forward).bind(*inputs).arguments
     free = {0: Dim.DYNAMIC}  # not AUTO, which would fix the batch size without a word
     shapes = pytree.tree_map(lambda value: free if _is_batched(value, batch) else None, dict(arguments))
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), _quiet(), attributes_kept(model):  # a cache may have taken in a tensor without values
         return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
 
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import ConfigError, LayerSpec, QuantConfig, TensorSpec, UnsupportedGraphError
+from fxquant import ConfigError, InputError, LayerSpec, QuantConfig, TensorSpec, UnsupportedGraphError
 from fxquant.numerics import sqnr
 from fxquant.observers import Observer
 from fxquant.ops import int8_linear
 from fxquant.spec import Stage, stage_of
+from tests.helpers import module_of
 from tests.models import Shared, images, small_swin, small_vit
 
 MINMAX = fxquant.recipe("minmax")
@@ -213,3 +214,46 @@ def test_prepare_without_a_config_is_the_default_recipe() -> None:
     specs = {m.spec for m in fxquant.prepare(VIT).modules() if isinstance(m, Observer)}
     default = {m.spec for m in fxquant.prepare(VIT, fxquant.recipe("default")).modules() if isinstance(m, Observer)}
     assert specs == default
+
+
+def _scaled(self: Any, x: Tensor, scale: float, mask: Tensor | None = None, *rest: Tensor | None) -> Tensor:
+    x = x * scale if mask is None else x * mask
+    return x + sum(r for r in rest if r is not None)
+
+
+X, MASK = torch.randn(2, 4), torch.rand(2, 4)
+
+
+@pytest.mark.parametrize(
+    ("example", "inputs"),
+    [
+        ((X, 2.0), ["x"]),
+        ([X, 2.0, None], ["x"]),
+        ((X, 2.0, MASK), ["x", "mask"]),
+        ((X, 2.0, None, None, MASK), ["x", "rest_1"]),
+    ],
+)
+def test_the_tensors_of_the_example_are_the_inputs(example: Any, inputs: list[str]) -> None:
+    model = module_of(_scaled)
+    gm = fxquant.trace(model, example)
+    assert [n.target for n in gm.graph.nodes if n.op == "placeholder"] == inputs
+    assert all("val" in n.meta for n in gm.graph.nodes if n.op != "output")
+    tensors = [value for value in example if isinstance(value, Tensor)]
+    assert torch.equal(gm(*tensors), model(*example))
+
+
+@pytest.mark.parametrize(
+    ("example", "reason"),
+    [
+        (X, r"do not fit the arguments \(x, scale, mask, rest\) of Small: missing a required argument: 'scale'"),
+        ((None, 2.0), r"with a tensor in it as example inputs, found tuple of NoneType, float"),
+        ((), r"example inputs, found tuple$"),
+        ({"x": X}, r"example inputs, found dict$"),
+        (3, r"example inputs, found int$"),
+    ],
+)
+def test_examples_that_are_not_what_the_model_takes(example: Any, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        fxquant.trace(module_of(_scaled), example)
+    with pytest.raises(InputError, match="too many positional arguments"):
+        fxquant.trace(VIT, (images(), None, None, None))

@@ -73,6 +73,47 @@ def test_leaves_the_model_as_it_was() -> None:
     assert set(vars(model)) == attributes
 
 
+class Caching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.position: Tensor | None = None
+        self.masks: dict[int, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.position is None:
+            self.position = torch.arange(x.shape[1], dtype=x.dtype)
+        y: Tensor = self.fc(x + self.position)
+        return y * self.mask(y.shape[0]) if y.shape[1] > 3 else y
+
+    def mask(self, rows: int) -> Tensor:
+        if 4 not in self.masks:
+            self.masks[4] = torch.full((4,), 2.0)
+        return self.masks[4]
+
+
+def test_what_a_forward_keeps_for_its_next_call() -> None:
+    model = nn.Sequential(Caching()).eval()
+    gm = tracing.capture(model, torch.randn(2, 4))
+    caching = model.get_submodule("0")
+    assert caching.position is None
+    assert caching.masks == {}
+    check_capture(model, gm, (4,))
+    check_capture(model, tracing.capture(model, torch.randn(2, 4)), (4,))
+
+
+def test_arguments_that_are_no_tensors_keep_their_value() -> None:
+    def function(self: Any, *inputs: Any) -> Tensor:
+        x, _, scale, shift = inputs
+        result: Tensor = self.fc(x) * scale + shift
+        return result if x.shape[1] > 3 else x
+
+    model, x, shift = small_module(function), torch.randn(3, 4), torch.randn(3, 4)
+    gm = export_graph(model, (torch.randn(2, 4), None, 3.0, torch.randn(2, 4)), "")
+    assert len(gm.graph.find_nodes(op="placeholder")) == 2
+    assert torch.equal(gm(x, shift), model(x, None, 3.0, shift))
+
+
 def test_in_place_operators_become_functions() -> None:
     def function(self: Any, x: Tensor) -> Tensor:
         x = self.fc(x).relu_()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -126,6 +127,50 @@ def test_the_model_is_left_as_it_is(make: Callable[[], nn.Module]) -> None:
     torch.testing.assert_close(model.state_dict(), tensors, rtol=0, atol=0)
 
 
+class Caching(nn.Module):
+    """Keeps what it computed for its next call, in an attribute, a dictionary and a list; the batch is not in it."""
+
+    def __init__(self, branch: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.fc, self.branch = nn.Linear(4, 4), branch
+        self.cache: Tensor | None = None
+        self._scales: dict[str, Any] = {"known": []}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.cache is None:
+            self.cache = torch.arange(x.shape[1], dtype=x.dtype)
+            self._scales["new"] = torch.full((x.shape[1],), 2.0)
+            self._scales["known"].append(x.shape)
+        y: Tensor = self.fc(x + self.cache) * self._scales["new"]
+        return -y if self.branch(y) else y
+
+
+@pytest.mark.parametrize(
+    ("branch", "follows"), [(lambda y: y.shape[1] > 3, False), (lambda y: y.sum() > 0, False), (lambda y: True, True)]
+)
+def test_no_module_keeps_a_proxy(branch: Callable[[Tensor], Any], follows: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Sequential(Caching(branch))).eval()
+    caching, x = model.get_submodule("0.0"), torch.randn(3, 4)
+    expected = copy.deepcopy(model)(x)
+    before = {name: dict(vars(module)) for name, module in model.named_modules()}
+    with nullcontext() if follows else pytest.raises(UnsupportedGraphError, match=r"module 0.0 \(Caching\)"):
+        assert torch.equal(fxquant.trace(model)(x), expected)
+    assert {name: dict(vars(module)) for name, module in model.named_modules()} == before
+    assert caching.cache is None
+    assert caching._scales == {"known": []}
+    assert torch.equal(model(x), expected)
+    assert isinstance(caching.cache, Tensor)
+
+
+def test_a_forward_of_the_module_itself_is_the_one_traced() -> None:
+    model, x = nn.Linear(4, 4).eval(), torch.randn(2, 4)
+    model.forward = lambda images: F.linear(images, model.weight) * 3  # type: ignore[method-assign, assignment]
+    gm = fxquant.trace(model)
+    assert [n.target for n in gm.graph.nodes if n.op == "placeholder"] == ["images"]
+    assert torch.equal(gm(x), F.linear(x, model.weight) * 3)
+
+
 def test_optional_arguments_keep_their_defaults() -> None:
     def forward(self: Any, x: Tensor, mask: Tensor | None = None, scale: float = 2.0) -> Tensor:
         return x * scale if mask is None else x * mask
@@ -183,6 +228,10 @@ def _draws(self: Any, x: Tensor) -> Tensor:
     return x + torch.rand(4)
 
 
+def _draws_and_branches(self: Any, x: Tensor) -> Tensor:
+    return x + torch.rand(4) if x.sum() + torch.rand(()) > 0 else x
+
+
 def _counts(self: Any, x: Tensor) -> Tensor:
     return x * self.count.add_(1)  # type: ignore[no-any-return]
 
@@ -194,7 +243,12 @@ def _writes(self: Any, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("forward", "reason"),
-    [(_draws, "draws random numbers"), (_counts, "changes its buffer 'count'"), (_writes, "item assignment")],
+    [
+        (_draws, "draws random numbers"),
+        (_draws_and_branches, "if x.sum"),
+        (_counts, "buffer 'count'"),
+        (_writes, "item as"),
+    ],
 )
 def test_refuses_what_tracing_would_get_wrong(forward: Any, reason: str) -> None:
     model = module_of(forward)

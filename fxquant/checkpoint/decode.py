@@ -16,6 +16,7 @@ from fxquant.checkpoint.names import check_identifier, check_path
 from fxquant.checkpoint.scalars import Json, field
 from fxquant.errors import CheckpointError
 from fxquant.spec import Stage, verify
+from fxquant.tracing import CodeTracer
 
 
 def decode_tensors(contents: Json, stored: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -54,7 +55,7 @@ def decode(contents: Json, values: dict[str, Tensor]) -> fx.GraphModule:
 def decode_graph(contents: Json) -> fx.Graph:
     """Return the graph that `contents` describes; its modules and tensors are not looked for yet."""
     stacks = meta.decode_stacks(field(contents, "stacks", list))
-    graph = fx.Graph()
+    graph = fx.Graph(tracer_cls=CodeTracer)
     nodes: dict[str, fx.Node] = {}
     last = None
     for data in field(contents, "nodes", list):

@@ -1,0 +1,92 @@
+"""Tensors of every kind come back bit for bit, with their sharing and memory layout."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxquant
+from tests.checkpoint import helpers
+from tests.checkpoint.helpers import assert_same, assert_same_tensors, at_stage, images, round_trip
+
+
+class Mixed(nn.Module):
+    """A layer called twice, over tensors of every kind."""
+
+    shift: Tensor
+    hidden: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.scale = nn.Parameter(torch.tensor([float("nan"), 1.0, -0.0, 1, 1, 1, 1, 1]), requires_grad=False)
+        self.register_buffer("shift", torch.full((8,), float("-inf")))
+        self.register_buffer("hidden", torch.arange(8), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix everything into ``(B, 8)``."""
+        x = self.layer(self.layer(x)) * self.scale
+        return torch.maximum(x, self.shift) + self.hidden
+
+
+def test_kinds_of_tensors_and_their_sharing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    gm = fxquant.trace(Mixed().eval())
+    weight = gm.get_parameter("layer.weight")
+    other = nn.Linear(8, 8)
+    other.weight = weight
+    gm.add_module("tied", other)
+    gm.register_buffer("alias", weight.detach())
+    gm.register_buffer("cache", torch.arange(3), persistent=False)
+    gm.register_buffer("empty", torch.zeros(2, 0, 3))
+    gm.register_buffer("also_empty", torch.zeros(2, 0, 3))
+    loaded = round_trip(gm, tmp_path)
+    assert_same_tensors(gm, loaded)
+    assert loaded.get_parameter("tied.weight") is loaded.get_parameter("layer.weight")
+    assert loaded.get_buffer("alias").data_ptr() == loaded.get_parameter("layer.weight").data_ptr()
+    assert isinstance(loaded.get_parameter("layer.weight"), nn.Parameter)
+    assert "cache" not in loaded.state_dict()
+    assert loaded.get_buffer("cache").equal(torch.arange(3))
+    _, stored = helpers.read_parts(tmp_path / "model.safetensors")
+    assert len(stored) == len(list(gm.parameters())) + len(list(gm.buffers())) - 1
+    x = torch.randn(4, 8)
+    assert gm(x).nan_to_num(7).equal(loaded(x).nan_to_num(7))
+
+
+def test_views_of_one_memory_are_stored_apart(tmp_path: Path) -> None:
+    gm = copy.deepcopy(at_stage("conv", "float"))
+    flat = torch.randn(16 * 5 + 16)
+    head = gm.get_submodule("head")
+    head.weight = nn.Parameter(flat[: 16 * 5].view(5, 16))
+    head.bias = nn.Parameter(flat[16 * 5 : 16 * 5 + 5])
+    assert_same_tensors(gm, round_trip(gm, tmp_path))
+
+
+def test_memory_layout_survives(tmp_path: Path) -> None:
+    model = helpers.conv_net().to(memory_format=torch.channels_last)
+    gm = fxquant.trace(model)
+    assert not gm.get_parameter("stem.weight").is_contiguous()
+    assert_same(gm, round_trip(gm, tmp_path), [images("conv")])
+
+
+def test_tensors_without_values_are_refused(tmp_path: Path) -> None:
+    gm = copy.deepcopy(at_stage("conv", "float")).to("meta")
+    with pytest.raises(fxquant.CheckpointError, match=r"stem\.weight.*meta"):
+        fxquant.save(gm, tmp_path / "model.safetensors")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_save_and_load_on_cuda(tmp_path: Path) -> None:
+    x = images("vit")
+    gm = copy.deepcopy(at_stage("vit", "int8"))
+    fxquant.save(gm.to("cuda"), tmp_path / "model.safetensors")
+    assert_same_tensors(gm.cpu(), fxquant.load(tmp_path / "model.safetensors"))
+    loaded = fxquant.load(tmp_path / "model.safetensors", device="cuda")
+    assert {t.device.type for t in (*loaded.parameters(), *loaded.buffers())} == {"cuda"}
+    with torch.no_grad():
+        assert torch.equal(loaded(x.cuda()), gm.cuda()(x.cuda()))
