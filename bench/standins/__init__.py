@@ -1,0 +1,18 @@
+"""Stand-ins for pretrained models: small transformers that read glyphs, where accuracy can be measured offline."""
+
+from standins.data import CHARACTERS, CLASSES, IMAGE_SIZE, Glyphs, load_part
+from standins.models import STANDINS, build_standin, load_standin
+from standins.outliers import Outliers, inject_outliers
+
+__all__ = [
+    "CHARACTERS",
+    "CLASSES",
+    "IMAGE_SIZE",
+    "STANDINS",
+    "Glyphs",
+    "Outliers",
+    "build_standin",
+    "inject_outliers",
+    "load_part",
+    "load_standin",
+]
