@@ -12,10 +12,12 @@ from fxquant.errors import (
     PassError,
     UnsupportedGraphError,
 )
-from fxquant.granularity import PerChannel, PerHead, PerTensor, RowGroups
+from fxquant.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
 from fxquant.observers import EMA, OMSE, MinMax, Percentile
 from fxquant.recipes import recipe, recipes
 from fxquant.report import Report, report
+from fxquant.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
+from fxquant.twin import TwinGELU, TwinSoftmax
 
 __version__ = "0.1.0"
 
@@ -26,19 +28,28 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "FxquantError",
+    "Gradient",
     "InputError",
+    "Inputs",
     "LayerSpec",
+    "Metric",
     "MinMax",
+    "Noise",
+    "NoisyBias",
     "PassError",
     "PerChannel",
     "PerHead",
+    "PerProjection",
     "PerTensor",
     "Percentile",
     "QuantConfig",
     "Report",
     "Role",
     "RowGroups",
+    "ScaleSearch",
     "TensorSpec",
+    "TwinGELU",
+    "TwinSoftmax",
     "UnsupportedGraphError",
     "calibrate",
     "compile",

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxquant import pipeline, tracing
-from fxquant.calibration.run import Batch, images_of, run_batches
+from fxquant.calibration.run import Batch, collect_batches, images_of, run_batches
+from fxquant.calibration.searches import has_searches, run_searches
 from fxquant.compiling import compile_graph
 from fxquant.config import QuantConfig
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError
+from fxquant.meta import record_of
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.recipes import recipe as make_recipe
@@ -29,10 +31,11 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None
     Return the graph of `model` in the functional dialect, batch size free; `model` is left as it is.
 
     example_inputs: a batch of images ``(B, 3, H, W)``, or the tuple of arguments. With it, models that symbolic tracing cannot
-    follow are captured by `torch.export`, and every node knows its shape.
+    follow are captured by `torch.export`, and every node knows its shape. The tensors in it are the inputs of the graph; other
+    arguments keep the value that they have in the example, or their default where it leaves them out.
 
     Raises `UnsupportedGraphError` naming the module and source line that cannot be followed, `InputError` for a model in
-    training mode or of an unsupported dtype.
+    training mode or of an unsupported dtype, and for an example that is not what the model takes.
     """
     if isinstance(model, fx.GraphModule) and stage_of(model) not in (None, Stage.FLOAT):
         _expect(model, Stage.FLOAT, "trace", "a model")
@@ -82,9 +85,10 @@ def calibrate(
     """
     Show `prepared` the calibration `batches` and return it; statistics add to those it holds.
 
-    batches: any iterable of image tensors ``(B, 3, H, W)`` or of ``(images, targets)`` pairs. Where the config asks for it, scales
-    and noisy biases are then searched on these batches. memory: bytes that such a search may hold beyond the model and the
-    images; what is more goes to temporary files. seed fixes its random choices. Interrupted, it leaves `prepared` as it was.
+    batches: any iterable of image tensors ``(B, 3, H, W)`` or of ``(images, targets)`` pairs. Where the config asks for it,
+    scales and noisy biases are then searched on these batches. memory: bytes that such a search may hold beyond the model
+    and the images; what is more goes to temporary files. seed fixes its random choices. Interrupted, it leaves `prepared` as
+    it was.
 
     Raises `CalibrationError` where there is no batch, or one that is empty, not finite, constant or of another shape; it
     names the node and the batch.
@@ -101,9 +105,9 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
     """
     Return the quantised copy of a calibrated model.
 
-    target: "int8" runs each linear layer and convolution as an integer product; "fake" keeps quantise / dequantise pairs around
-    float products, for any bits. Both give equal codes for equal inputs. strict: raise `UnsupportedGraphError` where
-    anything the config asked for stays float.
+    target: "int8" runs each linear layer, convolution and product of attention whose operands are quantised as an integer
+    product; "fake" keeps quantise / dequantise pairs around float products, for any bits. Both give equal codes for equal
+    inputs. strict: raise `UnsupportedGraphError` where anything the config asked for stays float.
 
     Raises `CalibrationError` naming the node where the model was not calibrated.
     """
@@ -150,7 +154,7 @@ def quantize(
         if parameter is not None:
             example = example.to(device=parameter.device, dtype=parameter.dtype)
         prepared = prepare(model, config, example)
-        calibrate(prepared, _chain(first, iterator))
+        calibrate(prepared, _chain(first, iterator), seed=seed)
         return convert(prepared, target)
 
 
@@ -190,6 +194,8 @@ def _recorded_inputs(prepared: fx.GraphModule) -> list[Tensor]:
     """Return stand-ins on the meta device for the inputs that calibration saw."""
     modules = [prepared.get_submodule(str(n.target)) for n in prepared.graph.nodes if n.op == "call_module"]
     observed = next((m for m in modules if isinstance(m, Observer) and not m.calibrated), None)
+    for node in prepared.graph.nodes:
+        _refuse_unsearched(prepared, node)
     recorders = [m for m in modules if isinstance(m, InputRecorder)]
     if observed is not None:
         observed.calculate_qparams()  # raises, naming the node
@@ -198,6 +204,20 @@ def _recorded_inputs(prepared: fx.GraphModule) -> list[Tensor]:
             "the model was never calibrated: run fxquant.calibrate(prepared, batches) before convert"
         )
     return [r.example() for r in recorders]
+
+
+def _refuse_unsearched(prepared: fx.GraphModule, node: fx.Node) -> None:
+    record = record_of(node)
+    if record is None or (record.search is None and record.noise is None):
+        return
+    for argument in node.args[: len(record.operands)]:
+        called = isinstance(argument, fx.Node) and argument.op == "call_module"
+        module = prepared.get_submodule(str(argument.target)) if called else None  # type: ignore[union-attr]
+        if isinstance(module, Observer) and not module.refined:
+            raise CalibrationError(
+                f"node {module.operand!r}: this recipe searches scales, which running the model does not do: run "
+                "fxquant.calibrate(prepared, batches) before convert"
+            )
 
 
 def _refuse_float(gm: fx.GraphModule, target: str) -> None:

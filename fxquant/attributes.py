@@ -51,6 +51,14 @@ def tensor_of(node: object) -> Tensor:
     return get_tensor(node.graph.owning_module, str(node.target))
 
 
+def weight_of(product: fx.Node) -> Tensor:
+    """Return the constant weight of a linear layer or convolution, observed or not."""
+    weight = product.args[1]
+    if isinstance(weight, fx.Node) and weight.op == "call_module":
+        weight = weight.args[0]
+    return tensor_of(weight)
+
+
 def prune(gm: fx.GraphModule) -> None:
     """Drop every parameter, buffer and module that no node reads."""
     targets = {str(n.target) for n in gm.graph.nodes if n.op in ("get_attr", "call_module")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from operator import matmul
 from typing import Any
@@ -19,10 +19,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxquant.errors import ConfigError
-from fxquant.granularity import Granularity, PerChannel, PerHead, PerTensor, RowGroups
+from fxquant.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor, RowGroups
 from fxquant.numerics import code_range
 from fxquant.observers.base import Observer, ObserverOptions
 from fxquant.observers.minmax import MinMax
+from fxquant.search import NoisyBias, ScaleSearch
+from fxquant.twin import TwinGELU, TwinSoftmax
 
 
 def _check_bool(name: str, value: object) -> None:
@@ -65,9 +67,10 @@ class TensorSpec:
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
             raise ConfigError(f"bits must be an integer from 2 to 8, got {self.bits!r}")
-        if not isinstance(self.granularity, PerTensor | PerChannel | PerHead | RowGroups):
+        if not isinstance(self.granularity, Granularity):
             raise ConfigError(
-                f"granularity must be PerTensor, PerChannel, PerHead or RowGroups, got {self.granularity!r}"
+                "granularity must be PerTensor, PerChannel, PerHead, RowGroups or PerProjection, got "
+                f"{self.granularity!r}"
             )
         if not isinstance(self.observer, ObserverOptions):
             raise ConfigError(f"observer must be observer options such as MinMax(), got {self.observer!r}")
@@ -87,9 +90,17 @@ class TensorSpec:
         """Largest code."""
         return code_range(self.bits, self.signed)[1]
 
+    @property
+    def dtype(self) -> str:
+        """Name of the codes, for people."""
+        return f"{'int' if self.signed else 'uint'}{self.bits}"
+
     def build(self, name: str) -> Observer:
         """Return a fresh observer for this spec; `name` is the operand it will be named by in errors."""
         return self.observer.build(self, name)
+
+
+OperandSpec = TensorSpec | TwinGELU | TwinSoftmax
 
 
 @dataclass(frozen=True)
@@ -97,32 +108,45 @@ class LayerSpec:
     """
     How the operands of one product are quantised, by role; a role without a spec of its own uses `activation`.
 
-    A `weight` or `activation` of None leaves that operand float. Raises `ConfigError` for a spec that its role cannot have.
+    A `weight` or `activation` of None leaves that operand float. search: how calibration looks for better scales than those
+    that the observers give; noise: whether a linear layer's or a patch embedding's input gets a noisy bias.
+
+    Raises `ConfigError` for a spec that its role cannot have.
     """
 
     weight: TensorSpec | None = TensorSpec(signed=True, symmetric=True, granularity=PerChannel(0))
     activation: TensorSpec | None = TensorSpec()
     norm: TensorSpec | None = None
-    gelu: TensorSpec | None = None
+    gelu: TensorSpec | TwinGELU | None = None
     query: TensorSpec | None = None
     key: TensorSpec | None = None
-    softmax: TensorSpec | None = None
+    softmax: TensorSpec | TwinSoftmax | None = None
     value: TensorSpec | None = None
+    search: ScaleSearch | None = None
+    noise: NoisyBias | None = None
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
+        for role in Role:
+            value = getattr(self, role.value)
+            twin = {Role.GELU: TwinGELU, Role.SOFTMAX: TwinSoftmax}.get(role)
+            if twin is not None and isinstance(value, twin):
+                continue
             if value is not None and not isinstance(value, TensorSpec):
-                raise ConfigError(f"LayerSpec.{f.name} must be a TensorSpec or None, got {value!r}")
-            nonsense = value and _nonsense(Role(f.name), value)
+                expected = f"TensorSpec, {twin.__name__}" if twin else "TensorSpec"
+                raise ConfigError(f"LayerSpec.{role.value} must be a {expected} or None, got {value!r}")
+            nonsense = value and _nonsense(role, value)
             if nonsense:
-                raise ConfigError(f"LayerSpec.{f.name}: {nonsense}")
+                raise ConfigError(f"LayerSpec.{role.value}: {nonsense}")
+        for name, kind in (("search", ScaleSearch), ("noise", NoisyBias)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise ConfigError(f"LayerSpec.{name} must be a {kind.__name__} or None, got {value!r}")
 
-    def spec_for(self, role: Role) -> TensorSpec | None:
+    def spec_for(self, role: Role) -> OperandSpec | None:
         """Return the spec of an operand that plays `role`."""
         if role is Role.WEIGHT:
             return self.weight
-        specific: TensorSpec | None = getattr(self, role.value)
+        specific: OperandSpec | None = getattr(self, role.value)
         return specific if specific is not None else self.activation
 
 
@@ -131,8 +155,8 @@ def _nonsense(role: Role, spec: TensorSpec) -> str | None:
     granularity = spec.granularity
     if role is Role.WEIGHT and isinstance(granularity, PerHead):
         return "a weight has no heads: use PerTensor, PerChannel(0) or RowGroups(n)"
-    if role is not Role.WEIGHT and isinstance(granularity, RowGroups):
-        return "RowGroups splits the rows of a weight: use PerTensor, PerChannel or PerHead"
+    if role is not Role.WEIGHT and isinstance(granularity, RowGroups | PerProjection):
+        return f"{type(granularity).__name__} splits the rows of a weight: use PerTensor, PerChannel or PerHead"
     if role is not Role.WEIGHT and granularity == PerChannel(0):
         return "axis 0 of an activation is the batch: use PerTensor, or PerChannel(-1) for the channels of (B, N, C)"
     if role in (Role.ACTIVATION, Role.NORM, Role.GELU) and isinstance(granularity, PerHead):

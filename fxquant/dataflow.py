@@ -44,6 +44,7 @@ _ELEMENTWISE = {
     torch.mul,
     torch.add,
 }
+_ELEMENTWISE_NAMES = {"maybe_add_mask"}  # of timm, where attention is not fused: torch.fx is told not to look into it
 _ELEMENTWISE_METHODS = {"clamp", "masked_fill", "mean", "add", "mul"}
 
 
@@ -60,7 +61,8 @@ def is_elementwise(node: fx.Node) -> bool:
     """Say whether `node` computes element by element (or averages), without a matrix product or nonlinearity."""
     if node.op == "call_method":
         return node.target in _ELEMENTWISE_METHODS
-    return node.op == "call_function" and node.target in _ELEMENTWISE
+    named = getattr(node.target, "__name__", None) in _ELEMENTWISE_NAMES
+    return node.op == "call_function" and (named or node.target in _ELEMENTWISE)
 
 
 def origin(value: object) -> fx.Node | None:
@@ -102,6 +104,35 @@ def reaches_output(node: fx.Node) -> bool:
     return found
 
 
+def projections(node: fx.Node) -> int:
+    """Return how many of query, key and value the result of a linear layer becomes, through moves, scaling and norms."""
+    found = set[str]()
+    for user in _downstream(node, through=(F.layer_norm,)):
+        if user.target is F.scaled_dot_product_attention:
+            found.update(name for name, a in zip("qkv", user.args, strict=False) if _reaches(node, a))
+        elif user.target is torch.matmul:
+            scores = flows_to(user, F.softmax)
+            found.update(
+                name for name, a in zip("qk" if scores else "pv", user.args, strict=False) if _reaches(node, a)
+            )
+    return len(found - {"p"})
+
+
+def _reaches(node: fx.Node, value: object) -> bool:
+    """Say whether `value` is the result of `node`, moved, scaled or normalised."""
+    stack, seen = [value], set[object]()
+    while stack:
+        source = stack.pop()
+        if source is node:
+            return True
+        if not isinstance(source, fx.Node) or source in seen:
+            continue
+        seen.add(source)
+        if moves_values(source) or is_elementwise(source) or source.target is F.layer_norm:
+            stack.extend(source.all_input_nodes)
+    return False
+
+
 def reads_input(value: object) -> bool:
     """Say whether `value` is computed from a placeholder without any matrix product on the way."""
     stack, seen = [value], set[object]()
@@ -117,7 +148,7 @@ def reads_input(value: object) -> bool:
     return False
 
 
-def _downstream(node: fx.Node) -> Iterator[fx.Node]:
+def _downstream(node: fx.Node, through: tuple[object, ...] = ()) -> Iterator[fx.Node]:
     stack, seen = list(node.users), set[fx.Node]()
     while stack:
         user = stack.pop()
@@ -125,5 +156,5 @@ def _downstream(node: fx.Node) -> Iterator[fx.Node]:
             continue
         seen.add(user)
         yield user
-        if moves_values(user) or is_elementwise(user):
+        if moves_values(user) or is_elementwise(user) or user.target in through:
             stack.extend(user.users)

@@ -54,9 +54,23 @@ class RowGroups:
         return 0
 
 
+@dataclass(frozen=True)
+class PerProjection:
+    """
+    One scale for each of query, key and value where one weight computes several of them, else one for the whole weight.
+
+    Which weights do is found from the data flow; `prepare` turns this into `RowGroups` or `PerTensor`.
+    """
+
+    @property
+    def axis(self) -> int:
+        """Output channels are axis 0 of a weight."""
+        return 0
+
+
 def _check_integer(expected: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{expected}, got {value!r}")
 
 
-Granularity = PerTensor | PerChannel | PerHead | RowGroups
+Granularity = PerTensor | PerChannel | PerHead | RowGroups | PerProjection

@@ -7,7 +7,8 @@ from enum import Enum
 
 from torch import fx
 
-from fxquant.config import Role, TensorSpec
+from fxquant.config import OperandSpec, Role
+from fxquant.search import NoisyBias, ScaleSearch
 
 _KEY = "fxquant"
 
@@ -31,7 +32,7 @@ class Operand:
 
     role: Role
     name: str
-    spec: TensorSpec | None
+    spec: OperandSpec | None
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Record:
 
     `label` is unique in the graph: the module path, with the product's purpose where one module holds several.
     `reason` says why the product stays float, None where it is quantised. `requested` tells whether the config asked
-    for it to be quantised.
+    for it to be quantised. `search` and `noise` say what calibration looks for.
     """
 
     product: Product
@@ -50,10 +51,13 @@ class Record:
     operands: tuple[Operand, ...]
     requested: bool = True
     reason: str | None = None
+    search: ScaleSearch | None = None
+    noise: NoisyBias | None = None
 
     def left_float(self, reason: str) -> Record:
         """Return this record with every operand float, because of `reason`."""
-        return replace(self, operands=tuple(replace(o, spec=None) for o in self.operands), reason=reason)
+        operands = tuple(replace(o, spec=None) for o in self.operands)
+        return replace(self, operands=operands, reason=reason, search=None, noise=None)
 
 
 def record_of(node: fx.Node) -> Record | None:

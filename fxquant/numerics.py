@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 EPS = torch.finfo(torch.float32).eps
+GELU_MINIMUM = -0.16997124254703522  # the least value of x * Phi(x), as the code of PTQ4ViT has it
 
 
 def code_range(bits: int, signed: bool) -> tuple[int, int]:
@@ -88,6 +89,39 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None, axis: in
     if zero_point is not None:
         values = values - along(zero_point, codes.dim(), axis)
     return values * along(scale, codes.dim(), axis)
+
+
+def quantize_twin(x: Tensor, high: Tensor, low: Tensor, split: Tensor, qmin: int, qmax: int) -> Tensor:
+    """
+    Return the twin-uniform codes of `x` as float32: ``clamp(round(x / (high if x >= split else low)), qmin, qmax)``.
+
+    The sign of a code names its range (PTQ4ViT, section 3.2): positive codes are multiples of the scale `high`, negative ones
+    of `low`. After GELU the split is 0 and both scales are positive; after softmax it is ``t = 2^-m`` and `low` is negative,
+    so that the negative codes stand for the small probabilities. high, low and split are 0-dim float32.
+    """
+    x = x.float()
+    # One factor is 0 and the other 1, so that each divisor is exact; torch.where takes five times as long on a CPU.
+    above = (x >= split).float()
+    divisor = above * high + (1 - above).mul_(low)
+    return (x / divisor).round_().clamp_(qmin, qmax)
+
+
+def dequantize_twin(codes: Tensor, high: Tensor, low: Tensor) -> Tensor:
+    """Return ``code * (high if code > 0 else low)`` as float32."""
+    values = codes.float()
+    return values.clamp(min=0).mul_(high).add_(values.clamp(max=0).mul_(low))
+
+
+def fake_quantize_summed_twin(x: Tensor, split: Tensor, qmax: int) -> Tensor:
+    """
+    Return softmax probabilities quantised as PTQ4ViT's published code does it: the values of both ranges are added.
+
+    That shifts every value by about `split`; it is here to compare with the published code, not to be used.
+    """
+    x = x.float()
+    high = (x.clamp(split, torch.ones_like(split)) * qmax).round_().clamp_(0, qmax) / qmax
+    scale = split / qmax
+    return high + (x.clamp(torch.zeros_like(split), split) / scale).round_().clamp_(0, qmax) * scale
 
 
 def sqnr(reference: Tensor, approximation: Tensor) -> float:

@@ -16,16 +16,20 @@ from torch import fx
 from fxquant.attributes import prune
 from fxquant.config import QuantConfig
 from fxquant.errors import FxquantError, PassError, UnsupportedGraphError
+from fxquant.passes.add_noise import add_noise
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.canonicalize import canonicalize
+from fxquant.passes.correct_bias import correct_bias
 from fxquant.passes.decompose_attention import decompose_attention
 from fxquant.passes.expand_einsum import expand_einsum
 from fxquant.passes.fold_constants import fold_constants
+from fxquant.passes.fold_noise import fold_noise
 from fxquant.passes.functionalize import functionalize
 from fxquant.passes.insert_observers import insert_observers
 from fxquant.passes.linearize_matmul import linearize_matmul
 from fxquant.passes.lower_convolution import lower_convolution
 from fxquant.passes.lower_linear import lower_linear
+from fxquant.passes.lower_matmul import lower_matmul
 from fxquant.passes.quantize_operands import quantize_operands
 from fxquant.passes.use_onednn import use_onednn
 from fxquant.rewrite import Pass
@@ -49,11 +53,17 @@ def prepare_passes(config: QuantConfig) -> tuple[Pass, ...]:
     )
 
 
-CONVERT: tuple[Pass, ...] = (quantize_operands,)
+CONVERT: tuple[Pass, ...] = (
+    correct_bias,  # first: a denoised bias is no tensor of the model any more
+    add_noise,
+    quantize_operands,
+)
 
 LOWER: tuple[Pass, ...] = (
+    fold_noise,  # first: an int8 product needs a constant bias
     lower_linear,
     lower_convolution,
+    lower_matmul,
 )
 
 COMPILE_CPU: tuple[Pass, ...] = (

@@ -3,49 +3,210 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from enum import Enum
+from functools import partial
+from typing import Any, TypeVar
 
 from fxquant.config import LayerSpec, QuantConfig, TensorSpec
 from fxquant.errors import ConfigError
-from fxquant.granularity import PerChannel
+from fxquant.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor
 from fxquant.observers import EMA, OMSE, MinMax, ObserverOptions, Percentile
+from fxquant.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
+from fxquant.twin import TwinGELU, TwinSoftmax
 
 _SWITCHES = ("patch_embed", "head", "attention")
+IMAGE_BITS = 8  # of the patch embedding's input: pixels have 8, and the published codes leave them float
+E = TypeVar("E", bound=Enum)
 
 
 def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> QuantConfig:
     """
     Return the config of the recipe `name` (see `recipes`) at `w_bits` weight and `a_bits` activation bits.
 
-    Options: ``patch_embed``, ``head`` and ``attention`` (bool) switch those products; anything else goes to the recipe's
-    observer, such as ``alpha`` of percentile. Raises `ConfigError` for an unknown recipe or option.
+    ``patch_embed``, ``head`` and ``attention`` (bool) switch those products in every recipe. Raises `ConfigError` for an
+    unknown recipe or option.
 
     minmax, ema, percentile and omse are the observers of FQ-ViT for activations (affine, unsigned, per tensor); weights are
-    symmetric per output channel, by their minimum and maximum.
+    symmetric per output channel, by their minimum and maximum. Other options go to the observer, such as ``alpha`` of
+    percentile.
+
+    base_ptq and ptq4vit search the scales of weights, inputs and both operands of the attention products (PTQ4ViT); ptq4vit
+    also has twin-uniform quantisers after softmax and GELU. Options: ``metric`` and ``gradient`` (`Metric`, `Gradient` or
+    their values), ``per_channel``, ``twin_softmax``, ``twin_gelu``, ``power_of_two`` (of GELU's scales), ``correct_bias``,
+    ``inputs_from``, ``rounds``, ``coarse``, ``max_rows`` of `ScaleSearch`; ``published=True`` makes all of them what the
+    published code does.
+
+    vanilla takes the largest value of weights and inputs for their scale; noisyquant searches a clipping scale and a noisy
+    bias for the input of each linear layer (NoisyQuant). Attention products stay float. Options: ``noise`` (`Noise` or its
+    value), ``clip``, ``mean``, ``range``, ``weights`` (search their scales too), and as above ``metric``, ``correct_bias``,
+    ``inputs_from``, ``coarse``, ``max_rows`` and ``published``. noisyquant_ptq4vit is ptq4vit with noisy biases and takes
+    the options of both.
     """
-    if name not in _RECIPES:
+    if name not in RECIPES:
         raise ConfigError(f"unknown recipe {name!r}: expected one of {', '.join(recipes())}")
     switches = {key: options.pop(key) for key in _SWITCHES if key in options}
     for key, value in switches.items():
         if not isinstance(value, bool):
             raise ConfigError(f"option {key} must be True or False, got {value!r}")
     try:
-        observer = _RECIPES[name](**options)
+        config = RECIPES[name](w_bits, a_bits, **options)
     except TypeError as error:
         raise ConfigError(f"recipe {name!r} does not take these options: {error}") from error
-    weight = TensorSpec(w_bits, signed=True, symmetric=True, granularity=PerChannel(0), observer=MinMax())
-    return QuantConfig(LayerSpec(weight, TensorSpec(a_bits, observer=observer)), **switches)
+    return replace(config, **switches)
 
 
 def recipes() -> tuple[str, ...]:
     """Return the names of all recipes."""
-    return tuple(_RECIPES)
+    return tuple(RECIPES)
 
 
-_RECIPES: dict[str, Callable[..., ObserverOptions]] = {
-    "default": OMSE,
-    "minmax": MinMax,
-    "ema": EMA,
-    "percentile": Percentile,
-    "omse": OMSE,
+def _statistics(observer: Callable[..., ObserverOptions], w_bits: int, a_bits: int, **options: Any) -> QuantConfig:
+    """Return a config of an observer for activations: affine, unsigned, per tensor (FQ-ViT)."""
+    return QuantConfig(LayerSpec(_weight(w_bits, PerChannel(0)), TensorSpec(a_bits, observer=observer(**options))))
+
+
+def _ptq4vit(
+    w_bits: int,
+    a_bits: int,
+    *,
+    published: bool = False,
+    per_channel: bool | None = None,
+    twin_softmax: bool = True,
+    twin_gelu: bool = True,
+    power_of_two: bool = False,
+    **search: Any,
+) -> QuantConfig:
+    """Return PTQ4ViT's config; `published` has the constants of its code."""
+    per_channel = not published if per_channel is None else per_channel
+    rows: Granularity = PerChannel(0) if per_channel else PerProjection()
+    heads = TensorSpec(a_bits, signed=True, symmetric=True, granularity=PerHead())
+    layer = LayerSpec(
+        weight=_weight(w_bits, rows),
+        activation=TensorSpec(a_bits, signed=True, symmetric=True),
+        gelu=TwinGELU(a_bits, power_of_two=power_of_two, published=published) if twin_gelu else None,
+        softmax=TwinSoftmax(a_bits, published=published) if twin_softmax else heads,
+        query=heads,
+        key=heads,
+        value=heads,
+        search=_search(published, search),
+    )
+    # The published PTQ4ViT has one scale per channel here, BasePTQ a single one.
+    twins = twin_softmax or twin_gelu
+    filters = _weight(w_bits, PerChannel(0) if per_channel or twins else PerTensor())
+    image = None if published else TensorSpec(IMAGE_BITS)
+    patches = replace(layer, weight=filters, activation=image, gelu=None)
+    return QuantConfig(layer, attention=True).set_object_type("conv2d", patches)
+
+
+def _base_ptq(w_bits: int, a_bits: int, *, published: bool = False, **options: Any) -> QuantConfig:
+    """Return BasePTQ: uniform quantisers alone."""
+    twins = {"twin_softmax": False, "twin_gelu": False}
+    if published:
+        options = {"smallest": 0.5, "metric": Metric.COSINE} | options
+    return _ptq4vit(w_bits, a_bits, published=published, **(twins | {"rounds": 1} | options))
+
+
+def _search(published: bool, options: dict[str, Any]) -> ScaleSearch:
+    if published:
+        constants: dict[str, Any] = {"metric": Metric.HESSIAN, "gradient": Gradient.PREDICTION, "max_rows": None}
+        options = constants | {"coarse": False, "geometric": False} | options
+    else:
+        options = {"metric": Metric.FISHER} | options
+    for name, kind in (("metric", Metric), ("gradient", Gradient), ("inputs_from", Inputs)):
+        if name in options:
+            options[name] = _member(kind, options[name])
+    return ScaleSearch(**options)
+
+
+def _noisyquant(
+    w_bits: int,
+    a_bits: int,
+    *,
+    published: bool = False,
+    clip: bool = True,
+    weights: bool | None = None,
+    noise: Noise | str | None = None,
+    mean: bool = True,
+    range: bool = True,
+    **search: Any,
+) -> QuantConfig:
+    """Return NoisyQuant's config; `published` has the constants of its code, which leaves head and patches float."""
+    weights = not published if weights is None else weights
+    options: dict[str, Any] = {"inputs_from": Inputs.QUANTISED, "inputs": clip, "weights": weights, "metric": Metric.L2}
+    options["rounds"] = 1 if published else 3
+    if published:
+        # Of max / (2^(b-1) - 1), where the initial scale is max / (2^(b-1) - 0.5).
+        unit = 0.001 * (2 ** (a_bits - 1) - 0.5) / (2 ** (a_bits - 1) - 1)
+        options |= {"weight_error": False, "smallest": unit, "largest": 1001 * unit, "steps": 1000}
+    layer = LayerSpec(
+        weight=_weight(w_bits, PerChannel(0), narrow=published),
+        activation=TensorSpec(a_bits, signed=True, symmetric=True),
+        search=_search(published, options | search),
+        noise=_noisy_bias(published, noise, mean, range) if mean or range else None,
+    )
+    config = QuantConfig(layer, patch_embed=not published, head=not published)
+    return config.set_object_type("conv2d", replace(layer, activation=TensorSpec(IMAGE_BITS)))
+
+
+def _vanilla(w_bits: int, a_bits: int) -> QuantConfig:
+    """Return the starting point of NoisyQuant: the largest value that quantised products give, and nothing else."""
+    layer = LayerSpec(
+        weight=_weight(w_bits, PerChannel(0), narrow=True),
+        activation=TensorSpec(a_bits, signed=True, symmetric=True, narrow=True),
+        search=ScaleSearch(inputs_from=Inputs.QUANTISED, inputs=False, weights=False),
+    )
+    return QuantConfig(layer).set_object_type("conv2d", replace(layer, activation=TensorSpec(IMAGE_BITS)))
+
+
+def _noisyquant_ptq4vit(
+    w_bits: int,
+    a_bits: int,
+    *,
+    published: bool = False,
+    noise: Noise | str | None = None,
+    mean: bool = True,
+    range: bool = True,
+    **options: Any,
+) -> QuantConfig:
+    """Return PTQ4ViT's config with NoisyQuant's biases on all inputs of linear layers."""
+    bias = _noisy_bias(published, noise, mean, range)
+
+    def noisy(layer: LayerSpec | None) -> LayerSpec | None:
+        return layer and replace(layer, noise=bias)
+
+    config = _ptq4vit(w_bits, a_bits, published=published, **options)
+    overrides = tuple(replace(o, spec=noisy(o.spec)) for o in config.overrides)
+    return replace(config, layer=noisy(config.layer), overrides=overrides)
+
+
+def _noisy_bias(published: bool, noise: Noise | str | None, mean: bool, range: bool) -> NoisyBias:
+    noise = (Noise.NORMAL if published else Noise.FITTED) if noise is None else _member(Noise, noise)
+    return NoisyBias(noise=noise, mean=mean, range=range, coarse=not published)
+
+
+def _weight(bits: int, granularity: Granularity, narrow: bool = False) -> TensorSpec:
+    return TensorSpec(bits, signed=True, symmetric=True, granularity=granularity, narrow=narrow)
+
+
+def _member(kind: type[E], value: object) -> E:
+    """Return the member of an enum, given as itself or by its value."""
+    try:
+        return kind(value)
+    except ValueError:
+        known = ", ".join(repr(member.value) for member in kind)
+        raise ConfigError(f"expected one of {known} or a member of {kind.__name__}, got {value!r}") from None
+
+
+RECIPES: dict[str, Callable[..., QuantConfig]] = {
+    "default": partial(_statistics, OMSE),
+    "minmax": partial(_statistics, MinMax),
+    "ema": partial(_statistics, EMA),
+    "percentile": partial(_statistics, Percentile),
+    "omse": partial(_statistics, OMSE),
+    "base_ptq": _base_ptq,
+    "ptq4vit": _ptq4vit,
+    "vanilla": _vanilla,
+    "noisyquant": _noisyquant,
+    "noisyquant_ptq4vit": _noisyquant_ptq4vit,
 }

@@ -14,8 +14,21 @@ from fxquant import lowering
 from fxquant.attributes import tensor_of
 from fxquant.dataflow import PRODUCTS
 from fxquant.meta import Operand, Record, module_path, record_of
-from fxquant.ops import int8_linear
+from fxquant.ops import (
+    dequantize,
+    dequantize_twin,
+    int8_linear,
+    int8_linear_twin,
+    int8_matmul,
+    int8_matmul_twin,
+    quantize,
+    quantize_twin,
+)
 from fxquant.spec import Stage, stage_of
+
+_INT8 = (int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin)
+# Where the scales stand among the arguments.
+_SCALES: dict[Any, tuple[int, ...]] = {quantize: (1,), dequantize: (1,), quantize_twin: (1, 2), dequantize_twin: (1, 2)}
 
 
 @dataclass(frozen=True)
@@ -82,13 +95,13 @@ def report(gm: fx.GraphModule) -> Report:
     Shapes and multiply-accumulates are known once the graph was traced with example inputs or calibrated and converted.
     """
     stage = stage_of(gm)
-    nodes = [n for n in gm.graph.nodes if n.target is int8_linear or n.target in PRODUCTS]
+    nodes = [n for n in gm.graph.nodes if n.target in _INT8 or n.target in PRODUCTS]
     return Report(tuple(_product(n, stage) for n in nodes), stage.value if stage else "unknown")
 
 
 def _product(node: fx.Node, stage: Stage | None) -> ProductReport:
     record = record_of(node)
-    int8 = node.target is int8_linear
+    int8 = node.target in _INT8
     module = record.module if record else module_path(node)
     return ProductReport(
         name=record.label if record else module or node.name,
@@ -110,7 +123,7 @@ def _reason(node: fx.Node, record: Record | None, stage: Stage | None) -> str | 
         return "not prepared yet"
     if stage is Stage.PREPARED:
         return None
-    simulated = any(lowering.quantized(a) is not None for a in node.args[:2])
+    simulated = any(lowering.is_quantized(a) for a in node.args[:2])
     return lowering.obstacle(node) if stage is Stage.LOWERED or not simulated else None
 
 
@@ -120,14 +133,11 @@ def _operands(node: fx.Node, record: Record | None) -> tuple[OperandReport, ...]
     for index, operand in enumerate(known):
         value = node.args[index] if index < len(node.args) else None
         name = operand.name.rpartition(".")[2] if operand else ("input", "weight", "value")[min(index, 2)]
-        quantised = lowering.quantized(value)
         spec = operand.spec if operand else None
         if spec is None:
             result.append(OperandReport(name, _dtype(value), _shape(value), None, None))
             continue
-        code = f"{'int' if spec.signed else 'uint'}{spec.bits}"
-        scale = float(tensor_of(quantised.scale).max()) if quantised else None
-        result.append(OperandReport(name, code, _shape(value), str(spec.granularity), scale))
+        result.append(OperandReport(name, spec.dtype, _shape(value), str(spec.granularity), _scale(value)))
     return tuple(result)
 
 
@@ -135,25 +145,28 @@ def _int8_operands(node: fx.Node, record: Record | None) -> tuple[OperandReport,
     if record is None:
         return ()
     reports = []
-    scale = tensor_of(node.args[2])
-    for operand, value in zip(record.operands, node.args[:2], strict=True):
-        spec = operand.spec
-        code = f"{'int' if spec.signed else 'uint'}{spec.bits}" if spec else "float"
-        largest = _input_scale(value)
-        if operand.role.value == "weight":
-            largest = float(scale.max()) / (_input_scale(node.args[0]) or math.nan)
-        name = operand.name.rpartition(".")[2]
-        reports.append(OperandReport(name, code, _shape(value), str(spec.granularity) if spec else None, largest))
+    codes = [_quantizer(value) for value in node.args[:2]]
+    for operand, value, own, other in zip(record.operands, node.args[:2], codes, reversed(codes), strict=True):
+        spec, scale = operand.spec, _scale(own)
+        if own is None and other is not None:  # a constant, whose scale was folded with the other one
+            first = tensor_of(other.args[_SCALES[other.target][0]])
+            scale = float(tensor_of(node.args[2]).max() / first.max())
+        name, granularity = operand.name.rpartition(".")[2], str(spec.granularity) if spec else None
+        reports.append(OperandReport(name, spec.dtype if spec else "float", _shape(value), granularity, scale))
     return tuple(reports)
 
 
-def _input_scale(codes: Any) -> float | None:
-    """Return the scale of the `quantize` node behind integer codes, through patches and moves."""
-    while isinstance(codes, fx.Node) and codes.args:
-        if len(codes.args) > 1 and isinstance(codes.args[1], fx.Node) and codes.args[1].op == "get_attr":
-            return float(tensor_of(codes.args[1]))
+def _quantizer(codes: Any) -> fx.Node | None:
+    """Return the node that made integer codes, behind patches and moves."""
+    while isinstance(codes, fx.Node) and codes.args and codes.target not in _SCALES:
         codes = codes.args[0]
-    return None
+    return codes if isinstance(codes, fx.Node) and codes.target in _SCALES else None
+
+
+def _scale(node: Any) -> float | None:
+    """Return the largest scale of a node that quantises or dequantises, None for any other."""
+    positions = _SCALES.get(node.target, ()) if isinstance(node, fx.Node) else ()
+    return max((float(tensor_of(node.args[p]).abs().max()) for p in positions), default=None)
 
 
 def _macs(node: fx.Node) -> int | None:

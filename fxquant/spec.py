@@ -16,7 +16,18 @@ from fxquant.errors import UnsupportedGraphError
 from fxquant.meta import record_of
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.ops import dequantize, extract_patches, int8_linear, quantize
+from fxquant.ops import (
+    dequantize,
+    dequantize_twin,
+    extract_patches,
+    fake_quantize_summed_twin,
+    int8_linear,
+    int8_linear_twin,
+    int8_matmul,
+    int8_matmul_twin,
+    quantize,
+    quantize_twin,
+)
 from fxquant.passes.canonicalize import Spelling, respelling
 from fxquant.passes.functionalize import mutates
 
@@ -30,9 +41,11 @@ class Stage(Enum):
     LOWERED = "lowered"
 
 
-_SIMULATION = {quantize, dequantize}
-_INTEGER = {int8_linear, extract_patches}
-_PRODUCTS_TO_LOWER = (F.linear, F.conv2d)
+_PAIRS = {dequantize: quantize, dequantize_twin: quantize_twin}
+_SIMULATION = {*_PAIRS, *_PAIRS.values(), fake_quantize_summed_twin}
+_PRODUCTS = {int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin}
+_INTEGER = {*_PRODUCTS, extract_patches}
+_PRODUCTS_TO_LOWER = (F.linear, F.conv2d, torch.matmul)
 
 
 def stage_of(gm: fx.GraphModule) -> Stage | None:
@@ -48,7 +61,7 @@ def verify(gm: fx.GraphModule, stage: Stage, complete: bool = True) -> None:
     Between the passes that lead to a stage the graph is not `complete` yet: what is still to be lowered is legal.
     """
     for node in gm.graph.nodes:
-        problem = _problem(gm, node, stage)
+        problem = _problem(gm, node, stage, complete)
         if problem is None and (complete or stage is not Stage.FLOAT):
             problem = _dialect_problem(node)
         if problem is None and complete:
@@ -59,9 +72,10 @@ def verify(gm: fx.GraphModule, stage: Stage, complete: bool = True) -> None:
             )
 
 
-def _problem(gm: fx.GraphModule, node: fx.Node, stage: Stage) -> str | None:
+def _problem(gm: fx.GraphModule, node: fx.Node, stage: Stage, complete: bool) -> str | None:
     if node.op == "call_module":
-        return _module_problem(gm.get_submodule(str(node.target)), stage)
+        observed = stage is Stage.PREPARED or (stage is Stage.QUANTISED and not complete)
+        return _module_problem(gm.get_submodule(str(node.target)), observed)
     if node.target in _SIMULATION and stage in (Stage.FLOAT, Stage.PREPARED):
         return "values are not quantised before convert"
     if node.target in _INTEGER and stage is not Stage.LOWERED:
@@ -78,16 +92,22 @@ def _dialect_problem(node: fx.Node) -> str | None:
 
 def _codes_problem(node: fx.Node) -> str | None:
     """Codes are read as they were written, and constant ones are stored as int8."""
-    if node.target not in (dequantize, int8_linear):
+    if node.target not in _PAIRS and node.target not in _PRODUCTS:
         return None
-    position = 0 if node.target is dequantize else 1
-    codes = node.args[position]
-    if node.target is dequantize and isinstance(codes, fx.Node) and codes.target is quantize:
-        return None if codes.args[1:] == node.args[1:] else "it does not undo the quantize that it reads"
-    if isinstance(codes, fx.Node) and codes.op == "get_attr":
-        dtype = tensor_of(codes).dtype
-        return None if dtype is torch.int8 else f"expected int8 codes, found {dtype}"
+    codes = node.args[0]
+    if node.target in _PAIRS and isinstance(codes, fx.Node) and codes.target is _PAIRS[node.target]:
+        # A quantize may also add noise, which is its last argument.
+        return None if _given(codes)[1:6] == _given(node)[1:] else "it does not undo the quantize that it reads"
+    for constant in node.args[: 1 if node.target in _PAIRS else 2]:
+        if isinstance(constant, fx.Node) and constant.op == "get_attr":
+            dtype = tensor_of(constant).dtype
+            if dtype is not torch.int8:
+                return f"expected int8 codes, found {dtype}"
     return None
+
+
+def _given(node: fx.Node) -> tuple[Any, ...]:
+    return (*node.args, None)[:6]
 
 
 def _unfinished(node: fx.Node, stage: Stage) -> str | None:
@@ -103,8 +123,8 @@ def _unfinished(node: fx.Node, stage: Stage) -> str | None:
     return None if lowering.obstacle(node) else "it could run on int8 and was not lowered"
 
 
-def _module_problem(module: object, stage: Stage) -> str | None:
-    if stage is not Stage.PREPARED:
+def _module_problem(module: object, observed: bool) -> str | None:
+    if not observed:
         return "modules are inlined at this stage"
     return None if isinstance(module, Observer | InputRecorder) else "only observers may be called"
 

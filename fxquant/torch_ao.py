@@ -181,9 +181,11 @@ def _layer(qconfig: Any, where: str) -> LayerSpec | None:
         return None
     if not isinstance(qconfig, ao.QConfig):
         raise ConfigError(f"{where}: expected a torch.ao QConfig or None, got {qconfig!r}")
-    factories = {"weight": qconfig.weight, "activation": qconfig.activation}
     try:
-        return LayerSpec(**{n: None if f in (None, nn.Identity) else TorchAo(f).spec() for n, f in factories.items()})
+        weight, activation = (
+            None if f in (None, nn.Identity) else TorchAo(f).spec() for f in (qconfig.weight, qconfig.activation)
+        )
+        return LayerSpec(weight, activation)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 

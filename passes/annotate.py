@@ -11,7 +11,9 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant import dataflow
-from fxquant.config import LayerSpec, QuantConfig, Role, Scope
+from fxquant.attributes import weight_of
+from fxquant.config import LayerSpec, QuantConfig, Role, Scope, TensorSpec
+from fxquant.granularity import PerProjection, PerTensor, RowGroups
 from fxquant.meta import Operand, Product, Record, module_path, record_of, set_record
 from fxquant.overrides import refuse_unmatched
 from fxquant.rewrite import edit
@@ -58,8 +60,10 @@ class Annotate:
         label = _unique_label(product, module or node.name, labels)
         override = self.config.override_for(_OPERATORS[node.target], module)
         layer = override.spec if override else self.config.layer
-        operands = _operands(node, product, label, layer or LayerSpec(None, None))
-        record = Record(product, module, label, operands)
+        layer = layer or LayerSpec(None, None)
+        operands = tuple(_resolved(node, o) for o in _operands(node, product, label, layer))
+        noise = layer.noise if _takes_noise(node, operands) else None
+        record = Record(product, module, label, operands, search=layer.search, noise=noise)
         if all(o.spec is None for o in operands):
             refusal: str | None = f"left float by the config ({override or 'the global spec'})"
         else:
@@ -120,13 +124,38 @@ def _is_product(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in _OPERATORS
 
 
+def _resolved(node: fx.Node, operand: Operand) -> Operand:
+    """Say of a weight with a scale per projection how many row groups these are."""
+    spec = operand.spec
+    if not isinstance(spec, TensorSpec) or not isinstance(spec.granularity, PerProjection):
+        return operand
+    groups = dataflow.projections(node) if node.target is F.linear else 1
+    return replace(operand, spec=replace(spec, granularity=RowGroups(groups) if groups > 1 else PerTensor()))
+
+
+def _takes_noise(node: fx.Node, operands: tuple[Operand, ...]) -> bool:
+    """Say whether the noise of a product's input can be taken off its bias: of a convolution where patches tile the image."""
+    if node.target is F.conv2d:
+        given: tuple[Any, ...] = node.args[3:5]
+        defaults: tuple[Any, ...] = (1, 0)
+        stride, padding = (*given, *defaults[len(given) :])
+        weight = node.args[1]
+        tiles = isinstance(weight, fx.Node) and weight.op == "get_attr" and _pair(stride) == weight_of(node).shape[2:]
+        return tiles and _pair(padding) == (0, 0) and operands[0].spec is not None
+    return node.target is F.linear and operands[0].spec is not None
+
+
+def _pair(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value, value)
+
+
 def _switched_off(config: QuantConfig, product: Product, operator: str, module: str) -> str | None:
     """Return the reason where a switch leaves a product float and no override brings it back."""
     overrides = [o for o in config.overrides if o.spec is not None and o.matches(operator, module)]
     if product in _ATTENTION:
         # blocks.0 at 4 bits asks for its linear layers; blocks.0.attn, or the operator, names the products of attention.
         on = config.attention or any(o.names(operator, module) for o in overrides)
-        return None if on else "attention products are switched off in the config"
+        return None if on else "the fused attention kernel is faster; attention=True quantises it"
     if any(o.scope is not Scope.OBJECT_TYPE for o in overrides):
         return None
     if product is Product.PATCH_EMBED and not config.patch_embed:

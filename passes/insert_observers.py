@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.attributes import tensor_of
-from fxquant.config import TensorSpec
-from fxquant.meta import Operand, record_of
+from fxquant.meta import Operand, Record, record_of
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.rewrite import blame, edit, inherit_meta
@@ -33,7 +34,7 @@ def _insert(gm: fx.GraphModule) -> bool:
         record = record_of(node)
         with blame("insert_observers", node):
             for position, operand in enumerate(record.operands if record else ()):
-                inserter.observe(node, position, operand)
+                inserter.observe(node, position, operand, record)
     for index, node in enumerate([n for n in gm.graph.nodes if n.op == "placeholder"]):
         inserter.record_input(node, images=index == 0)
     return True
@@ -49,17 +50,20 @@ class _Inserter:
             self.path += "_"
         gm.add_module(self.path, self.home)
         self.device = next((t.device for t in (*gm.parameters(), *gm.buffers())), None)
-        self.shared: dict[tuple[object, TensorSpec], fx.Node] = {}
+        self.shared: dict[Hashable, fx.Node] = {}
 
-    def observe(self, node: fx.Node, position: int, operand: Operand) -> None:
+    def observe(self, node: fx.Node, position: int, operand: Operand, record: Record | None) -> None:
         """Let the operand at `position` of `node` pass through an observer."""
         source = node.args[position] if operand.spec is not None else None
         if operand.spec is None or not isinstance(source, fx.Node):
             return
-        key = (source.target if source.op == "get_attr" else source, operand.spec)
+        how = (operand.spec, record and record.search, record and record.noise)
+        constant = source.op == "get_attr"
+        # What is searched for a weight goes with what this product reads.
+        key = (source.target, *how, node if record and record.search else None) if constant else (source, *how)
         if key not in self.shared:
             observer = operand.spec.build(operand.name)
-            if source.op == "get_attr":
+            if constant:
                 observer(tensor_of(source))
                 observer.frozen = True
             self.shared[key] = self._call(operand.name.replace(".", "_"), observer, source)

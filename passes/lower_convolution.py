@@ -12,13 +12,13 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxquant import lowering
 from fxquant.attributes import tensor_of
 from fxquant.match import Call, Match, Var
-from fxquant.ops import dequantize, extract_patches, int8_linear
-from fxquant.passes.lower_linear import cast_product, few_rows, int8_product
+from fxquant.ops import dequantize, dequantize_twin, extract_patches, int8_linear, int8_linear_twin
+from fxquant.passes.lower_linear import cast_product, codes_of, few_rows, int8_product
 from fxquant.rewrite import Rule, rewrite
 
 _SIMULATED = Call(
     F.conv2d,
-    Call(dequantize, ...),
+    Call((dequantize, dequantize_twin), ...),
     Call(dequantize, ...),
     Var("bias", optional=True),
     Var("stride", optional=True),
@@ -28,7 +28,7 @@ _SIMULATED = Call(
 )
 _CAST = Call(
     "to",
-    Call("permute", Call(int8_linear, ..., name="product"), ..., name="permuted"),
+    Call("permute", Call((int8_linear, int8_linear_twin), ..., name="product"), ..., name="permuted"),
     Var("dtype", where=lambda v: isinstance(v, torch.dtype)),
 )
 
@@ -46,12 +46,15 @@ def lower_convolution(gm: fx.GraphModule) -> PassResult:
 
 def _lower(graph: fx.Graph, m: Match) -> fx.Node | None:
     root: fx.Node = m["root"]
-    x, weight = lowering.quantized(root.args[0]), lowering.quantized(root.args[1])
-    if x is None or weight is None or lowering.obstacle(root) is not None:
+    codes, weight = codes_of(root.args[0]), lowering.quantized(root.args[1])
+    if codes is None or weight is None or lowering.obstacle(root) is not None:
         return None
+    x = lowering.quantized(root.args[0])
+    # The code of zero is 0 where the codes are twin.
+    zero_point, qmax = (None, 127) if x is None else (x.zero_point, x.qmax)
     kernel = (tensor_of(weight.codes).shape[2], tensor_of(weight.codes).shape[3])
     stride = _pair(m["stride"], 1)
-    arguments: tuple[Any, ...] = (x.codes, kernel, stride, _pair(m["padding"], 0), x.zero_point, x.qmax)
+    arguments: tuple[Any, ...] = (codes, kernel, stride, _pair(m["padding"], 0), zero_point, qmax)
     patches = graph.call_function(extract_patches, arguments)
     product = int8_product(graph, root, patches, m["bias"], few_rows(root, 1))
     return graph.call_method("permute", (product, 0, 3, 1, 2))

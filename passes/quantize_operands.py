@@ -9,13 +9,22 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxquant import dataflow
 from fxquant.attributes import read_buffer, tensor_of
 from fxquant.errors import CalibrationError
-from fxquant.granularity import RowGroups
 from fxquant.meta import record_of
-from fxquant.observers.base import Observer, QParams
+from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.ops import check_input, dequantize, quantize
+from fxquant.observers.twin import TwinObserver
+from fxquant.ops import (
+    check_input,
+    denoise_bias,
+    dequantize,
+    dequantize_twin,
+    fake_quantize_summed_twin,
+    quantize,
+    quantize_twin,
+)
 from fxquant.rewrite import blame, edit, inherit_meta
 from fxquant.shapes import varying_axes
+from fxquant.twin import TwinSoftmax
 
 
 def quantize_operands(gm: fx.GraphModule) -> PassResult:
@@ -28,6 +37,7 @@ def quantize_operands(gm: fx.GraphModule) -> PassResult:
                         dequantize(fc.weight_codes, s_w, None, -128, 127, 0),    # float32 <- int8
                         fc.bias)
 
+    A twin-uniform operand becomes dequantize_twin(quantize_twin(x, high, low, split, -127, 127), high, low, split, -127, 127).
     A quantised product computes in float32; in a bfloat16 or float16 model its result is cast back.
     """
     return edit(gm, _quantize)
@@ -64,14 +74,30 @@ def _input_checks(gm: fx.GraphModule, recorders: list[InputRecorder]) -> dict[nn
 
 
 def _quantized(graph: fx.Graph, source: fx.Node, observer: Observer) -> fx.Node:
+    constant = source.op == "get_attr"
+    if not constant:
+        _refuse_constant(observer)
+    if isinstance(observer, TwinObserver):
+        codes, value = _twin(graph, source, observer)
+    else:
+        codes, value = _uniform(graph, source, observer)
+    known = source.meta.get("val")
+    if isinstance(known, Tensor):
+        codes.meta.setdefault("val", torch.empty_like(known, dtype=torch.int8, device="meta"))
+        value.meta["val"] = torch.empty_like(known, dtype=torch.float32, device="meta")
+    for key in ("stack_trace", "nn_module_stack"):
+        if key in source.meta:
+            codes.meta.setdefault(key, source.meta[key])
+            value.meta[key] = source.meta[key]
+    return value
+
+
+def _uniform(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple[fx.Node, fx.Node]:
     spec, params = observer.spec, observer.calculate_qparams()
-    scale, zero_point = params.scale, params.zero_point
     constant = source.op == "get_attr"
     if constant:
-        scale, zero_point = _per_row(observer, tensor_of(source), params)
-    else:
-        _refuse_constant(observer)
-    name = observer.operand
+        params = observer.per_row(params, tensor_of(source))
+    scale, zero_point, name = params.scale, params.zero_point, observer.operand
     scale_node = read_buffer(graph, f"{name}_scale", scale)
     zero_node = None if zero_point is None else read_buffer(graph, f"{name}_zero_point", zero_point)
     if constant:
@@ -81,21 +107,18 @@ def _quantized(graph: fx.Graph, source: fx.Node, observer: Observer) -> fx.Node:
         arguments = (source, scale_node, zero_node, spec.qmin, spec.qmax, params.axis)
         codes_node = graph.call_function(quantize, arguments[: 6 if params.axis is not None else 5])
     arguments = (codes_node, scale_node, zero_node, spec.qmin, spec.qmax, params.axis)
-    value = graph.call_function(dequantize, arguments[: 6 if params.axis is not None else 5])
-    for key in ("stack_trace", "nn_module_stack"):
-        if key in source.meta:
-            codes_node.meta.setdefault(key, source.meta[key])
-            value.meta[key] = source.meta[key]
-    return value
+    return codes_node, graph.call_function(dequantize, arguments[: 6 if params.axis is not None else 5])
 
 
-def _per_row(observer: Observer, weight: Tensor, params: QParams) -> tuple[Tensor, Tensor | None]:
-    """Repeat the scale of each row group for its rows, so that later passes know one form of a row-wise weight."""
-    if not isinstance(observer.spec.granularity, RowGroups):
-        return params.scale, params.zero_point
-    rows = weight.shape[0] // params.scale.shape[0]
-    zero_point = params.zero_point
-    return params.scale.repeat_interleave(rows), None if zero_point is None else zero_point.repeat_interleave(rows)
+def _twin(graph: fx.Graph, source: fx.Node, observer: TwinObserver) -> tuple[fx.Node, fx.Node]:
+    spec, params, name = observer.spec, observer.calculate_qparams(), observer.operand
+    if isinstance(spec, TwinSoftmax) and spec.published:
+        split = read_buffer(graph, f"{name}_split", params.split)
+        value = graph.call_function(fake_quantize_summed_twin, (source, split, spec.qmax))
+        return value, value
+    scales = [read_buffer(graph, f"{name}_{key}", getattr(params, key)) for key in ("high", "low", "split")]
+    codes = graph.call_function(quantize_twin, (source, *scales, spec.qmin, spec.qmax))
+    return codes, graph.call_function(dequantize_twin, (codes, *scales, spec.qmin, spec.qmax))
 
 
 def _refuse_constant(observer: Observer) -> None:
@@ -112,7 +135,7 @@ def _refuse_constant(observer: Observer) -> None:
 def _restore_dtype(node: fx.Node) -> None:
     """Keep a product's operands in one dtype, and its result in the model's."""
     operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
-    quantized = [o for o in operands if o.target is dequantize]
+    quantized = [o for o in operands if o.target in (dequantize, dequantize_twin, fake_quantize_summed_twin)]
     dtype = _result_dtype(node)
     if not quantized or dtype is torch.float32:
         return
@@ -133,6 +156,8 @@ def _restore_dtype(node: fx.Node) -> None:
 
 def _in_float32(node: fx.Node, bias: fx.Node) -> fx.Node:
     record = record_of(node)
+    if bias.target is denoise_bias:  # which is float32
+        return bias
     if bias.op == "get_attr" and record is not None:
         return read_buffer(node.graph, f"{record.label}.bias_float32", tensor_of(bias).float())
     return node.graph.call_method("float", (bias,))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import ConfigError, InputError, LayerSpec, QuantConfig, TensorSpec, UnsupportedGraphError
+from fxquant import ConfigError, InputError, LayerSpec, QuantConfig, TensorSpec, TwinSoftmax, UnsupportedGraphError
 from fxquant.numerics import sqnr
 from fxquant.observers import Observer
 from fxquant.ops import int8_linear
@@ -123,12 +123,14 @@ def test_the_one_liner_leaves_the_random_state_alone() -> None:
 
 
 def test_strict_refuses_what_stays_float() -> None:
-    asks_too_much = QuantConfig(attention=True)
+    asks_too_much = QuantConfig(LayerSpec(softmax=TwinSoftmax(published=True)), attention=True)
     prepared = calibrated(VIT, asks_too_much)
-    with pytest.raises(UnsupportedGraphError, match=r"strict: 4 products.*\n.*blocks.0.attn.qk: simulated"):
+    with pytest.raises(UnsupportedGraphError, match=r"strict: 2 products.*\n.*blocks.0.attn.pv: simulated"):
         fxquant.convert(prepared, strict=True)
     fxquant.convert(prepared, "fake", strict=True)
     fxquant.convert(CALIBRATED, strict=True)
+    everything = fxquant.convert(calibrated(VIT, QuantConfig(attention=True)), strict=True)
+    assert fxquant.report(everything).coverage == 1
 
 
 def test_strict_does_not_mind_what_the_config_leaves_float() -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
+from fxquant import LayerSpec, QuantConfig, TwinGELU, TwinSoftmax
 from fxquant.compiling import FrozenModule
 from fxquant.ops.onednn_linear import is_available
 
@@ -27,10 +28,18 @@ class Block(nn.Module):
         return x + self.mlp(x)
 
 
-def converted(dtype: torch.dtype = torch.float32, target: str = "int8") -> tuple[fx.GraphModule, Tensor]:
+TWIN = LayerSpec(softmax=TwinSoftmax(), gelu=TwinGELU())
+CONFIGS = {"linear layers": QuantConfig(), "everything": QuantConfig(TWIN, attention=True)}
+
+
+def converted(
+    dtype: torch.dtype = torch.float32, target: str = "int8", config: str = "linear layers"
+) -> tuple[fx.GraphModule, Tensor]:
     torch.manual_seed(0)
     model, x = Block().eval().to(dtype), torch.randn(4, 20, 16).to(dtype)
-    return fxquant.quantize(model, [x], recipe="minmax", target=target), x  # type: ignore[arg-type]
+    prepared = fxquant.prepare(model, CONFIGS[config])
+    fxquant.calibrate(prepared, [x], progress=False)
+    return fxquant.convert(prepared, target), x  # type: ignore[arg-type]
 
 
 def close(expected: Tensor, found: Tensor) -> bool:
@@ -39,9 +48,10 @@ def close(expected: Tensor, found: Tensor) -> bool:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiles_with_any_batch_size(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("config", CONFIGS)
+def test_compiles_with_any_batch_size(config: str, dtype: torch.dtype) -> None:
     torch._dynamo.reset()
-    gm, x = converted(dtype)
+    gm, x = converted(dtype, config=config)
     before = gm.print_readable(print_output=False)
     compiled = fxquant.compile(gm)
     assert isinstance(compiled, FrozenModule) == is_available()
@@ -63,8 +73,9 @@ def test_other_stages_compile_as_they_are() -> None:
     assert close(gm(x), compiled(x))
 
 
-def test_exports_with_a_free_batch_size() -> None:
-    gm, x = converted()
+@pytest.mark.parametrize("config", CONFIGS)
+def test_exports_with_a_free_batch_size(config: str) -> None:
+    gm, x = converted(config=config)
     batch = {0: torch.export.Dim("batch")}
     exported = torch.export.export(gm, (x,), dynamic_shapes=(batch,)).module()
     for images in (x, x[:3], torch.randn(7, 20, 16)):

@@ -15,15 +15,23 @@ from torch import Tensor, nn
 import fxquant
 from fxquant import (
     ConfigError,
+    Inputs,
     LayerSpec,
+    Metric,
     MinMax,
+    Noise,
+    NoisyBias,
     PerChannel,
     PerHead,
+    PerProjection,
     PerTensor,
     QuantConfig,
     Role,
     RowGroups,
+    ScaleSearch,
     TensorSpec,
+    TwinGELU,
+    TwinSoftmax,
 )
 from fxquant.config import Scope
 from fxquant.granularity import Granularity
@@ -35,7 +43,11 @@ FOUR, SIX = (LayerSpec(TensorSpec(b, signed=True, symmetric=True), TensorSpec(b)
 
 
 @pytest.mark.parametrize(
-    "value", [PerTensor(), PerChannel(1), PerHead(), RowGroups(3), TensorSpec(), LayerSpec(), QuantConfig()]
+    "value",
+    [
+        *(PerTensor(), PerChannel(1), PerHead(), RowGroups(3)),
+        *(TensorSpec(), TwinGELU(), TwinSoftmax(4, False, True), LayerSpec(), QuantConfig(), PerProjection()),
+    ],
 )
 def test_values_are_frozen_equal_and_hashable(value: Any) -> None:
     name = next((f.name for f in fields(value)), "anything")
@@ -76,11 +88,11 @@ def test_codes(bits: int, signed: bool, narrow: bool, expected: tuple[int, int])
         ({"narrow": True}, "narrow leaves out the smallest of the signed codes: use it with signed=True"),
         (
             {"granularity": "per_channel"},
-            "granularity must be PerTensor, PerChannel, PerHead or RowGroups, got 'per_channel'",
+            "granularity must be PerTensor, PerChannel, PerHead, RowGroups or PerProjection, got 'per_channel'",
         ),
         (
             {"granularity": PerTensor},
-            f"granularity must be PerTensor, PerChannel, PerHead or RowGroups, got {PerTensor!r}",
+            f"granularity must be PerTensor, PerChannel, PerHead, RowGroups or PerProjection, got {PerTensor!r}",
         ),
         ({"observer": "minmax"}, "observer must be observer options such as MinMax(), got 'minmax'"),
     ],
@@ -114,12 +126,26 @@ LOST = "symmetric unsigned codes lose every negative value: use signed=True, or 
         ("weight", TensorSpec(symmetric=True), f"LayerSpec.weight: {LOST}"),
         ("activation", TensorSpec(symmetric=True), f"LayerSpec.activation: {LOST}"),
         ("query", TensorSpec(symmetric=True), f"LayerSpec.query: {LOST}"),
+        *(
+            (role.value, TwinGELU(), f"LayerSpec.{role.value} must be a TensorSpec")
+            for role in Role
+            if role != Role.GELU
+        ),
+        *((r.value, TwinSoftmax(), f"LayerSpec.{r.value} must be a TensorSpec") for r in Role if r != Role.SOFTMAX),
+        ("softmax", TwinGELU(), "LayerSpec.softmax must be a TensorSpec, TwinSoftmax or None, got TwinGELU(bits=8"),
+        ("gelu", TwinSoftmax(), "LayerSpec.gelu must be a TensorSpec, TwinGELU or None, got TwinSoftmax(bits=8"),
+        ("gelu", 8, "LayerSpec.gelu must be a TensorSpec, TwinGELU or None, got 8"),
         (
             "activation",
             TensorSpec(granularity=RowGroups(3)),
             "LayerSpec.activation: RowGroups splits the rows of a weight",
         ),
         ("value", TensorSpec(granularity=RowGroups(3)), "LayerSpec.value: RowGroups splits the rows of a weight"),
+        ("key", TensorSpec(granularity=PerProjection()), "LayerSpec.key: PerProjection splits the rows of a weight"),
+        ("search", Metric.L2, "LayerSpec.search must be a ScaleSearch or None, got <Metric.L2"),
+        ("search", ScaleSearch, "LayerSpec.search must be a ScaleSearch or None, got <class"),
+        ("noise", Noise.UNIFORM, "LayerSpec.noise must be a NoisyBias or None, got <Noise.UNIFORM"),
+        ("noise", True, "LayerSpec.noise must be a NoisyBias or None, got True"),
         (
             "activation",
             TensorSpec(granularity=PerChannel(0)),
@@ -131,6 +157,104 @@ LOST = "symmetric unsigned codes lose every negative value: use signed=True, or 
 def test_specs_that_a_role_cannot_have(role: str, spec: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         LayerSpec(**{role: spec})
+
+
+@pytest.mark.parametrize("twin", [TwinGELU, TwinSoftmax])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bits": 1}, "bits must be an integer from 2 to 8, got 1"),
+        ({"bits": 9}, "bits must be an integer from 2 to 8, got 9"),
+        ({"bits": 4.0}, "bits must be an integer from 2 to 8, got 4.0"),
+        ({"bits": True}, "bits must be an integer from 2 to 8, got True"),
+        ({"power_of_two": 1}, ".power_of_two must be True or False, got 1"),
+        ({"published": None}, ".published must be True or False, got None"),
+    ],
+)
+def test_impossible_twins(twin: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        twin(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"metric": "l2"}, "ScaleSearch.metric must be one of Metric.COSINE, Metric.PEARSON, Metric.L1, Metric.L2, "),
+        ({"metric": None}, "ScaleSearch.metric must be one of "),
+        ({"inputs_from": True}, "ScaleSearch.inputs_from must be one of Inputs.FLOAT, Inputs.QUANTISED, got True"),
+        (
+            {"gradient": Inputs.FLOAT},
+            "ScaleSearch.gradient must be one of Gradient.SAMPLED_LABEL, Gradient.PREDICTION, got",
+        ),
+        *(
+            ({name: 1}, f"ScaleSearch.{name} must be True or False, got 1")
+            for name in ("weights", "inputs", "weight_error", "coarse", "geometric", "correct_bias")
+        ),
+        *(
+            ({name: value}, f"ScaleSearch.{name} must be a whole number of at least 1, got {value!r}")
+            for name in ("steps", "rounds", "max_rows")
+            for value in (0, -3, 2.0, True, "8")
+        ),
+        ({"steps": None}, "ScaleSearch.steps must be a whole number of at least 1, got None"),
+        ({"smallest": 0.0}, "expected 0 < smallest < largest, got 0.0 and "),
+        ({"smallest": -0.5}, "expected 0 < smallest < largest, got -0.5 and "),
+        ({"smallest": 1.0, "largest": 1.0}, "expected 0 < smallest < largest, got 1.0 and 1.0"),
+        *(
+            ({name: value}, f"ScaleSearch.{name} must be a finite number, got {value!r}")
+            for name in ("smallest", "largest")
+            for value in (float("nan"), float("inf"), "0.5", None, True)
+        ),
+    ],
+)
+def test_impossible_searches(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        ScaleSearch(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"noise": "uniform"},
+            "NoisyBias.noise must be one of Noise.UNIFORM, Noise.NORMAL, Noise.FITTED, got 'uniform'",
+        ),
+        ({"noise": None}, "NoisyBias.noise must be one of "),
+        *(
+            ({name: "yes"}, f"NoisyBias.{name} must be True or False, got 'yes'")
+            for name in ("mean", "range", "coarse")
+        ),
+        *(
+            ({name: value}, f"NoisyBias.{name} must be a whole number of at least 1, got {value!r}")
+            for name in ("mean_steps", "range_steps")
+            for value in (0, 1.5, False, None)
+        ),
+        ({"mean": False, "range": False}, "NoisyBias needs mean=True or range=True; for neither, leave it out"),
+    ],
+)
+def test_impossible_noises(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        NoisyBias(**arguments)
+
+
+def test_the_factors_of_a_search() -> None:
+    even = ScaleSearch(smallest=0.5, largest=1.5, steps=4, geometric=False)
+    assert even.multipliers == (0.5, 0.75, 1.0, 1.25)
+    growing = ScaleSearch(smallest=0.25, largest=4.0, steps=4, geometric=True)
+    assert growing.multipliers == pytest.approx((0.25, 0.5, 1.0, 2.0))
+    assert ScaleSearch(smallest=1, largest=2, steps=1).multipliers == (1,)
+    assert {m for m in Metric if ScaleSearch(m).needs_gradient} == {Metric.HESSIAN, Metric.FISHER}
+    assert ScaleSearch(max_rows=None).max_rows is None
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_twins_have_a_range_of_codes_on_either_side_of_zero(bits: int) -> None:
+    largest = 2 ** (bits - 1) - 1
+    twins = (TwinGELU(bits), TwinSoftmax(bits), TwinSoftmax(bits, published=True))
+    assert {(t.qmin, t.qmax) for t in twins} == {(-largest, largest)}
+    assert (TwinGELU(bits, published=True).qmin, TwinGELU(bits, published=True).qmax) == (-largest - 1, largest)
+    assert {t.dtype for t in twins} == {f"twin{bits}"}
+    assert {t.granularity for t in twins} == {PerTensor()}
+    assert (TwinGELU().power_of_two, TwinSoftmax().power_of_two) == (False, True)
 
 
 def test_a_role_without_a_spec_is_an_activation() -> None:

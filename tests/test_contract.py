@@ -1,20 +1,8 @@
-"""
-The contract of lowering: at every site, equal inputs give equal codes in fake and int8, and outputs that agree to rounding.
-
-Each site of the int8 graph is fed what the same site of the fake graph was fed. Both outputs are compared with the product of
-the fake operands, which are float32, in exact arithmetic. With u = 2^-24, K terms and M = sum_k |x||w| + |bias|:
-
-    fake:  |y - exact| <= (K + 2) u M                    K products and K additions in any order
-    int8:  |y - exact| <= 2 u M                          each operand was rounded to float32 once, integers are not
-                          + 5 u (|scale * acc| + |b|)    acc to float32, scale, their product, the folded bias b, the sum
-
-The second does not grow with K. A bfloat16 result is rounded once more.
-"""
+"""The contract of lowering, see `tests.contract`, over all bits, granularities, dtypes and kinds of products."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -22,112 +10,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 import fxquant
-from fxquant import LayerSpec, PerChannel, PerTensor, QuantConfig, RowGroups, TensorSpec
+from fxquant import LayerSpec, PerChannel, PerHead, PerTensor, QuantConfig, RowGroups, TensorSpec, TwinGELU, TwinSoftmax
 from fxquant.attributes import tensor_of
-from fxquant.meta import record_of
-from fxquant.ops import dequantize, extract_patches, int8_linear, quantize
+from fxquant.ops import extract_patches, int8_linear_twin, int8_matmul, int8_matmul_twin
+from tests.contract import calibrated, sites
 from tests.models import Shared, images, small_swin, small_vit
-
-U = 2.0**-24
-PRODUCTS = (F.linear, F.conv2d)
-
-
-class Recorder(fx.Interpreter):
-    """Run a graph and keep every value; each `quantize` reads what `fed` says for its name instead of its own input."""
-
-    def __init__(self, gm: fx.GraphModule, fed: dict[str, Tensor] | None = None) -> None:
-        super().__init__(gm, garbage_collect_values=False)
-        self.fed = fed or {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        if n.target is quantize and n.name in self.fed:
-            args = self.fetch_args_kwargs_from_env(n)[0]
-            return quantize(self.fed[n.name], *args[1:])
-        return super().run_node(n)
-
-
-@dataclass(frozen=True)
-class Site:
-    """One product in both graphs, with the values around it."""
-
-    fake: fx.Node
-    int8: fx.Node
-    fake_values: dict[fx.Node, Any]
-    int8_values: dict[fx.Node, Any]
-
-    def check(self) -> None:
-        """Compare both outputs with exact arithmetic."""
-        x, w, bias = (_double(self.fake_values, a) for a in (*self.fake.args, None)[:3])
-        assert x is not None
-        assert w is not None
-        exact, magnitude = self._apply(x, w, bias), self._apply(x.abs(), w.abs(), None if bias is None else bias.abs())
-        simulated = self.fake_values[self.fake].double()
-        assert bool(((simulated - exact).abs() <= (w[0].numel() + 2) * U * magnitude).all())
-        computed = self.int8_values[self.int8]
-        tolerance = 5 * U * self._int8_magnitude() + 2 * U * self._channels_last(magnitude)
-        tolerance = tolerance + torch.finfo(computed.dtype).eps * computed.double().abs()
-        assert bool(((computed.double() - self._channels_last(exact)).abs() <= tolerance).all())
-
-    def _apply(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-        function: Any = self.fake.target
-        return function(x, w, bias, *self.fake.args[3:])  # type: ignore[no-any-return]
-
-    def _channels_last(self, y: Tensor) -> Tensor:
-        return y.permute(0, 2, 3, 1) if self.fake.target is F.conv2d else y
-
-    def _int8_magnitude(self) -> Tensor:
-        codes, weight, scale, bias, zero_w, zero_x = (_double(self.int8_values, a) for a in self.int8.args[:6])
-        assert codes is not None
-        assert weight is not None
-        assert scale is not None
-        assert bias is not None
-        # Integers below 2^53 are exact in float64.
-        acc = codes @ weight[: scale.shape[0], : codes.shape[-1]].T
-        if zero_w is not None:
-            acc = acc - (codes - (0 if zero_x is None else zero_x)).sum(-1, keepdim=True) * zero_w
-        return (acc * scale).abs() + bias.abs()
-
-
-def _double(values: dict[fx.Node, Any], argument: object) -> Tensor | None:
-    value: Tensor | None = values[argument].double() if isinstance(argument, fx.Node) else None
-    return value
-
-
-def sites(prepared: fx.GraphModule, x: Tensor) -> list[Site]:
-    """Run both graphs, check that all codes are equal, and pair the products."""
-    fake, int8 = fxquant.convert(prepared, "fake"), fxquant.convert(prepared, "int8")
-    one = Recorder(fake)
-    with torch.no_grad():
-        one.run(x)
-        quantizers = {n.name: n for n in fake.graph.nodes if n.target is quantize}
-        other = Recorder(int8, {name: one.env[n.args[0]] for name, n in quantizers.items()})
-        other.run(x)
-    lowered = [n for n in int8.graph.nodes if n.target is quantize]
-    assert {n.name for n in lowered} == set(quantizers)
-    for node in lowered:
-        assert torch.equal(one.env[quantizers[node.name]], other.env[node]), f"codes differ at {node.name}"
-    products = {_label(n): n for n in int8.graph.nodes if n.target is int8_linear}
-    simulated = [n for n in fake.graph.nodes if n.target in PRODUCTS and _simulated(n)]
-    assert {_label(n) for n in simulated} == set(products)
-    return [Site(n, products[_label(n)], one.env, other.env) for n in simulated]
-
-
-def _label(node: fx.Node) -> str:
-    record = record_of(node)
-    assert record is not None
-    return record.label
-
-
-def _simulated(node: fx.Node) -> bool:
-    return all(isinstance(a, fx.Node) and a.target is dequantize for a in node.args[:2])
-
-
-def calibrated(model: nn.Module, config: QuantConfig, *batches: Tensor) -> fx.GraphModule:
-    prepared = fxquant.prepare(model.eval(), config)
-    return fxquant.calibrate(prepared, batches, progress=False)
 
 
 @st.composite
@@ -203,6 +93,151 @@ def test_convolution(
     site.check()
 
 
+bits = st.integers(2, 8)
+symmetric = st.builds(
+    TensorSpec,
+    bits,
+    st.just(True),
+    st.just(True),
+    st.sampled_from([PerTensor(), PerChannel(0), RowGroups(3)]),
+    narrow=st.booleans(),
+)
+twin_gelu = st.builds(TwinGELU, bits, power_of_two=st.booleans(), published=st.booleans())
+twin_softmax = st.builds(TwinSoftmax, bits, power_of_two=st.booleans())
+
+
+class Behind(nn.Module):
+    """A layer behind an activation function."""
+
+    def __init__(self, function: Any, layer: nn.Module) -> None:
+        super().__init__()
+        self.function, self.layer = function, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.function(x))  # type: ignore[no-any-return]
+
+
+@contract
+@given(
+    weight=symmetric,
+    gelu=twin_gelu,
+    softmax=twin_softmax,
+    which=st.sampled_from(["gelu", "softmax"]),
+    dtype=dtypes,
+    shape=st.tuples(st.integers(1, 20), st.integers(1, 5)),
+    k=st.integers(2, 70),
+    o=st.integers(1, 13).map(lambda n: 3 * n),
+    bias=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_linear_behind_gelu_or_softmax(
+    weight: TensorSpec,
+    gelu: TwinGELU,
+    softmax: TwinSoftmax,
+    which: str,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    k: int,
+    o: int,
+    bias: bool,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    x = (torch.randn(*shape, k) * 3).to(dtype)
+    function = nn.GELU() if which == "gelu" else nn.Softmax(-1)
+    module = Behind(function, nn.Linear(k, o, bias)).to(dtype)
+    (site,) = sites(calibrated(module, QuantConfig(LayerSpec(weight, gelu=gelu, softmax=softmax)), x), x)
+    assert site.int8.target is int8_linear_twin
+    site.check()
+
+
+@settings(parent=contract, max_examples=30)
+@given(
+    weight=symmetric,
+    gelu=twin_gelu,
+    dtype=dtypes,
+    channels=st.integers(1, 4),
+    kernel=st.tuples(*[st.integers(1, 4)] * 2),
+    padding=st.tuples(*[st.integers(0, 2)] * 2),
+    size=st.tuples(*[st.integers(4, 9)] * 2),
+    seed=st.integers(0, 2**31),
+)
+def test_convolution_behind_gelu(
+    weight: TensorSpec,
+    gelu: TwinGELU,
+    dtype: torch.dtype,
+    channels: int,
+    kernel: tuple[int, int],
+    padding: tuple[int, int],
+    size: tuple[int, int],
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    x = (torch.randn(2, channels, *size) * 2).to(dtype)
+    module = Behind(nn.GELU(), nn.Conv2d(channels, 6, kernel, 2, padding)).to(dtype)
+    (site,) = sites(calibrated(module, QuantConfig(LayerSpec(weight, gelu=gelu)), x), x)
+    assert site.int8.target is int8_linear_twin
+    site.check()
+
+
+class Attention(nn.Module):
+    """Attention among ``(B, H, N, 3 D)``, open."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = x.chunk(3, -1)
+        return F.softmax(q @ k.mT * 0.5, -1) @ v
+
+
+heads = specs([PerTensor(), PerHead()])
+unsigned = st.builds(TensorSpec, bits, st.just(False), st.just(True), st.sampled_from([PerTensor(), PerHead()]))
+
+
+@settings(parent=contract, max_examples=100)
+@given(
+    layer=st.builds(LayerSpec, query=heads, key=heads, softmax=st.one_of(heads, unsigned, twin_softmax), value=heads),
+    dtype=dtypes,
+    batch=st.tuples(st.integers(1, 3), st.integers(1, 4)),
+    tokens=st.integers(2, 40),
+    width=st.integers(1, 40),
+    seed=st.integers(0, 2**31),
+)
+def test_attention(
+    layer: LayerSpec, dtype: torch.dtype, batch: tuple[int, int], tokens: int, width: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    x = (torch.randn(*batch, tokens, 3 * width) + torch.randn(3 * width)).to(dtype)
+    scores, context = sites(calibrated(Attention(), QuantConfig(layer, attention=True), x), x)
+    assert scores.int8.target is int8_matmul
+    assert context.int8.target is (int8_matmul_twin if isinstance(layer.softmax, TwinSoftmax) else int8_matmul)
+    scores.check()
+    context.check()
+
+
+class Gram(nn.Module):
+    """A product of two activations that is no attention; the right side is one matrix for all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(x) @ x.flatten(0, -2).mT
+
+
+@settings(parent=contract, max_examples=30)
+@given(
+    spec=specs([PerTensor()]),
+    gelu=st.one_of(specs([PerTensor()]), twin_gelu),
+    dtype=dtypes,
+    shape=st.lists(st.integers(2, 16), min_size=2, max_size=3),
+    seed=st.integers(0, 2**31),
+)
+def test_other_products_of_activations(
+    spec: TensorSpec, gelu: Any, dtype: torch.dtype, shape: list[int], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(shape).to(dtype)
+    (site,) = sites(calibrated(Gram(), QuantConfig(LayerSpec(activation=spec, gelu=gelu), attention=True), x), x)
+    assert site.int8.target is (int8_matmul_twin if isinstance(gelu, TwinGELU) else int8_matmul)
+    site.check()
+
+
 class Chain(nn.Module):
     """A stem and layers of odd sizes with everything between them that a site may read."""
 
@@ -247,7 +282,10 @@ def test_small_models(make: Any, w_bits: int, a_bits: int, attention: bool) -> N
     prepared = calibrated(model, config, images(4))
     x = images(3, seed=1)
     found = sites(prepared, x)
-    assert len(found) == sum(isinstance(m, nn.Linear | nn.Conv2d) for m in model.modules())
+    expected = sum(isinstance(m, nn.Linear | nn.Conv2d) for m in model.modules())
+    if attention:
+        expected += 2 * sum(type(m).__name__ in ("Attention", "WindowAttention") for m in model.modules())
+    assert len(found) == expected
     for site in found:
         site.check()
     # End to end a code on a rounding boundary may flip and others follow; that stays below what quantising costs.

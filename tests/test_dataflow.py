@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
+import fxquant
 from fxquant import dataflow
+from fxquant.meta import module_path
 from fxquant.passes.canonicalize import canonicalize
 from tests.helpers import module_of, through
+from tests.models import small_swin, small_vit
 
 WEIGHTS = {"w": torch.ones(4, 4), "kernel": torch.ones(3, 3, 2, 2)}
 
@@ -126,3 +129,90 @@ def test_a_shared_input_is_visited_once() -> None:
         return F.conv2d(x, self.kernel)
 
     assert dataflow.reads_input(products(forward)[0].args[0])
+
+
+def _joint_qkv(self: Any, x: Tensor) -> Tensor:
+    q, k, v = F.linear(x, self.w).reshape(2, 1, 4, 3, 4).permute(3, 0, 1, 2, 4).unbind(0)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _joint_qkv_by_hand(self: Any, x: Tensor) -> Tensor:
+    q, k, v = F.linear(x, self.w).chunk(3, dim=-1)
+    return F.softmax((q * 0.5) @ k.transpose(-2, -1) + self.w, -1) @ v
+
+
+def _joint_qk(self: Any, x: Tensor) -> Tensor:
+    q, k = F.linear(x, self.w).chunk(2, dim=-1)
+    return F.softmax(q @ k.mT, -1) @ x
+
+
+def _joint_kv(self: Any, x: Tensor) -> Tensor:
+    k, v = F.linear(x, self.w).chunk(2, dim=-1)
+    return F.scaled_dot_product_attention(x, k, v)
+
+
+def _separate(self: Any, x: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(F.linear(x, self.w), x, x)
+
+
+def _separate_value(self: Any, x: Tensor) -> Tensor:
+    return F.softmax(x @ x.mT, -1) @ F.linear(x, self.w).reshape(2, 4, 4)
+
+
+def _normed_queries_and_keys(self: Any, x: Tensor) -> Tensor:
+    q, k, v = F.linear(x, self.w).chunk(3, dim=-1)
+    q, k = F.layer_norm(q, (4,), self.w[0]), F.layer_norm(k, (4,)).to(v.dtype)
+    return F.softmax(q * 2 @ k.mT, -1) @ v
+
+
+def _rotated(self: Any, x: Tensor) -> Tensor:
+    q, k, v = F.linear(x, self.w).chunk(3, dim=-1)
+    q, k = (t * self.w + torch.cat([t, t], -1)[..., :4] * self.w for t in (q, k))
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _queries_of_another(self: Any, x: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(x, x.mT, F.linear(x, self.w).relu())
+
+
+@pytest.mark.parametrize(
+    ("function", "count"),
+    [
+        (_joint_qkv, 3),
+        (_joint_qkv_by_hand, 3),
+        (_joint_qk, 2),
+        (_joint_kv, 2),
+        (_separate, 1),
+        (_separate_value, 1),
+        (_normed_queries_and_keys, 3),
+        (_queries_of_another, 0),
+        (lambda self, x: F.linear(F.gelu(F.linear(x, self.w)), self.w), 0),
+        (lambda self, x: F.linear(F.softmax(x @ x.mT, -1) @ x, self.w), 0),
+    ],
+)
+def test_a_layer_computes_several_of_query_key_and_value(function: Any, count: int) -> None:
+    linear = next(n for n in products(function) if n.target is F.linear)
+    assert dataflow.projections(linear) == count
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (small_vit(), {"attn.qkv": 3}),
+        (small_vit(qk_norm=True), {"attn.qkv": 3}),
+        (small_swin(), {"attn.qkv": 3}),
+    ],
+    ids=["vit", "qk_norm", "swin"],
+)
+@pytest.mark.parametrize("fused", [True, False])
+def test_projections_of_models(model: nn.Module, expected: dict[str, int], fused: bool) -> None:
+    """Fused or spelled out, with timm's function for an optional mask in between."""
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            setattr(module, "fused_attn", fused)  # noqa: B010
+    linears = [n for n in fxquant.trace(model).graph.nodes if n.target is F.linear]
+    assert len(linears) > 8
+    for node in linears:
+        path = module_path(node)
+        wanted = next((count for end, count in expected.items() if path.endswith(end)), 0)
+        assert dataflow.projections(node) == wanted, path

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import LayerSpec, QuantConfig, TensorSpec, lowering
+from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax, lowering
 from fxquant.attributes import tensor_of
 from fxquant.ops import dequantize
 from tests.helpers import module_of
@@ -83,14 +83,82 @@ def test_only_dequantized_values_are_quantized() -> None:
     assert lowering.quantized(3) is None
 
 
+def simulated(function: Any, layer: LayerSpec, dtype: torch.dtype = torch.float32, **weights: Tensor) -> fx.Node:
+    """Return the simulated product of `function` ``(x, **weights)``."""
+    x = X.to(dtype)
+    prepared = fxquant.prepare(module_of(function, **weights).to(dtype), QuantConfig(layer, attention=True), x)
+    prepared(x)
+    gm = fxquant.convert(prepared, "fake")
+    return next(n for n in gm.graph.nodes if n.target in (F.linear, torch.matmul))
+
+
 def _matmul(self: Any, x: Tensor) -> Tensor:
-    return x @ x.mT
+    return x @ F.gelu(x).mT
 
 
-def test_says_why_a_product_of_activations_stays_simulated() -> None:
-    prepared = fxquant.prepare(module_of(_matmul), QuantConfig(attention=True))
-    prepared(X)
-    gm = fxquant.convert(prepared)
-    (node,) = [n for n in gm.graph.nodes if n.target is torch.matmul]
-    assert "products of two activations" in str(lowering.obstacle(node))
-    assert lowering.obstacle(product(LayerSpec())) is None
+def _linear(self: Any, x: Tensor) -> Tensor:
+    return F.linear(F.softmax(x, -1), self.weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (LayerSpec(), None),
+        (LayerSpec(activation=None, gelu=UNSIGNED), "simulated: the left operand is float"),
+        (LayerSpec(gelu=TwinGELU()), "simulated: a twin-uniform right operand has no int8 form"),
+    ],
+)
+def test_says_why_a_product_of_activations_stays_simulated(
+    layer: LayerSpec, reason: str | None, dtype: torch.dtype
+) -> None:
+    assert lowering.obstacle(simulated(_matmul, layer, dtype)) == reason
+
+
+AFFINE = TensorSpec(signed=True, granularity=PerChannel(0))
+BY_CHANNEL = TensorSpec(signed=True, symmetric=True, granularity=PerChannel(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (LayerSpec(), None),
+        (LayerSpec(softmax=TwinSoftmax()), None),
+        (LayerSpec(activation=None), "simulated: the input is float"),
+        (LayerSpec(weight=None), "simulated: the weight is float"),
+        (
+            LayerSpec(softmax=TwinSoftmax(published=True)),
+            "simulated: the input is twin-uniform as published, which has no int8 form",
+        ),
+        (
+            LayerSpec(AFFINE, softmax=TwinSoftmax()),
+            "simulated: a twin-uniform input and a weight with zero points have no int8 form",
+        ),
+        (
+            LayerSpec(BY_CHANNEL),
+            "simulated: a weight scale along the input channels does not factor out of the product",
+        ),
+    ],
+)
+def test_says_why_a_linear_layer_stays_simulated(layer: LayerSpec, reason: str | None, dtype: torch.dtype) -> None:
+    assert lowering.obstacle(simulated(_linear, layer, dtype, weight=torch.randn(4, 6))) == reason
+
+
+def test_operands_of_unknown_rank_stay_simulated() -> None:
+    node = simulated(_matmul, LayerSpec())
+    del node.args[1].meta["val"]  # type: ignore[union-attr]
+    assert lowering.obstacle(node) == "simulated: the shapes of the operands are unknown"
+
+
+def test_an_operand_that_is_cast_stays_simulated() -> None:
+    node = simulated(_matmul, LayerSpec())
+    with node.graph.inserting_before(node):
+        node.update_arg(0, node.graph.call_method("to", (node.args[0], torch.float64)))
+    assert lowering.obstacle(node) == "simulated: an operand is cast after it was quantised"
+
+
+def test_fused_attention_has_no_integer_form() -> None:
+    gm = fxquant.trace(module_of(lambda self, x: F.scaled_dot_product_attention(x, x, x)))
+    (node,) = [n for n in gm.graph.nodes if n.target is F.scaled_dot_product_attention]
+    assert lowering.obstacle(node) == "simulated: fused attention has no int8 form"

@@ -50,8 +50,8 @@ def test_the_order_of_the_passes() -> None:
         "decompose_attention",
         "insert_observers",
     ]
-    assert names(pipeline.CONVERT) == ["quantize_operands"]
-    assert names(pipeline.LOWER) == ["lower_linear", "lower_convolution"]
+    assert names(pipeline.CONVERT) == ["correct_bias", "add_noise", "quantize_operands"]
+    assert names(pipeline.LOWER) == ["fold_noise", "lower_linear", "lower_convolution", "lower_matmul"]
 
 
 def test_a_pass_class_is_named_in_snake_case() -> None:
@@ -78,7 +78,7 @@ def test_every_graph_is_dumped_in_order(tmp_path: Path, monkeypatch: pytest.Monk
     assert "dropout" not in (folder / "01_canonicalize.txt").read_text()
     assert "scaled_dot_product_attention" in (folder / "05_annotate.txt").read_text()
     assert "scaled_dot_product_attention" not in (folder / "06_decompose_attention.txt").read_text()
-    assert "extract_patches" in (folder / "10_lower_convolution.txt").read_text()
+    assert "extract_patches" in (folder / "13_lower_convolution.txt").read_text()
 
 
 def test_nothing_is_written_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,22 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import UnsupportedGraphError
+from fxquant import LayerSpec, QuantConfig, TwinGELU, TwinSoftmax, UnsupportedGraphError
 from fxquant.attributes import read_buffer, tensor_of
-from fxquant.ops import dequantize, int8_linear, quantize
+from fxquant.ops import (
+    dequantize,
+    dequantize_twin,
+    fake_quantize_summed_twin,
+    int8_linear,
+    int8_linear_twin,
+    int8_matmul,
+    int8_matmul_twin,
+    quantize,
+    quantize_twin,
+)
 from fxquant.spec import Stage, verify
 
 X = torch.randn(2, 20, 4)
@@ -129,6 +139,84 @@ def test_refuses(stage: Stage, problem: str, change: Change) -> None:
     with pytest.raises(UnsupportedGraphError, match=problem) as raised:
         verify(gm, stage)
     assert "node '" in str(raised.value)
+
+
+class Twin(nn.Module):
+    """Attention and a GELU in front of a linear layer, without weights but for that layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.gelu(F.softmax(x @ x.mT, -1) @ x))  # type: ignore[no-any-return]
+
+
+def twin_graphs(**options: bool) -> dict[Stage, fx.GraphModule]:
+    layer = LayerSpec(softmax=TwinSoftmax(**options), gelu=TwinGELU())
+    prepared = fxquant.prepare(Twin().eval(), QuantConfig(layer, attention=True), X)
+    prepared(X)
+    converted = {Stage.QUANTISED: fxquant.convert(prepared, "fake"), Stage.LOWERED: fxquant.convert(prepared)}
+    return {Stage.PREPARED: prepared} | converted
+
+
+TWINS = twin_graphs()
+
+
+@pytest.mark.parametrize("stage", TWINS)
+def test_twin_graphs_are_legal(stage: Stage) -> None:
+    verify(TWINS[stage], stage)
+
+
+def test_the_published_form_stays_simulated() -> None:
+    gm = twin_graphs(published=True)[Stage.LOWERED]
+    verify(gm, Stage.LOWERED)
+    assert only(gm, fake_quantize_summed_twin)
+    assert only(gm, torch.matmul)
+
+
+def _wrong_split(gm: fx.GraphModule) -> None:
+    node = only(gm, dequantize_twin)
+    with gm.graph.inserting_before(node):
+        node.update_arg(3, read_buffer(gm.graph, "split", torch.ones(())))
+
+
+def _constant_codes(target: Any, position: int) -> Change:
+    def change(gm: fx.GraphModule) -> None:
+        node = only(gm, target)
+        with gm.graph.inserting_before(node):
+            node.update_arg(position, read_buffer(gm.graph, "w", torch.ones(2, 20, 20)))
+
+    return change
+
+
+FLOAT_CODES = "expected int8 codes, found torch.float32"
+REFUSED_TWINS: list[tuple[Stage, str, Change]] = [
+    *(
+        (Stage.PREPARED, "not quantised before convert", lambda gm, f=f: appended(gm, "call_function", f))
+        for f in (quantize_twin, dequantize_twin, fake_quantize_summed_twin)
+    ),
+    *(
+        (Stage.QUANTISED, "at lowering", lambda gm, f=f: appended(gm, "call_function", f))
+        for f in (int8_linear_twin, int8_matmul, int8_matmul_twin)
+    ),
+    (Stage.QUANTISED, "does not undo the quantize", _wrong_split),
+    (Stage.LOWERED, FLOAT_CODES, _float_codes(int8_linear_twin, 1)),
+    *((Stage.LOWERED, FLOAT_CODES, _constant_codes(f, at)) for f in (int8_matmul, int8_matmul_twin) for at in (0, 1)),
+]
+
+
+@pytest.mark.parametrize(("stage", "problem", "change"), REFUSED_TWINS)
+def test_refuses_broken_twin_graphs(stage: Stage, problem: str, change: Change) -> None:
+    gm = copy.deepcopy(TWINS[stage])
+    change(gm)
+    with pytest.raises(UnsupportedGraphError, match=problem):
+        verify(gm, stage)
+
+
+def test_products_of_activations_are_lowered() -> None:
+    with pytest.raises(UnsupportedGraphError, match=r"'matmul' .*could run on int8 and was not lowered"):
+        verify(TWINS[Stage.QUANTISED], Stage.LOWERED)
 
 
 @pytest.mark.parametrize(

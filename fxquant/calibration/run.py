@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,18 +16,39 @@ Batch = Tensor | Sequence[Any]
 
 def run_batches(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bool) -> int:
     """Run `prepared` on each batch without gradients and return how many there were."""
-    like = next((t for t in prepared.parameters() if t.is_floating_point()), None)
     count = 0
     with torch.no_grad():
-        for batch in tqdm(batches, desc="calibrate", unit="batch", disable=not progress):
-            images = images_of(batch, count)
-            if like is not None and images.is_floating_point():
-                images = images.to(device=like.device, dtype=like.dtype)
+        for images in tqdm(_on_device(prepared, batches), desc="calibrate", unit="batch", disable=not progress):
             _run(prepared, images, count)
             count += 1
+    _refuse_nothing(count)
+    return count
+
+
+def collect_batches(prepared: fx.GraphModule, batches: Iterable[Batch]) -> list[Tensor]:
+    """Return the images of all batches, as `prepared` takes them."""
+    images = list(_on_device(prepared, batches))
+    _refuse_nothing(len(images))
+    for index, each in enumerate(images):
+        if each.numel() == 0:
+            raise CalibrationError(
+                f"calibration batch {index}: expected images, found an empty batch of shape {tuple(each.shape)}"
+            )
+    return images
+
+
+def _on_device(prepared: fx.GraphModule, batches: Iterable[Batch]) -> Iterator[Tensor]:
+    like = next((t for t in prepared.parameters() if t.is_floating_point()), None)
+    for index, batch in enumerate(batches):
+        images = images_of(batch, index)
+        if like is not None and images.is_floating_point():
+            images = images.to(device=like.device, dtype=like.dtype)
+        yield images
+
+
+def _refuse_nothing(count: int) -> None:
     if count == 0:
         raise CalibrationError("expected at least one calibration batch, found none: the iterable is empty or used up")
-    return count
 
 
 def images_of(batch: Batch, index: int) -> Tensor:

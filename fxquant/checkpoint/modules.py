@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from fxquant.checkpoint import scalars, typed
 from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json, field
-from fxquant.config import TensorSpec
+from fxquant.config import OperandSpec
 from fxquant.errors import CheckpointError
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
@@ -57,7 +57,7 @@ def decode(data: Json) -> nn.Module:
         return recorder.eval()
     if kind != "observer":
         raise CheckpointError(f"unknown kind of module {kind!r:.100}")
-    spec: TensorSpec = typed.decode(data.get("spec"), TensorSpec)
+    spec: OperandSpec = typed.decode(data.get("spec"), OperandSpec)
     observer = spec.build(operand)
     observer.frozen = field(data, "frozen", bool)
     return observer.eval()

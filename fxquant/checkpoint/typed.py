@@ -18,12 +18,18 @@ from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json
 from fxquant.config import TensorSpec
 from fxquant.errors import CheckpointError
-from fxquant.granularity import PerChannel, PerHead, PerTensor, RowGroups
+from fxquant.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
 from fxquant.meta import Operand, Record
+from fxquant.search import NoisyBias, ScaleSearch
+from fxquant.twin import TwinGELU, TwinSoftmax
 
 _OBSERVERS = [v for v in vars(observers).values() if isinstance(v, type) and issubclass(v, observers.ObserverOptions)]
 TYPES: dict[str, type] = {
-    cls.__name__: cls for cls in (Record, Operand, TensorSpec, PerTensor, PerChannel, PerHead, RowGroups, *_OBSERVERS)
+    cls.__name__: cls
+    for cls in (
+        *(Record, Operand, TensorSpec, TwinGELU, TwinSoftmax, PerTensor, PerChannel, PerHead, RowGroups, PerProjection),
+        *(ScaleSearch, NoisyBias, *_OBSERVERS),
+    )
 }
 
 

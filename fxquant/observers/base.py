@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fxquant.errors import CalibrationError
 from fxquant.granularity import RowGroups
-from fxquant.numerics import affine_qparams, symmetric_scale, widen_single
+from fxquant.numerics import affine_qparams, dequantize, quantize, symmetric_scale, widen_single
 
 if TYPE_CHECKING:
     from fxquant.config import TensorSpec
@@ -44,10 +44,17 @@ class Observer(nn.Module):
 
     Calling it returns its input unchanged. `spec` says how the operand will be quantised, `operand` names it in errors.
     Subclasses implement `observe` on the ``(G, n)`` view of a batch (one row per scale) and keep their statistics in
-    buffers, so that a half-calibrated model can be saved.
+    buffers, so that a half-calibrated model can be saved. Three more hold what `fxquant.calibration` finds by searching, and
+    are empty until then: `found_scale` and `found_zero_point` ``(G,)`` in place of those that the statistics give, `noise`
+    ``(K,)`` to be added to the rows of the operand, tokens or patches, before they are quantised, and, on a weight's observer,
+    `bias_shift` ``(O,)`` to be added to the product's bias.
     """
 
     batches: Tensor
+    found_scale: Tensor
+    found_zero_point: Tensor
+    noise: Tensor
+    bias_shift: Tensor
 
     def __init__(self, spec: TensorSpec, operand: str) -> None:
         super().__init__()
@@ -55,6 +62,10 @@ class Observer(nn.Module):
         self.operand = operand
         self.frozen = False  # set once a constant (a weight) was observed: there is nothing more to see
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("found_scale", torch.zeros(0))
+        self.register_buffer("found_zero_point", torch.zeros(0, dtype=torch.int32))
+        self.register_buffer("noise", torch.zeros(0))
+        self.register_buffer("bias_shift", torch.zeros(0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Observe `x` of any shape and return it; under `torch.export`, which records values only, just return it."""
@@ -81,7 +92,7 @@ class Observer(nn.Module):
 
     def calculate_qparams(self) -> QParams:
         """
-        Return the scale and zero point for the statistics so far.
+        Return the scale and zero point that a search found, else those for the statistics so far.
 
         Raises `CalibrationError` when nothing was observed.
         """
@@ -89,7 +100,43 @@ class Observer(nn.Module):
             raise CalibrationError(
                 f"node {self.operand!r} was never calibrated: run fxquant.calibrate(prepared, batches) before convert"
             )
+        return self.found_qparams() if self.refined else self.initial_qparams()
+
+    def initial_qparams(self) -> QParams:
+        """Return the scale and zero point for the statistics so far."""
         return self.qparams_for(*self.range())
+
+    @property
+    def refined(self) -> bool:
+        """Whether a search has found better than the statistics."""
+        return self.found_scale.numel() > 0
+
+    def refine(self, qparams: QParams) -> None:
+        """Let `calculate_qparams` return these from now on."""
+        self.found_scale = qparams.scale.reshape(-1).clone()
+        if qparams.zero_point is not None:
+            self.found_zero_point = qparams.zero_point.reshape(-1).clone()
+
+    def found_qparams(self) -> QParams:
+        """Return what `refine` was given."""
+        scale, zero_point = self.found_scale, self.found_zero_point if self.found_zero_point.numel() else None
+        if self.axis is None:
+            return QParams(scale.reshape(()), None if zero_point is None else zero_point.reshape(()), None)
+        return QParams(scale, zero_point, self.axis)
+
+    def fake_quantize(self, x: Tensor, qparams: QParams) -> Tensor:
+        """Return `x` as it will be after `convert`, float32."""
+        spec, params = self.spec, self.per_row(qparams, x)
+        codes = quantize(x, params.scale, params.zero_point, spec.qmin, spec.qmax, params.axis)
+        return dequantize(codes, params.scale, params.zero_point, params.axis)
+
+    def per_row(self, qparams: QParams, x: Tensor) -> QParams:
+        """Repeat what each row group of a weight shares for its rows, so that one form of a row-wise weight is left."""
+        if not isinstance(self.spec.granularity, RowGroups):
+            return qparams
+        rows, zero_point = x.shape[0] // qparams.scale.shape[0], qparams.zero_point
+        repeated = None if zero_point is None else zero_point.repeat_interleave(rows)
+        return QParams(qparams.scale.repeat_interleave(rows), repeated, qparams.axis)
 
     @property
     def calibrated(self) -> bool:

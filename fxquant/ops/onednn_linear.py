@@ -14,9 +14,14 @@ GELU_ALGORITHMS: dict[str | None, str] = {None: "", "none": "none", "tanh": "tan
 
 def is_available() -> bool:
     """Say whether this torch has oneDNN's integer linear layer and this processor multiplies bytes without saturation."""
-    vnni = getattr(torch.cpu, "_is_vnni_supported", None)
     has_ops = all(hasattr(torch.ops.onednn, name) for name in ("qlinear_prepack", "qlinear_pointwise"))
-    return has_ops and torch.backends.mkldnn.is_available() and vnni is not None and bool(vnni())
+    return has_ops and has_vnni()
+
+
+def has_vnni() -> bool:
+    """Say whether oneDNN is there and this processor multiplies bytes without saturation."""
+    vnni = getattr(torch.cpu, "_is_vnni_supported", None)
+    return torch.backends.mkldnn.is_available() and vnni is not None and bool(vnni())
 
 
 def onednn_linear(

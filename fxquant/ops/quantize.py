@@ -6,17 +6,26 @@ import torch
 from torch import Tensor
 
 from fxquant import numerics
+from fxquant.ops.noise import add_noise
 
 
 def quantize(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: int, qmax: int, axis: int | None = None
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    qmin: int,
+    qmax: int,
+    axis: int | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
     """
-    Return the int8 codes of `x`, any shape: ``clamp(round(x / scale + zero_point), qmin, qmax)``.
+    Return the int8 codes of `x`, any shape: ``clamp(round((x + noise) / scale + zero_point), qmin, qmax)``.
 
     scale: float32, 0-dim or one per index of `axis`; zero_point: int32 of the same shape, or None for 0. Unsigned 8-bit
     codes are stored minus 128 (`fxquant.numerics.storage_offset`). The arithmetic is float32 whatever the dtype of `x`.
+    noise: see `fxquant.ops.add_noise`.
     """
+    x = x if noise is None else add_noise(x, noise)
     codes = numerics.quantize(x, scale, zero_point, qmin, qmax, axis)
     offset = numerics.storage_offset(qmax)
     return (codes.sub_(offset) if offset else codes).to(torch.int8)

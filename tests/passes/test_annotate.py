@@ -218,7 +218,7 @@ def test_products_of_the_root_take_the_name_of_their_node() -> None:
 @pytest.mark.parametrize(
     ("config", "off"),
     [
-        (QuantConfig(), {"trees.0.attention": "attention products are switched off in the config"}),
+        (QuantConfig(), {"trees.0.attention": "the fused attention kernel is faster; attention=True quantises it"}),
         (QuantConfig(attention=True), {}),
         (QuantConfig(attention=True, patch_embed=False), {"soil": "patch embedding is switched off in the config"}),
         (QuantConfig(attention=True, head=False), {"sky": "the head is switched off in the config"}),
@@ -265,7 +265,7 @@ def test_what_the_config_leaves_float_says_by_which_entry() -> None:
     assert reasons(Forest(Birch()), config) == {
         "soil": "left float by the config (object_type 'conv2d')",
         "trees.0.b": "left float by the config (module_name 'trees.0.b')",
-        "trees.0.attention": "attention products are switched off in the config",
+        "trees.0.attention": "the fused attention kernel is faster; attention=True quantises it",
         "trees.0.c": "left float by the config (module_name_regex '.*c')",
         "sky": "the head is switched off in the config",
     }
@@ -275,8 +275,10 @@ def test_what_the_config_leaves_float_says_by_which_entry() -> None:
 
 def test_each_role_takes_its_own_spec() -> None:
     bits = {"norm": 3, "gelu": 4, "query": 5, "key": 6, "softmax": 7, "value": 2}
-    heads = {name: TensorSpec(bits[name], granularity=PerHead()) for name in ("query", "key", "softmax", "value")}
-    layer = LayerSpec(norm=TensorSpec(3), gelu=TensorSpec(4), **heads)
+    query, key, softmax, value = (
+        TensorSpec(bits[name], granularity=PerHead()) for name in ("query", "key", "softmax", "value")
+    )
+    layer = LayerSpec(norm=TensorSpec(3), gelu=TensorSpec(4), query=query, key=key, softmax=softmax, value=value)
     found = records(annotated(Forest(Alder()), QuantConfig(layer, attention=True)))
     for record in found.values():
         for operand in record.operands:

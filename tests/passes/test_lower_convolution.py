@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec
+from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU
 from fxquant.attributes import get_tensor
 from fxquant.passes.lower_convolution import lower_convolution
 from fxquant.spec import Stage
@@ -94,6 +94,30 @@ torch.bfloat16, True)
         """,
         stage=Stage.LOWERED,
         tolerance=1e-2,
+    )
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_twin_codes_are_padded_with_zero(published: bool) -> None:
+    model = nn.Sequential(nn.GELU(), nn.Conv2d(3, 5, 3, stride=2, padding=(1, 2)))
+    qmin = -128 if published else -127
+    check_pass(
+        lower_convolution,
+        simulated(model, QuantConfig(LayerSpec(gelu=TwinGELU(published=published)))),
+        (X,),
+        after=f"""
+            (input)
+            check_input = check_input(input, (None, 3, None, None), 'input')
+            gelu = F.gelu(check_input)
+            quantize_twin = quantize_twin(gelu, 1.input_high, 1.input_low, 1.input_split, {qmin}, 127)
+            extract_patches = extract_patches(quantize_twin, (3, 3), (2, 2), (1, 2), None, 127)
+            int8_linear_twin = int8_linear_twin(extract_patches, 1.weight_int8, 1.scale_high, 1.scale_low, 1.bias_folded, \
+torch.float32, False)
+            permute = int8_linear_twin.permute(0, 3, 1, 2)
+            return permute
+        """,
+        stage=Stage.LOWERED,
+        tolerance=1e-6,
     )
 
 

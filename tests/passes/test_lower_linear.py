@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec
+from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax
 from fxquant.attributes import get_tensor
 from fxquant.meta import record_of
 from fxquant.ops import int8_linear
@@ -76,6 +76,59 @@ linear.weight_sum_zero_point, linear.input_sum_zero_point, torch.float32, False)
         """,
         stage=Stage.LOWERED,
         tolerance=1e-6,
+    )
+
+
+def test_a_twin_input_has_two_scales() -> None:
+    gm = check_pass(
+        lower_linear,
+        simulated(nn.Sequential(nn.GELU(), nn.Linear(4, 6)), QuantConfig(LayerSpec(gelu=TwinGELU()))),
+        (X,),
+        before="""
+            (input)
+            check_input = check_input(input, (None, None, 4), 'input')
+            gelu = F.gelu(check_input)
+            quantize_twin = quantize_twin(gelu, 1.input_high, 1.input_low, 1.input_split, -127, 127)
+            dequantize_twin = dequantize_twin(quantize_twin, 1.input_high, 1.input_low, 1.input_split, -127, 127)
+            dequantize = dequantize(1.weight_codes, 1.weight_scale, None, -128, 127, 0)
+            linear = F.linear(dequantize_twin, dequantize, 1.bias)
+            return linear
+        """,
+        after="""
+            (input)
+            check_input = check_input(input, (None, None, 4), 'input')
+            gelu = F.gelu(check_input)
+            quantize_twin = quantize_twin(gelu, 1.input_high, 1.input_low, 1.input_split, -127, 127)
+            int8_linear_twin = int8_linear_twin(quantize_twin, 1.weight_int8, 1.scale_high, 1.scale_low, 1.bias_folded, \
+torch.float32, False)
+            return int8_linear_twin
+        """,
+        stage=Stage.LOWERED,
+        tolerance=1e-6,
+    )
+    high, low = get_tensor(gm, "1.scale_high"), get_tensor(gm, "1.scale_low")
+    ratio = get_tensor(gm, "1.input_high") / get_tensor(gm, "1.input_low")
+    torch.testing.assert_close(high / low, ratio.expand(6))
+
+
+def test_a_twin_product_takes_over_the_cast_to_the_model_dtype() -> None:
+    x = X.bfloat16()
+    model = nn.Sequential(nn.Softmax(-1), nn.Linear(4, 6, bias=False)).bfloat16()
+    check_pass(
+        lower_linear,
+        simulated(model, QuantConfig(LayerSpec(softmax=TwinSoftmax(4))), x),
+        (x,),
+        after="""
+            (input)
+            check_input = check_input(input, (None, None, 4), 'input')
+            softmax = F.softmax(check_input, -1)
+            quantize_twin = quantize_twin(softmax, 1.input_high, 1.input_low, 1.input_split, -7, 7)
+            int8_linear_twin = int8_linear_twin(quantize_twin, 1.weight_int8, 1.scale_high, 1.scale_low, 1.bias_folded, \
+torch.bfloat16, False)
+            return int8_linear_twin
+        """,
+        stage=Stage.LOWERED,
+        tolerance=1e-2,
     )
 
 
@@ -149,6 +202,10 @@ def _linear(self: Any, x: Tensor) -> Tensor:
     return F.linear(x, self.weight)
 
 
+def _behind_softmax(self: Any, x: Tensor) -> Tensor:
+    return F.linear(F.softmax(x, -1), self.weight)
+
+
 WEIGHT = TensorSpec(signed=True, symmetric=True)
 NEAR_MISSES = {
     "a weight computed at run time": (_run_time_weight, LayerSpec()),
@@ -156,6 +213,11 @@ NEAR_MISSES = {
     "a float input": (_linear, LayerSpec(activation=None)),
     "a float weight": (_linear, LayerSpec(weight=None)),
     "an input scale per channel": (_linear, LayerSpec(activation=TensorSpec(granularity=PerChannel(-1)))),
+    "a twin input and an affine weight": (
+        _behind_softmax,
+        LayerSpec(TensorSpec(signed=True, granularity=PerChannel(0)), softmax=TwinSoftmax()),
+    ),
+    "twin probabilities as published": (_behind_softmax, LayerSpec(softmax=TwinSoftmax(published=True))),
     "a weight scale per input channel": (_linear, LayerSpec(weight=TensorSpec(signed=True, granularity=PerChannel(1)))),
 }
 

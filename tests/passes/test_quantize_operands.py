@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import CalibrationError, LayerSpec, PerChannel, QuantConfig, RowGroups, TensorSpec
+from fxquant import (
+    CalibrationError,
+    LayerSpec,
+    PerChannel,
+    QuantConfig,
+    RowGroups,
+    TensorSpec,
+    TwinGELU,
+    TwinSoftmax,
+)
 from fxquant.attributes import get_tensor
 from fxquant.passes.quantize_operands import quantize_operands
 from fxquant.spec import Stage
@@ -86,6 +95,90 @@ def test_codes_of_few_bits_and_groups_of_rows() -> None:
     codes = get_tensor(gm, "linear.weight_codes")
     assert int(codes.min()) >= -4
     assert int(codes.max()) <= 3
+
+
+def test_twin_operands_have_two_scales_and_a_split() -> None:
+    gm = check_pass(
+        quantize_operands,
+        calibrated(Mlp(), QuantConfig(LayerSpec(gelu=TwinGELU(6)))),
+        (X,),
+        after="""
+            (x)
+            check_input = check_input(x, (None, None, 4), 'x')
+            quantize = quantize(check_input, fc1.input_scale, fc1.input_zero_point, 0, 255)
+            dequantize = dequantize(quantize, fc1.input_scale, fc1.input_zero_point, 0, 255)
+            dequantize_1 = dequantize(fc1.weight_codes, fc1.weight_scale, None, -128, 127, 0)
+            linear = F.linear(dequantize, dequantize_1, fc1.bias)
+            gelu = F.gelu(linear)
+            quantize_twin = quantize_twin(gelu, fc2.input_high, fc2.input_low, fc2.input_split, -31, 31)
+            dequantize_twin = dequantize_twin(quantize_twin, fc2.input_high, fc2.input_low, fc2.input_split, -31, 31)
+            dequantize_2 = dequantize(fc2.weight_codes, fc2.weight_scale, None, -128, 127, 0)
+            linear_1 = F.linear(dequantize_twin, dequantize_2, fc2.bias)
+            return linear_1
+        """,
+        stage=Stage.QUANTISED,
+        tolerance=0.05,
+    )
+    assert [get_tensor(gm, f"fc2.input_{name}").shape for name in ("high", "low", "split")] == [()] * 3
+    assert float(get_tensor(gm, "fc2.input_split")) == 0
+
+
+def _context(self: Any, scores: Tensor, v: Tensor) -> Tensor:
+    return F.softmax(scores, -1) @ v
+
+
+def test_twin_probabilities() -> None:
+    inputs = (torch.randn(2, 5, 5), torch.randn(2, 5, 4))
+    gm = check_pass(
+        quantize_operands,
+        calibrated(module_of(_context), QuantConfig(LayerSpec(softmax=TwinSoftmax()), attention=True), *inputs),
+        inputs,
+        after="""
+            (scores, v)
+            check_input = check_input(scores, (None, None, 5), 'scores')
+            check_input_1 = check_input(v, (None, 5, None), 'v')
+            quantize = quantize(check_input_1, matmul.pv.value_scale, matmul.pv.value_zero_point, 0, 255)
+            dequantize = dequantize(quantize, matmul.pv.value_scale, matmul.pv.value_zero_point, 0, 255)
+            softmax = F.softmax(check_input, -1)
+            quantize_twin = quantize_twin(softmax, matmul.pv.probs_high, matmul.pv.probs_low, matmul.pv.probs_split, -127, 127)
+            dequantize_twin = dequantize_twin(quantize_twin, matmul.pv.probs_high, matmul.pv.probs_low, \
+matmul.pv.probs_split, -127, 127)
+            matmul = torch.matmul(dequantize_twin, dequantize)
+            return matmul
+        """,
+        stage=Stage.QUANTISED,
+        tolerance=0.05,
+    )
+    split = float(get_tensor(gm, "matmul.pv.probs_split"))
+    assert float(get_tensor(gm, "matmul.pv.probs_high")) == pytest.approx(1 / 127)
+    assert float(get_tensor(gm, "matmul.pv.probs_low")) == pytest.approx(-split / 127)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_twin_probabilities_as_published_are_one_operator(dtype: torch.dtype) -> None:
+    inputs = (torch.randn(2, 5, 5).to(dtype), torch.randn(2, 5, 4).to(dtype))
+    config = QuantConfig(LayerSpec(softmax=TwinSoftmax(published=True)), attention=True)
+    prepared = fxquant.prepare(module_of(_context), config, inputs)
+    prepared(*inputs)
+    cast = "" if dtype is torch.float32 else "\n            to = matmul.to(torch.bfloat16)"
+    check_pass(
+        quantize_operands,
+        prepared,
+        inputs,
+        after=f"""
+            (scores, v)
+            check_input = check_input(scores, (None, None, 5), 'scores')
+            check_input_1 = check_input(v, (None, 5, None), 'v')
+            quantize = quantize(check_input_1, matmul.pv.value_scale, matmul.pv.value_zero_point, 0, 255)
+            dequantize = dequantize(quantize, matmul.pv.value_scale, matmul.pv.value_zero_point, 0, 255)
+            softmax = F.softmax(check_input, -1)
+            fake_quantize_summed_twin = fake_quantize_summed_twin(softmax, matmul.pv.probs_split, 127)
+            matmul = torch.matmul(fake_quantize_summed_twin, dequantize){cast}
+            return {"to" if cast else "matmul"}
+        """,
+        stage=Stage.QUANTISED,
+        tolerance=0.3,  # the published form shifts every probability
+    )
 
 
 def test_a_bfloat16_product_computes_in_float32_and_returns_to_the_model() -> None:

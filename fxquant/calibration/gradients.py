@@ -1,0 +1,190 @@
+"""Gradients of a loss at the outputs of products, for the metrics that weigh errors by them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
+
+from fxquant.calibration.sample import Sample
+from fxquant.calibration.sites import Site
+from fxquant.calibration.values import size_of
+from fxquant.errors import CalibrationError
+from fxquant.observers.base import Observer
+from fxquant.observers.input_recorder import InputRecorder
+from fxquant.search import Gradient, Metric
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """
+    How much the loss depends on each element of an output.
+
+    elements: its gradient g, ``(E, H, N, M)``, or None. tokens ``(E, H, N)`` and channels ``(E, H, M)``: the marginals of g^2
+    with a mean of 1, whose outer product stands for g^2 itself; exact where its size factors over tokens and channels.
+    """
+
+    tokens: Tensor
+    channels: Tensor
+    elements: Tensor | None = None
+
+    @classmethod
+    def of(cls, gradient: Tensor) -> Sensitivity:
+        """Keep the gradient ``(E, H, N, M)`` and its marginals."""
+        squared = gradient.double().square()
+        return cls(_normalised(squared.mean(-1)), _normalised(squared.mean(-2)), gradient)
+
+
+class Gradients:
+    """
+    The sensitivity at each site, taken when it is asked for, as many sites at a time as `budget` bytes hold.
+
+    `samples` are the sites in the order in which they will be asked for, and the rows of each that are wanted; `batch` is the
+    batch size of the shapes in the graph. Each pass runs the float model forwards and backwards over all images, as many at a
+    time as the budget allows. Whole gradients are kept only where the metric needs them.
+    """
+
+    def __init__(
+        self,
+        gm: fx.GraphModule,
+        images: Sequence[Tensor],
+        samples: dict[Site, Sample],
+        kind: Gradient,
+        budget: int,
+        seed: int,
+        batch: int,
+    ) -> None:
+        self.gm, self.images, self.samples, self.kind, self.budget, self.seed = gm, images, samples, kind, budget, seed
+        self.per_image = {n: size_of(n.meta.get("val")) // batch for n in gm.graph.nodes if n.op != "get_attr"}
+        self.taken: dict[fx.Node, _Collected] = {}
+
+    def at(self, site: Site) -> Sensitivity:
+        """Return the sensitivity at the outputs of `site`; layers that share an input are joined along the channels."""
+        if site.first not in self.taken:
+            self._take(self._fitting(site))
+        collected = [self.taken.pop(n) for n in site.products]
+        if collected[0].whole:
+            gradient = torch.cat([torch.cat(c.rows) for c in collected], -1)
+            return Sensitivity.of(gradient if site.activations else gradient[None, None])
+        if site.activations:
+            (one,) = collected
+            return Sensitivity(_normalised(torch.cat(one.rows)), _normalised(torch.cat(one.columns)))
+        widths = torch.tensor([len(c.sums) for c in collected])
+        tokens = torch.stack([torch.cat(c.rows) for c in collected], -1) @ (widths / widths.sum()).to(
+            self._device, torch.float64
+        )
+        channels = torch.cat([c.sums for c in collected])
+        return Sensitivity(_normalised(tokens)[None, None], _normalised(channels)[None, None])
+
+    @property
+    def _device(self) -> torch.device:
+        return self.images[0].device
+
+    def _fitting(self, site: Site) -> list[Site]:
+        """Return `site` and those after it of which what is kept fits into half of the budget."""
+        used, chosen, sites = 0.0, list[Site](), list(self.samples)
+        count = sum(len(x) for x in self.images)
+        for each in sites[sites.index(site) :]:
+            sample, value = self.samples[each], each.first.meta["val"]
+            kept = 1.0 if _needs_whole(each) else 2 / max(1, value.shape[-1])
+            used += sum(self.per_image[n] for n in each.products) * count * sample.tokens / sample.total * kept
+            if chosen and used > self.budget / 2:
+                break
+            chosen.append(each)
+        return chosen
+
+    def _take(self, sites: Sequence[Site]) -> None:
+        products = {n: site for site in sites for n in site.products}
+        self.taken = {n: _Collected(_needs_whole(site)) for n, site in products.items()}
+        generator = torch.Generator().manual_seed(self.seed)  # the same labels in every pass
+        few = max(1, self.budget // 2 // max(1, sum(self.per_image.values())))
+        start: dict[fx.Node, int] = dict.fromkeys(products, 0)
+        for images in (part for batch in self.images for part in batch.split(few)):
+            for node, gradient in self._backward(images, set(products), generator).items():
+                site = products[node]
+                rows = site.output_rows(node, gradient).float()
+                self.taken[node].add(self.samples[site].take([rows], start[node]))
+                start[node] += rows.shape[0]
+
+    def _backward(self, images: Tensor, products: set[fx.Node], generator: torch.Generator) -> dict[fx.Node, Tensor]:
+        with torch.inference_mode(False), torch.enable_grad():
+            recorded = _Recorded(self.gm, products)
+            found = recorded.run(images.clone().requires_grad_())
+            loss = self._loss([t.float() for t in tree_leaves(found) if isinstance(t, Tensor)], generator)
+        outputs = list(recorded.outputs.items())
+        gradients = torch.autograd.grad(loss, [y for _, y in outputs], allow_unused=True)
+        return {node: torch.zeros_like(y) if g is None else g for (node, y), g in zip(outputs, gradients, strict=True)}
+
+    def _loss(self, found: list[Tensor], generator: torch.Generator) -> Tensor:
+        if len(found) != 1 or found[0].dim() != 2:
+            if self.kind is Gradient.PREDICTION:
+                shapes = ", ".join(str(tuple(t.shape)) for t in found)
+                raise CalibrationError(
+                    f"Gradient.PREDICTION needs a classifier: expected logits (B, classes), found shape {shapes or 'none'}; "
+                    "use Gradient.SAMPLED_LABEL, or Metric.L2"
+                )
+            # -log p of a sample from a Gaussian around each output has this gradient.
+            noise = [torch.randn(t.shape, generator=generator).to(t.device) for t in found]
+            return torch.stack([(t * n).sum() for t, n in zip(found, noise, strict=True)]).sum()
+        logits = found[0]
+        probabilities = logits.detach().softmax(-1)
+        if self.kind is Gradient.PREDICTION:
+            return F.kl_div(logits.log_softmax(-1), probabilities, reduction="batchmean")
+        labels = torch.multinomial(probabilities.cpu(), 1, generator=generator)[:, 0]
+        return F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
+
+
+@dataclass(eq=False)
+class _Collected:
+    """What is kept of one product's gradient: all of it, or the mean squares of its rows and columns."""
+
+    whole: bool
+    rows: list[Tensor] = field(default_factory=list)
+    columns: list[Tensor] = field(default_factory=list)
+    sums: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def add(self, gradient: Tensor) -> None:
+        """Take in more rows, ``(T, O)`` or ``(E, H, N, M)``."""
+        if self.whole:
+            self.rows.append(gradient)
+            return
+        squared = gradient.double().square()
+        self.rows.append(squared.mean(-1))
+        if gradient.dim() == 4:
+            self.columns.append(squared.mean(-2))
+        else:
+            self.sums = self.sums.to(squared) + squared.sum(0)
+
+
+class _Recorded(fx.Interpreter):
+    """Run the float model and keep the outputs of some products."""
+
+    def __init__(self, gm: fx.GraphModule, products: set[fx.Node]) -> None:
+        super().__init__(gm)
+        self.products = products
+        self.outputs: dict[fx.Node, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n in self.products:
+            self.outputs[n] = result
+        return result
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        module = self.fetch_attr(str(target))
+        return args[0] if isinstance(module, Observer | InputRecorder) else super().call_module(target, args, kwargs)
+
+
+def _needs_whole(site: Site) -> bool:
+    return site.record.search is not None and site.record.search.metric is Metric.HESSIAN
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    """Return weights as float32 with a mean of 1; all 1 where they are all 0."""
+    mean = weights.double().mean()
+    return (weights / mean).float() if float(mean) > 0 else torch.ones_like(weights, dtype=torch.float32)

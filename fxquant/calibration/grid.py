@@ -1,0 +1,76 @@
+"""Find the best of a grid of candidates, for many groups at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+BEAM = 3  # how many of the best candidates so far are looked around
+RATIO = 1.3  # between the scales of a first sample: a scale matters by its ratio to others
+EVEN = 32  # candidates of a first, even sample
+
+
+def minimise(losses: Callable[[Tensor], Tensor], groups: int, steps: int, first: Sequence[int], like: Tensor) -> Tensor:
+    """
+    Return the candidate with the least loss of each group, int64 ``(groups,)`` in 0..steps-1; among equals the first.
+
+    losses maps candidates ``(groups,)``, one per group, to losses ``(groups,)``. first: candidates that are scored for all
+    groups. Then each group scores the middle between its best candidates and the scored ones next to them, until nothing
+    lies between: the optimum of the grid wherever the loss falls towards it from the candidates of `first` around it. With
+    all of ``range(steps)`` in `first` that is certain. Results live on the device of `like`.
+    """
+    search = _Search(losses, torch.full((steps, groups), torch.inf, dtype=torch.float64, device=like.device))
+    for index in first:
+        search.score(torch.full((groups,), index, dtype=torch.int64, device=like.device))
+    while search.look_between():
+        pass
+    return search.table.argmin(dim=0)
+
+
+def log_spaced(factors: Sequence[float]) -> list[int]:
+    """Return positions of increasing `factors`, from the first to the last, each at least `RATIO` times the one before."""
+    chosen = [0]
+    for position, factor in enumerate(factors):
+        if factor >= RATIO * factors[chosen[-1]]:
+            chosen.append(position)
+    return sorted({*chosen, len(factors) - 1})
+
+
+def evenly_spaced(steps: int) -> list[int]:
+    """Return about `EVEN` positions in ``range(steps)``, the first and the last among them."""
+    return sorted({*range(0, steps, max(1, steps // EVEN)), steps - 1})
+
+
+class _Search:
+    """The losses known so far, ``(steps, groups)``, infinite where they are not."""
+
+    def __init__(self, losses: Callable[[Tensor], Tensor], table: Tensor) -> None:
+        self.losses, self.table = losses, table
+        self.positions = torch.arange(len(table), device=table.device)[:, None]
+
+    def score(self, index: Tensor) -> None:
+        """Score one candidate per group."""
+        worst = torch.finfo(torch.float64).max
+        # A loss that is no number, as of a scale so small that it overflows, is worse than any other.
+        found = self.losses(index).double().nan_to_num(nan=worst, posinf=worst)
+        self.table.scatter_(0, index[None], found[None])
+
+    def look_between(self) -> bool:
+        """Score the middle of each gap beside the best candidates; say whether there was one."""
+        known = ~torch.isinf(self.table)
+        below = torch.where(known, self.positions, -1).cummax(0).values
+        above = torch.where(known, self.positions, len(self.table)).flip(0).cummin(0).values.flip(0)
+        looked = False
+        for best in self.table.topk(min(BEAM, len(self.table)), dim=0, largest=False).indices:
+            lower = below.gather(0, (best - 1).clamp(min=0)[None])[0]
+            upper = above.gather(0, (best + 1).clamp(max=len(self.table) - 1)[None])[0]
+            for other in (lower, upper):
+                middle = torch.div(best + other, 2, rounding_mode="floor")
+                inside = (other >= 0) & (other < len(self.table)) & ((best - other).abs() > 1)
+                middle = torch.where(inside, middle, best)
+                if bool((inside & ~known.gather(0, middle[None])[0]).any()):
+                    self.score(middle)
+                    looked = True
+        return looked

@@ -1,0 +1,152 @@
+"""One side of a matrix product under search: its values, its observers, and the candidates for their scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxquant.calibration.grid import log_spaced
+from fxquant.granularity import PerHead, PerTensor
+from fxquant.observers.base import Observer, QParams
+from fxquant.observers.twin import TwinGELUObserver, TwinQParams, TwinSoftmaxObserver
+
+
+@dataclass(eq=False)
+class Part:
+    """
+    A tensor that one observer stands for, as the product reads it: ``(O, K)`` of a weight, ``(T, K)`` of an input or
+    ``(E, H, N, K)`` of attention. `initial` is its quantisation by the observer alone, `qparams` the best so far.
+    """
+
+    observer: Observer | None
+    values: Tensor
+    initial: Any
+    qparams: Any
+    multipliers: Tensor
+
+    @classmethod
+    def of(cls, observer: Observer | None, values: Tensor, multipliers: tuple[float, ...]) -> Part:
+        """Start from what the observer found by itself; without one the values stay float."""
+        if observer is None:
+            return cls(None, values, None, None, torch.zeros(0))
+        initial = observer.initial_qparams()
+        return cls(observer, values, initial, initial, torch.tensor(multipliers, device=values.device))
+
+    @property
+    def kind(self) -> str:
+        """How the groups lie: "all" rows in one, one per "head", or blocks of "row"s."""
+        granularity = self.observer.spec.granularity if self.observer is not None else PerTensor()
+        if self.observer is None or isinstance(granularity, PerTensor):
+            return "all"
+        if isinstance(granularity, PerHead):
+            return "head" if self.values.dim() == 4 else "all"
+        return "row" if self.observer.frozen and granularity.axis == 0 else "all"
+
+    @property
+    def groups(self) -> int:
+        """How many scales are searched on their own."""
+        if isinstance(self.observer, TwinGELUObserver | TwinSoftmaxObserver) or self.kind == "all":
+            return 1
+        return int(self.initial.scale.numel())
+
+    @property
+    def steps(self) -> int:
+        """How many candidates there are."""
+        if isinstance(self.observer, TwinSoftmaxObserver):
+            return int(self.observer.splits(self.values.device).numel())
+        return int(self.multipliers.numel())
+
+    def candidate(self, index: Tensor) -> QParams | TwinQParams:
+        """Return the quantisation by candidate ``index[g]`` of each group, ``(groups,)``."""
+        if isinstance(self.observer, TwinSoftmaxObserver):
+            return self.observer.at_split(self.observer.splits(index.device)[index[0]])
+        if isinstance(self.observer, TwinGELUObserver):
+            return self.observer.scaled(float(self.multipliers[index[0]]))
+        factors = self.multipliers[index] if self.kind != "all" else self.multipliers[index[0]]
+        return QParams(self.initial.scale * factors, self.initial.zero_point, self.initial.axis)
+
+    def quantize(self, qparams: Any, values: Tensor | None = None) -> Tensor:
+        """Return the values as they are after quantisation by `qparams`."""
+        values = self.values if values is None else values
+        return values.float() if self.observer is None else self.observer.fake_quantize(values, qparams)
+
+    def reduce(self, losses: Tensor) -> Tensor:
+        """Return the loss ``(groups,)`` from that of each row, ``(E, H, R)``."""
+        if self.kind == "head":
+            return losses.sum((0, 2), dtype=torch.float64)
+        if self.kind == "row":
+            return losses.sum((0, 1), dtype=torch.float64).reshape(self.groups, -1).sum(1)
+        return losses.sum(dtype=torch.float64).reshape(1)
+
+
+@dataclass(eq=False)
+class Side:
+    """
+    All parts of one side, one below the other, as rows ``(E, H, R, K)`` of which the product takes the dot products.
+
+    transposed: the parts hold ``(..., K, R)``, as the right operand of a product of activations does.
+    """
+
+    parts: list[Part]
+    transposed: bool = False
+    weight: bool = False
+
+    @property
+    def searched_alone(self) -> bool:
+        """Whether the candidates are compared with the other side left float, as PTQ4ViT's code does for the softmax split."""
+        observer = self.parts[0].observer
+        return isinstance(observer, TwinSoftmaxObserver) and observer.spec.published
+
+    @property
+    def groups(self) -> int:
+        """Groups of all parts."""
+        return sum(p.groups for p in self.parts)
+
+    @property
+    def steps(self) -> int:
+        """Candidates; all parts have as many."""
+        return self.parts[0].steps
+
+    def rows(self) -> Tensor:
+        """Return the float values."""
+        return self._joined([p.values.float() for p in self.parts])
+
+    def quantized(self) -> Tensor:
+        """Return the values quantised as found so far."""
+        return self._joined([p.quantize(p.qparams) for p in self.parts])
+
+    def candidate(self, index: Tensor) -> Tensor:
+        """Return the values quantised by candidate ``index[g]`` of each group."""
+        indices = index.split([p.groups for p in self.parts])
+        return self._joined([p.quantize(p.candidate(i)) for p, i in zip(self.parts, indices, strict=True)])
+
+    def choose(self, index: Tensor) -> None:
+        """Keep candidate ``index[g]`` of each group."""
+        for part, own in zip(self.parts, index.split([p.groups for p in self.parts]), strict=True):
+            part.qparams = part.candidate(own)
+
+    @property
+    def first(self) -> Sequence[int]:
+        """Candidates from which a coarse search starts."""
+        part = self.parts[0]
+        splits = isinstance(part.observer, TwinSoftmaxObserver)
+        return range(self.steps) if splits else log_spaced(part.multipliers.tolist())
+
+    def reduce(self, losses: Tensor) -> Tensor:
+        """Return the loss of each group, float64, from that of each row, ``(E, H, R)``."""
+        if len(self.parts) == 1:
+            return self.parts[0].reduce(losses)
+        lengths = [p.values.shape[0] for p in self.parts]
+        return torch.cat([p.reduce(own) for p, own in zip(self.parts, losses.split(lengths, 2), strict=True)])
+
+    def _joined(self, values: list[Tensor]) -> Tensor:
+        if len(values) > 1:
+            return torch.cat([v.reshape(v.shape[0], -1) for v in values])[None, None]
+        value = values[0]
+        if self.weight or value.dim() == 2:
+            return value.reshape(value.shape[0], -1)[None, None]
+        return value.mT if self.transposed else value

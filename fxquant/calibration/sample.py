@@ -1,0 +1,51 @@
+"""Which tokens of the calibration images take part in a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxquant.calibration.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """
+    Rows of the operands of one site: indices into all of them, in order, or None for all.
+
+    A row is a token, of attention one image's (or window's) whole product. `tokens` of `total` tokens take part.
+    """
+
+    index: Tensor | None
+    tokens: int
+    total: int
+
+    @classmethod
+    def of(cls, site: Site, images: int, max_rows: int | None, generator: torch.Generator) -> Sample:
+        """Draw at most `max_rows` tokens of `images` images, at least one row."""
+        rows = site.output_rows(site.first, site.first.meta["val"])
+        each = rows.shape[-2] if site.activations else 1
+        # The first axis of a product is not always the batch: windows are folded into it.
+        batch = next(n for n in site.first.graph.nodes if n.op == "placeholder").meta["val"].shape[0]
+        count = rows.shape[0] * images // batch
+        if max_rows is None or count * each <= max_rows:
+            return cls(None, count * each, count * each)
+        kept = max(1, max_rows // each)
+        index = torch.randperm(count, generator=generator)[:kept].sort().values
+        return cls(index, kept * each, count * each)
+
+    def take(self, parts: Iterable[Tensor], start: int = 0) -> Tensor:
+        """Return the chosen rows of `parts`, consecutive pieces of all rows from row `start` on, as one tensor."""
+        taken = []
+        for part in parts:
+            stop = start + part.shape[0]
+            if self.index is None:
+                taken.append(part)
+            else:
+                own = self.index[(self.index >= start) & (self.index < stop)] - start
+                taken.append(part[own.to(part.device)])
+            start = stop
+        return torch.cat(taken)

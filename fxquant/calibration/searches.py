@@ -1,0 +1,172 @@
+"""Calibrate a model whose recipe searches: walk it once and find scales, noise and bias of each product on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+from tqdm.auto import tqdm
+
+from fxquant.attributes import tensor_of, weight_of
+from fxquant.calibration.gradients import Gradients
+from fxquant.calibration.noise import search_noise
+from fxquant.calibration.operand import Part, Side
+from fxquant.calibration.problem import Problem
+from fxquant.calibration.sample import Sample
+from fxquant.calibration.scales import search_scales
+from fxquant.calibration.sites import Site, find_sites, refuse_unsearchable
+from fxquant.calibration.values import Values
+from fxquant.calibration.walk import Walk
+from fxquant.errors import CalibrationError, InputError
+from fxquant.meta import record_of
+from fxquant.observers.base import Observer
+from fxquant.search import Gradient, Inputs, ScaleSearch
+from fxquant.shapes import propagate_shapes
+
+# What a product is compared by where a noise is searched, but no scale.
+_NOISE_ALONE = ScaleSearch(weights=False, inputs=False, rounds=1)
+
+
+def has_searches(prepared: fx.GraphModule) -> bool:
+    """Say whether any product of a prepared graph needs more than statistics."""
+    records = [record_of(n) for n in prepared.graph.nodes]
+    return any(r is not None and (r.search is not None or r.noise is not None) for r in records)
+
+
+def run_searches(prepared: fx.GraphModule, images: Sequence[Tensor], progress: bool, memory: int, seed: int) -> None:
+    """
+    Search everything that the records of `prepared` ask for on the calibration batches `images`.
+
+    memory: bytes that may be used for the values between products and for gradients; more values go to temporary files. Where
+    this ends early, by an error or Ctrl-C, the observers hold what they held before.
+    """
+    try:
+        propagate_shapes(prepared, [images[0]])
+    except InputError as error:
+        raise CalibrationError(f"calibration batch 0: {error}") from error
+    records = [r for r in (record_of(n) for n in prepared.graph.nodes) if r is not None]
+    quantised = any(r.search is not None and r.search.inputs_from is Inputs.QUANTISED for r in records)
+    sites = find_sites(prepared, every=quantised)
+    for site in sites:
+        refuse_unsearchable(site)
+    with _restored_on_failure(prepared), Values(memory // 2) as values, torch.no_grad():
+        search = _Searches(prepared, images, sites, memory // 2, seed)
+        with tqdm(total=len(sites), desc="calibrate", unit="product", disable=not progress) as bar:
+
+            def stop(site: Site, walk: Walk) -> None:
+                bar.set_description(f"calibrate {site.label}")
+                search.at(site, walk)
+                bar.update()
+
+            Walk(prepared, sites, values, quantised).over(images, stop)
+
+
+@dataclass(eq=False)
+class _Searches:
+    """The searches over one model."""
+
+    prepared: fx.GraphModule
+    images: Sequence[Tensor]
+    sites: Sequence[Site]
+    memory: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        count, batch = sum(len(x) for x in self.images), len(self.images[0])
+        self.generator = torch.Generator().manual_seed(self.seed)
+        self.samples = {
+            site: Sample.of(site, count, (site.record.search or _NOISE_ALONE).max_rows, self.generator)
+            for site in self.sites
+        }
+        self.gradients: dict[Gradient, Gradients] = {}
+        for site in self.sites:
+            options = site.record.search
+            if options is not None and options.needs_gradient and options.gradient not in self.gradients:
+                wanted = {s: self.samples[s] for s in self.sites if _reads(s, options.gradient)}
+                self.gradients[options.gradient] = Gradients(
+                    self.prepared, self.images, wanted, options.gradient, self.memory, self.seed, batch
+                )
+
+    def at(self, site: Site, walk: Walk) -> None:
+        """Search what the record of `site` asks for; its operands are known by now."""
+        if site.record.search is None and site.record.noise is None:
+            return
+        options = site.record.search or _NOISE_ALONE
+        problem = self._problem(site, walk, options)
+        searched = _order(site, problem, options)
+        search_scales(problem, searched, options.rounds, options.coarse)
+        for side in (problem.left, problem.right):
+            for part in side.parts:
+                if part.observer is not None:
+                    part.observer.refine(part.qparams)
+        noise, observer = None, site.observer(0)
+        if site.record.noise is not None and observer is not None:
+            noise = search_noise(problem, site.record.noise, self.generator)
+            observer.noise = noise
+        if options.correct_bias and not site.activations:
+            shifts = problem.mean_error(noise).neg().split([len(weight_of(n)) for n in site.products])
+            for product, shift in zip(site.products, shifts, strict=True):
+                weight = site.observer(1, product)
+                if weight is not None:
+                    weight.bias_shift = shift.clone()
+
+    def _problem(self, site: Site, walk: Walk, options: ScaleSearch) -> Problem:
+        sample, batches = self.samples[site], range(walk.batches)
+        multipliers = options.multipliers
+
+        def operand(position: int) -> Part:
+            node = site.first.args[position]
+            values = sample.take(site.rows(position, walk.operand(node, b)) for b in batches)
+            return Part.of(site.observer(position), values, multipliers)
+
+        left = Side([operand(0)])
+        bias = None
+        if site.activations:
+            right = Side([operand(1)], transposed=True)
+        else:
+            weights = [(site.observer(1, n), weight_of(n)) for n in site.products]
+            right = Side([Part.of(observer, weight, multipliers) for observer, weight in weights], weight=True)
+            bias = torch.cat([_bias(n) for n in site.products])
+        sensitivity = self.gradients[options.gradient].at(site) if options.needs_gradient else None
+        images = sum(len(x) for x in self.images) if sample.index is None else 0
+        centred = options.correct_bias and not site.activations
+        return Problem(left, right, options.metric, bias, sensitivity, images, centred, options.weight_error)
+
+
+def _order(site: Site, problem: Problem, options: ScaleSearch) -> list[Side]:
+    """Return the sides to search, in the published order: weight before input, but the first operand of attention first."""
+    if site.activations:
+        wanted = [(problem.left, options.inputs), (problem.right, options.inputs)]
+    else:
+        wanted = [(problem.right, options.weights), (problem.left, options.inputs)]
+    return [side for side, on in wanted if on and all(p.observer is not None for p in side.parts)]
+
+
+def _bias(product: fx.Node) -> Tensor:
+    weight = weight_of(product)
+    bias = product.args[2] if len(product.args) > 2 else None
+    if isinstance(bias, fx.Node) and bias.op == "get_attr":
+        return tensor_of(bias).float()
+    return torch.zeros(len(weight), device=weight.device)
+
+
+def _reads(site: Site, gradient: Gradient) -> bool:
+    options = site.record.search
+    return options is not None and options.needs_gradient and options.gradient is gradient
+
+
+@contextmanager
+def _restored_on_failure(prepared: fx.GraphModule) -> Iterator[None]:
+    """Give the observers back what they held where the block does not end well."""
+    observers = [m for m in prepared.modules() if isinstance(m, Observer) or hasattr(m, "batches")]
+    before = [(m, {name: buffer.clone() for name, buffer in m.named_buffers()}) for m in observers]
+    try:
+        yield
+    except BaseException:
+        for module, buffers in before:
+            for name, buffer in buffers.items():
+                module._buffers[name] = buffer
+        raise

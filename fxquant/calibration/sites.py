@@ -1,0 +1,122 @@
+"""Where scales are searched: the products that read one operand the same way, and what their sides are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from fxquant.attributes import weight_of
+from fxquant.errors import ConfigError
+from fxquant.granularity import PerTensor
+from fxquant.meta import Record, record_of
+from fxquant.observers.base import Observer
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """Linear layers that share a quantised input, which is searched for all of them at once, or one other product."""
+
+    products: tuple[fx.Node, ...]
+
+    @property
+    def first(self) -> fx.Node:
+        """The product that runs first."""
+        return self.products[0]
+
+    @property
+    def record(self) -> Record:
+        """What is known of the first product; search and noise are the same for all."""
+        record = record_of(self.first)
+        if record is None:
+            raise RuntimeError("a site is made of annotated products")
+        return record
+
+    @property
+    def label(self) -> str:
+        """Names of the products."""
+        records = [record_of(n) for n in self.products]
+        return ", ".join(r.label for r in records if r is not None)
+
+    @property
+    def activations(self) -> bool:
+        """Whether both operands are activations."""
+        return self.first.target is torch.matmul
+
+    def observer(self, position: int, product: fx.Node | None = None) -> Observer | None:
+        """Return the observer of an operand, None where it stays float."""
+        node = (product or self.first).args[position]
+        if not isinstance(node, fx.Node) or node.op != "call_module" or node.graph.owning_module is None:
+            return None
+        module = node.graph.owning_module.get_submodule(str(node.target))
+        return module if isinstance(module, Observer) else None
+
+    def output_rows(self, product: fx.Node, value: Tensor) -> Tensor:
+        """View an output of `product` as `rows` views its input: ``(T, O)``, or ``(E, H, N, M)`` of attention."""
+        if self.activations:
+            return _four_axes(value)
+        if product.target is F.conv2d:
+            value = value.movedim(1, -1)
+        return value.reshape(-1, value.shape[-1])
+
+    def rows(self, position: int, value: Tensor) -> Tensor:
+        """View an operand as the rows that are searched: ``(T, K)`` of an input, ``(E, H, N, K)`` of attention."""
+        if self.activations:
+            return _four_axes(value)
+        if self.first.target is F.conv2d:
+            return self._patches(value)
+        return value.reshape(-1, value.shape[-1])
+
+    def _patches(self, value: Tensor) -> Tensor:
+        weight = weight_of(self.first)
+        settings: tuple[Any, ...] = self.first.args[3:5]
+        defaults: tuple[Any, ...] = (1, 0)
+        stride, padding = (*settings, *defaults[len(settings) :])
+        columns = F.unfold(value.float(), weight.shape[2:], padding=padding, stride=stride)  # (B, C*kh*kw, L)
+        return columns.mT.reshape(-1, columns.shape[1])
+
+
+def find_sites(gm: fx.GraphModule, every: bool) -> list[Site]:
+    """
+    Return the sites of a prepared graph in the order in which they run.
+
+    every: also products that nothing is searched for, because later ones are to read what they give once quantised.
+    """
+    groups: dict[object, list[fx.Node]] = {}
+    for node in gm.graph.nodes:
+        record = record_of(node)
+        if record is None or all(o.spec is None for o in record.operands):
+            continue
+        if record.search is None and record.noise is None and not every:
+            continue
+        joint = node.target is F.linear and _is_observed(node.args[0])
+        key = node.args[0] if joint else node
+        groups.setdefault(key, []).append(node)
+    return [Site(tuple(nodes)) for nodes in groups.values()]
+
+
+def refuse_unsearchable(site: Site) -> None:
+    """Raise `ConfigError` where the granularity of an operand is such that its scales cannot be searched."""
+    image = site.first.target is F.conv2d
+    flat = site.activations and site.first.meta["val"].dim() != 4
+    for position in (0, 1) if site.activations else (0,):
+        observer = site.observer(position)
+        granularity = observer.spec.granularity if observer is not None else PerTensor()
+        if observer is not None and not isinstance(granularity, PerTensor) and (image or flat):
+            raise ConfigError(
+                f"node {observer.operand!r}: scales of granularity {granularity} cannot be searched for "
+                f"{'an image' if image else 'a product of other than (B, H, N, D)'}: use PerTensor, or search=None"
+            )
+
+
+def _is_observed(node: object) -> bool:
+    return isinstance(node, fx.Node) and node.op == "call_module"
+
+
+def _four_axes(value: Tensor) -> Tensor:
+    if value.dim() == 4:
+        return value
+    return value.reshape(-1, 1, *value.shape[-2:])

@@ -1,0 +1,123 @@
+"""Observers of twin-uniform operands: the outputs of GELU and of softmax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from fxquant.errors import CalibrationError
+from fxquant.numerics import EPS, GELU_MINIMUM, dequantize_twin, fake_quantize_summed_twin, quantize_twin
+from fxquant.observers.minmax import MinMaxObserver
+from fxquant.twin import Twin, TwinGELU, TwinSoftmax
+
+SPLITS = 20  # 2^0 .. 2^-19
+SAMPLE = 2**17  # values of a batch by which splits are compared
+
+
+@dataclass(frozen=True)
+class TwinQParams:
+    """The two scales and where they meet, all 0-dim float32: see `fxquant.numerics.quantize_twin`."""
+
+    high: Tensor
+    low: Tensor
+    split: Tensor
+
+    @property
+    def axis(self) -> None:
+        """Both scales hold for the whole tensor."""
+        return None
+
+
+class TwinObserver(MinMaxObserver):
+    """What both kinds share: `found_scale` holds the high scale, the low one and the split."""
+
+    spec: Twin  # type: ignore[assignment]
+
+    def __init__(self, spec: Twin, operand: str) -> None:
+        super().__init__(spec, operand)  # type: ignore[arg-type]
+
+    def calculate_qparams(self) -> TwinQParams:  # type: ignore[override]
+        """Return the scales and the split that a search found, else those for the statistics so far."""
+        return cast(TwinQParams, super().calculate_qparams())
+
+    def refine(self, qparams: TwinQParams) -> None:  # type: ignore[override]
+        """Let `calculate_qparams` return these from now on."""
+        self.found_scale = torch.stack([qparams.high, qparams.low, qparams.split])
+
+    def found_qparams(self) -> TwinQParams:  # type: ignore[override]
+        """Return what `refine` was given."""
+        return TwinQParams(*self.found_scale.unbind())
+
+    def fake_quantize(self, x: Tensor, qparams: TwinQParams) -> Tensor:  # type: ignore[override]
+        """Return `x` as it will be after `convert`, float32."""
+        codes = quantize_twin(x, qparams.high, qparams.low, qparams.split, self.spec.qmin, self.spec.qmax)
+        return dequantize_twin(codes, qparams.high, qparams.low)
+
+
+class TwinGELUObserver(TwinObserver):
+    """Keep the largest value; the negative range is that of GELU itself."""
+
+    spec: TwinGELU
+
+    def initial_qparams(self) -> TwinQParams:  # type: ignore[override]
+        """Return the scale ``max / (2^(b-1) - 0.5)`` above zero and ``0.16997 / 2^(b-1)``, or one code less, below."""
+        return self.scaled(1.0)
+
+    def scaled(self, factor: float) -> TwinQParams:
+        """Return the initial quantisation with the high scale times `factor`."""
+        low = torch.full_like(self.maximum[0], GELU_MINIMUM / self.spec.qmin)
+        high = (self.maximum[0].clamp(min=EPS) / (self.spec.qmax + 0.5) * factor).clamp(min=EPS)
+        if self.spec.power_of_two:
+            high = low * torch.exp2(torch.log2(high / low).round())
+        return TwinQParams(high, low, torch.zeros_like(high))
+
+
+class TwinSoftmaxObserver(TwinObserver):
+    """Keep the squared error of each split, ``(splits,)``, over an even sample of each batch."""
+
+    spec: TwinSoftmax
+    errors: Tensor
+
+    def __init__(self, spec: TwinSoftmax, operand: str) -> None:
+        super().__init__(spec, operand)
+        self.register_buffer("errors", torch.zeros(0, dtype=torch.float64))
+
+    def observe(self, rows: Tensor) -> None:
+        """Widen the range, which must be that of probabilities, and add the errors of the batch."""
+        minimum, maximum = self.checked_aminmax(rows)
+        if float(minimum.min()) < 0 or float(maximum.max()) > 1 + 1e-3:
+            raise CalibrationError(
+                f"{self._where()}: expected probabilities, found values from {float(minimum.min()):g} to "
+                f"{float(maximum.max()):g}; quantise this operand by a TensorSpec"
+            )
+        sample = rows.flatten()[:: max(1, rows.numel() // SAMPLE)]
+        errors = torch.stack([self._error(sample, split) for split in self.splits(rows.device)])
+        self.errors = errors + self.errors if self.calibrated else errors
+        super().observe(rows)
+
+    def splits(self, device: torch.device) -> Tensor:
+        """Return the candidates, ``(splits,)``: 1, 1/2, .. 2^-19, and with power_of_two off what lies halfway between."""
+        step = 1.0 if self.spec.power_of_two else 0.5
+        return torch.exp2(-step * torch.arange(int(SPLITS / step), dtype=torch.float32, device=device))
+
+    def initial_qparams(self) -> TwinQParams:  # type: ignore[override]
+        """Return the split with the least squared error."""
+        return self.at_split(self.splits(self.errors.device)[self.errors.argmin()])
+
+    def at_split(self, split: Tensor) -> TwinQParams:
+        """Return the quantisation with the ranges ``[0, split)`` and ``[split, 1]``."""
+        high = torch.full_like(split, 1.0 / self.spec.qmax)
+        return TwinQParams(high, -split / self.spec.qmax, split)
+
+    def fake_quantize(self, x: Tensor, qparams: TwinQParams) -> Tensor:  # type: ignore[override]
+        """Return `x` as it will be after `convert`, float32."""
+        if self.spec.published:
+            return fake_quantize_summed_twin(x, qparams.split, self.spec.qmax)
+        return super().fake_quantize(x, qparams)
+
+    def _error(self, sample: Tensor, split: Tensor) -> Tensor:
+        approximation = self.fake_quantize(sample, self.at_split(split))
+        return (approximation - sample.float()).double().square().sum()

@@ -1,0 +1,50 @@
+"""Real numbers to twin-uniform codes and back, and the byte layout of the codes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxquant import numerics
+from fxquant.ops.noise import add_noise
+
+
+def quantize_twin(
+    x: Tensor, high: Tensor, low: Tensor, split: Tensor, qmin: int, qmax: int, noise: Tensor | None = None
+) -> Tensor:
+    """
+    Return the int8 codes of `x`, any shape: ``clamp(round(x / (high if x >= split else low)), qmin, qmax)``.
+
+    The sign of a code names its range: see `fxquant.numerics.quantize_twin`. noise, see `fxquant.ops.add_noise`, is added to
+    `x` before all else.
+    """
+    x = x if noise is None else add_noise(x, noise)
+    return numerics.quantize_twin(x, high, low, split, qmin, qmax).to(torch.int8)
+
+
+def dequantize_twin(codes: Tensor, high: Tensor, low: Tensor, split: Tensor, qmin: int, qmax: int) -> Tensor:
+    """Return ``code * (high if code > 0 else low)`` as float32, for codes made by `quantize_twin` with the same arguments."""
+    return numerics.dequantize_twin(codes, high, low)
+
+
+def fake_quantize_summed_twin(x: Tensor, split: Tensor, qmax: int) -> Tensor:
+    """Return softmax probabilities as PTQ4ViT's published code quantises them; it has no int8 form."""
+    return numerics.fake_quantize_summed_twin(x, split, qmax)
+
+
+def pack_twin(codes: Tensor) -> Tensor:
+    """
+    Return codes in the layout of PTQ4ViT: uint8, the top bit 1 for the high range, below it the magnitude, 0..127.
+
+    Zero is stored as 0. Takes the codes of `quantize_twin`; -128, which only the published GELU form has, does not fit and
+    raises `ValueError`.
+    """
+    if bool((codes == -128).any()):
+        raise ValueError("code -128 has no place in the twin layout: quantise with published=False")
+    return torch.where(codes > 0, codes.abs().to(torch.uint8) | 0x80, codes.abs().to(torch.uint8))
+
+
+def unpack_twin(packed: Tensor) -> Tensor:
+    """Return the int8 codes that `pack_twin` stored."""
+    magnitude = (packed & 0x7F).to(torch.int8)
+    return torch.where(packed >= 0x80, magnitude, -magnitude)

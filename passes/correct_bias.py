@@ -1,0 +1,50 @@
+"""Move biases by the mean error that calibration measured."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxquant.attributes import read_buffer, tensor_of
+from fxquant.meta import record_of
+from fxquant.observers.base import Observer
+from fxquant.rewrite import blame, edit
+
+
+def correct_bias(gm: fx.GraphModule) -> PassResult:
+    """
+    Add the shift that a weight's observer holds to the bias of its product.
+
+    Before:  y = linear(observers.fc_input(x), observers.fc_weight(w), b)
+    Becomes: y = linear(observers.fc_input(x), observers.fc_weight(w), fc.bias_corrected)     # b + shift, float32 (O,)
+    """
+    return edit(gm, _correct)
+
+
+def _correct(gm: fx.GraphModule) -> bool:
+    modified = False
+    for node in list(gm.graph.nodes):
+        record = record_of(node)
+        observer = _weight_observer(gm, node)
+        if record is None or observer is None or observer.bias_shift.numel() == 0:
+            continue
+        bias = node.args[2] if len(node.args) > 2 else None
+        name = f"{record.label}.bias_corrected"
+        if isinstance(bias, fx.Node) and (bias.op != "get_attr" or str(bias.target).startswith(name)):
+            continue
+        with blame("correct_bias", node), gm.graph.inserting_before(node):
+            shift = observer.bias_shift
+            corrected = shift if bias is None else tensor_of(bias).to(torch.float32) + shift
+            node.args = (*node.args[:2], read_buffer(gm.graph, name, corrected), *node.args[3:])
+        modified = True
+    return modified
+
+
+def _weight_observer(gm: fx.GraphModule, node: fx.Node) -> Observer | None:
+    weight = node.args[1] if node.target in (F.linear, F.conv2d) else None
+    if not isinstance(weight, fx.Node) or weight.op != "call_module":
+        return None
+    module = gm.get_submodule(str(weight.target))
+    return module if isinstance(module, Observer) else None
