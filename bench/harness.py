@@ -54,10 +54,14 @@ def write_results(name: str, rows: Any, **facts: Any) -> Path:
     """Write ``bench/results/<name>.json``: the rows, how they were measured and on what."""
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    head = {"date": now, "commit": _commit(), "environment": describe_environment() | {"features": _features()}}
-    write_json(file, head | facts | {"rows": rows})
+    write_json(file, describe_run() | facts | {"rows": rows})
     return file
+
+
+def describe_run() -> dict[str, Any]:
+    """Return when, from which commit and on what something is measured."""
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return {"date": now, "commit": _commit(), "environment": describe_environment() | {"features": _features()}}
 
 
 def _percentile(values: tuple[float, ...], percent: int) -> float:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from fxquant.errors import InputError
+from fxquant.errors import ConfigError, InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -26,6 +29,58 @@ def natural(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"expected at least 0, got {number}")
     return number
+
+
+def gibibytes(text: str) -> int:
+    """Parse a positive number of GiB and return it in bytes."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number of GiB, got {text}")
+    return int(number * 1024**3)
+
+
+def recipe_option(text: str) -> tuple[str, Any]:
+    """Parse NAME=VALUE; the value is true or false, none, a whole number, a finite number, or else text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, _parse_value(value)
+
+
+def _parse_value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
+
+
+def collect_options(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """
+    Return the options of a recipe by name.
+
+    Raises `ConfigError` for one that is given twice, and for the bits, which have arguments of their own.
+    """
+    options: dict[str, Any] = {}
+    for name, value in given:
+        if name in options:
+            raise ConfigError(f"option {name} is given twice, as {options[name]!r} and {value!r}")
+        if name in ("name", "w_bits", "a_bits"):
+            raise ConfigError(f"{name} is not an option of a recipe: use --recipe, --w-bits and --a-bits")
+        options[name] = value
+    return options
+
+
+def format_value(value: Any) -> str:
+    """Return `value` as `recipe_option` reads it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def add_run_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:

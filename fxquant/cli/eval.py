@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import fxquant
-from fxquant.cli.arguments import DTYPES, add_run_options, natural, positive, resolve_device, start_run
+from fxquant.cli.arguments import (
+    DTYPES,
+    add_run_options,
+    collect_options,
+    format_value,
+    gibibytes,
+    natural,
+    positive,
+    recipe_option,
+    resolve_device,
+    start_run,
+)
 from fxquant.cli.measure import Row, Task, calibrate_model, format_rows, measure_converted, measure_float
 from fxquant.cli.models import TimmModel, build_timm_model
 from fxquant.cli.output import print_facts, write_json
@@ -38,6 +49,7 @@ class _Setting:
     """Everything that was resolved before the first image was looked at."""
 
     config: QuantConfig
+    recipe_options: dict[str, Any]
     source: TimmModel
     tree: ImageTree
     data_config: DataConfig
@@ -76,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
     reference = measure_float(task, options.dtype)
     print(f"\nfloat model: top-1 {reference.evaluation.top1:.2f} %")
     _warn_at_chance(reference, setting)
-    prepared, seconds = calibrate_model(task, setting.config)
+    prepared, seconds = calibrate_model(task, setting.config, options.memory)
     print(f"calibrated with {len(setting.calibration.samples)} images in {seconds:.1f} s\n")
     name = f"W{options.w_bits}A{options.a_bits} {options.target}"
     gm, row = measure_converted(
@@ -99,9 +111,20 @@ def run(options: argparse.Namespace) -> None:
 def _add_quantisation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("quantisation")
     group.add_argument("--recipe", default="default", help=f"one of {', '.join(fxquant.recipes())} (%(default)s)")
+    group.add_argument(
+        "--option",
+        type=recipe_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the recipe, such as published=true; repeatable, see fxquant recipes",
+    )
     group.add_argument("--w-bits", type=int, default=8, metavar="N", help="bits of weights, 2 to 8 (%(default)s)")
     group.add_argument("--a-bits", type=int, default=8, metavar="N", help="bits of activations, 2 to 8 (%(default)s)")
     group.add_argument("--calib", type=positive, default=32, metavar="N", help="calibration images (%(default)s)")
+    group.add_argument(
+        "--memory", type=gibibytes, metavar="GIB", help="that a search for scales may hold; the rest goes to disk (2)"
+    )
     group.add_argument("--target", choices=("int8", "fake"), default="int8", help="integer products or simulation")
     group.add_argument("--no-patch-embed", action="store_true", help="leave the patch embedding float")
     group.add_argument("--no-head", action="store_true", help="leave the classifier head float")
@@ -123,10 +146,8 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
 
 def _resolve(options: argparse.Namespace) -> _Setting:
     """Check and load everything, what is quickest to refuse first."""
-    # Switches that were not given are left to the recipe.
-    given = {"patch_embed": not options.no_patch_embed, "head": not options.no_head, "attention": options.attention}
-    switches = {name: value for name, value in given.items() if value == (name == "attention")}
-    config = fxquant.recipe(options.recipe, options.w_bits, options.a_bits, **switches)
+    recipe_options = collect_options([*options.option, *_switches(options)])
+    config = fxquant.recipe(options.recipe, options.w_bits, options.a_bits, **recipe_options)
     tree = read_image_tree(options.data, options.class_map)
     calibration, evaluation = draw_images(tree, options.calib, options.limit, options.seed)
     source = build_timm_model(
@@ -140,8 +161,20 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     data_config = resolve_data_config(source.model, options.img_size)
     loading = (data_config, options.batch_size, options.workers)
     return _Setting(
-        config, source, tree, data_config, ImageBatches(calibration, *loading), ImageBatches(evaluation, *loading)
+        config,
+        recipe_options,
+        source,
+        tree,
+        data_config,
+        ImageBatches(calibration, *loading),
+        ImageBatches(evaluation, *loading),
     )
+
+
+def _switches(options: argparse.Namespace) -> list[tuple[str, bool]]:
+    """Return the products that were switched; the others are left to the recipe."""
+    given = {"patch_embed": not options.no_patch_embed, "head": not options.no_head, "attention": options.attention}
+    return [(name, value) for name, value in given.items() if value == (name == "attention")]
 
 
 def _describe(options: argparse.Namespace, setting: _Setting) -> dict[str, str]:
@@ -158,10 +191,14 @@ def _describe(options: argparse.Namespace, setting: _Setting) -> dict[str, str]:
         f"seed {options.seed}, classes taking turns",
         "evaluate": f"{len(evaluation)} of {len(setting.tree.evaluation)} images in {evaluation.root}{apart}, "
         f"{len(setting.tree.classes)} classes",
-        "quantise": f"recipe {options.recipe}, W{options.w_bits}A{options.a_bits}, "
+        "quantise": f"recipe {options.recipe}{_shown(options.option)}, W{options.w_bits}A{options.a_bits}, "
         f"patch embedding {_on(setting.config.patch_embed)}, head {_on(setting.config.head)}, "
         f"attention products {_on(setting.config.attention)}, batches of {options.batch_size}",
     }
+
+
+def _shown(given: list[tuple[str, Any]]) -> str:
+    return f" ({', '.join(f'{name}={format_value(value)}' for name, value in given)})" if given else ""
 
 
 def _on(switch: bool) -> str:
@@ -205,6 +242,7 @@ def _as_json(
         },
         "recipe": {
             "name": options.recipe,
+            "options": setting.recipe_options,
             "w_bits": options.w_bits,
             "a_bits": options.a_bits,
             "patch_embed": setting.config.patch_embed,

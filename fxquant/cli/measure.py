@@ -67,14 +67,19 @@ def measure_float(task: Task, name: str) -> Row:
     return Row(name, result, size=count_bytes(task.model))
 
 
-def calibrate_model(task: Task, config: QuantConfig) -> tuple[fx.GraphModule, float]:
-    """Return the prepared, calibrated model and the seconds that calibration took; the seed fixes its random choices."""
+def calibrate_model(task: Task, config: QuantConfig, memory: int | None = None) -> tuple[fx.GraphModule, float]:
+    """
+    Return the prepared, calibrated model and the seconds that calibration took; the seed fixes its random choices.
+
+    memory: bytes that a search may hold, None for the default of `fxquant.calibrate`.
+    """
     torch.manual_seed(task.seed)
     images, _ = next(iter(task.calibration))
     example = images.to(device=task.device, dtype=task.dtype)
     prepared = fxquant.prepare(task.model, config, example)
     start = time.perf_counter()
-    fxquant.calibrate(prepared, task.calibration, progress=sys.stderr.isatty())
+    limits = {} if memory is None else {"memory": memory}
+    fxquant.calibrate(prepared, task.calibration, progress=sys.stderr.isatty(), seed=task.seed, **limits)
     return prepared, time.perf_counter() - start
 
 

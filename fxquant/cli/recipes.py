@@ -1,21 +1,118 @@
-"""``fxquant recipes``: the names that ``--recipe`` takes."""
+"""``fxquant recipes``: the names that ``--recipe`` takes, and what ``--option`` takes with each."""
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from enum import Enum
+from functools import partial
 from typing import Any
 
 import fxquant
+from fxquant.cli.arguments import format_value
+from fxquant.config import QuantConfig
+from fxquant.errors import ConfigError
+from fxquant.recipes import RECIPES
+from fxquant.search import Gradient, Inputs, Metric, Noise, ScaleSearch
+
+DESCRIPTIONS = {
+    "default": "omse",
+    "minmax": "smallest and largest value seen",
+    "ema": "moving average of each batch's minimum and maximum",
+    "percentile": "moving average of two quantiles of each batch",
+    "omse": "minimum and maximum, shrunk by the factor with the least squared error",
+    "base_ptq": "scales searched for the output of each product, attention included; uniform codes (PTQ4ViT)",
+    "ptq4vit": "base_ptq with twin-uniform codes after softmax and GELU (PTQ4ViT)",
+    "vanilla": "largest value of weights and inputs, and nothing else",
+    "noisyquant": "clipping scale and noisy bias for the input of each linear layer (NoisyQuant)",
+    "noisyquant_ptq4vit": "ptq4vit with noisy biases on all inputs of linear layers (NoisyQuant)",
+}
+SWITCHES = ("patch_embed", "head", "attention")
+_CHOICES = {"metric": Metric, "gradient": Gradient, "inputs_from": Inputs, "noise": Noise}
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
-        "recipes", help="list the recipes", description="List the names that --recipe takes."
+        "recipes",
+        help="list the recipes and their options",
+        description="List the names that --recipe takes, each with its options and their defaults for --option.",
     )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print one name per line."""
-    print("\n".join(fxquant.recipes()))
+    """Print each recipe with a line about it and its options."""
+    width = max(map(len, fxquant.recipes())) + 2
+    for name in fxquant.recipes():
+        print(name.ljust(width) + describe_recipe(name))
+        shown = " ".join(f"{option}={format_value(value)}" for option, value in recipe_defaults(name).items())
+        print(textwrap.indent(textwrap.fill(shown, 118 - width, break_on_hyphens=False), " " * width))
+    print("\nGive one as --option NAME=VALUE. Where the value is a name, it is one of")
+    for option, kind in _CHOICES.items():
+        print(option.ljust(width) + ", ".join(member.value for member in kind))
+
+
+def describe_recipe(name: str) -> str:
+    """Return one line about the recipe `name`."""
+    first = (inspect.getdoc(RECIPES[name]) or "").partition("\n")[0]
+    return DESCRIPTIONS.get(name, first)
+
+
+def recipe_defaults(name: str) -> dict[str, Any]:
+    """Return the options of the recipe `name` and their defaults, enumerations by value; those of all recipes come last."""
+    plain = fxquant.recipe(name)
+    defaults = {}
+    for option, declared in _declared(RECIPES[name], plain):
+        if option not in SWITCHES:
+            found = [value for value in _candidates(option, declared) if _means(name, option, value, plain)]
+            if found:
+                defaults[option] = found[0]
+    return defaults | {switch: getattr(plain, switch) for switch in SWITCHES}
+
+
+def _declared(function: Callable[..., QuantConfig], plain: QuantConfig) -> Iterator[tuple[str, Any]]:
+    """Yield what may be an option of `function`, and its default where the signature or the config tells."""
+    if isinstance(function, partial):  # of an observer, whose fields are the options
+        yield from ((field.name, field.default) for field in fields(function.args[0]))
+        return
+    seen: dict[str, Any] = {}
+    if _takes_more(function):  # such options are handed on, to another recipe and to the search
+        others = (other for other in RECIPES.values() if not isinstance(other, partial))
+        for other in (function, *others):
+            seen = _keywords(other) | seen
+        search = plain.layer and plain.layer.search
+        if search:
+            seen |= {field.name: getattr(search, field.name) for field in fields(ScaleSearch)}
+    yield from (_keywords(function) | seen).items()
+
+
+def _keywords(function: Callable[..., QuantConfig]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _takes_more(function: Callable[..., QuantConfig]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values())
+
+
+def _candidates(option: str, declared: Any) -> Iterator[Any]:
+    """Yield the values that may be the default of `option`; a signature's None can stand for any of them."""
+    if isinstance(declared, Enum):
+        yield declared.value
+    elif declared is not None:
+        yield declared
+    if declared is None or isinstance(declared, bool):
+        yield from (True, False)
+    yield from (member.value for member in _CHOICES.get(option, ()))
+
+
+def _means(name: str, option: str, value: Any, plain: QuantConfig) -> bool:
+    """Say whether the recipe takes the option, and is with this value what it is without."""
+    try:
+        return fxquant.recipe(name, **{option: value}) == plain
+    except ConfigError:
+        return False

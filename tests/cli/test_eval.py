@@ -59,18 +59,22 @@ def test_float_is_measured_as_plain_torch_does_and_int8_beside_it(
     assert measure_directly(fxquant.load(saved), images, labels) == pytest.approx(quantised["top1_percent"])
 
 
-def test_json_tells_how_to_repeat_the_run(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_json_tells_how_to_repeat_the_run(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = [tmp_path / "a.json", tmp_path / "b.json"]
-    options = ("--checkpoint", checkpoint, "--seed", 3, "--recipe", "minmax", "--w-bits", 6, "--no-head", "--limit", 5)
+    options = ["--checkpoint", checkpoint, "--seed", 3, "--recipe", "percentile", "--w-bits", 6, "--limit", 5]
+    options += ["--no-head", "--option", "alpha=0.9", "--option", "sigma=1"]
     for file in files:
         assert run_eval(folder, *options, "--target", "fake", "--json", file) == 0
+    assert "recipe percentile (alpha=0.9, sigma=1), W6A8" in capsys.readouterr().out
     one, other = (json.loads(file.read_text()) for file in files)
     assert one["results"] == other["results"]
     assert one["data"] == other["data"]
     assert one["seed"] == 3
     assert one["target"] == "fake"
-    recipe = {"name": "minmax", "w_bits": 6, "a_bits": 8, "patch_embed": True, "head": False, "attention": False}
-    assert one["recipe"] == recipe
+    recipe = {"name": "percentile", "w_bits": 6, "a_bits": 8, "patch_embed": True, "head": False, "attention": False}
+    assert one["recipe"] == recipe | {"options": {"alpha": 0.9, "sigma": 1, "head": False}}
     assert one["model"]["pretrained_cfg"]["tag"] == "augreg_in21k_ft_in1k"
     assert one["data"]["config"]["input_size"] == [3, 32, 32]
     assert one["data"]["classes"] == list(CLASSES)
@@ -80,6 +84,31 @@ def test_json_tells_how_to_repeat_the_run(folder: Path, checkpoint: Path, tmp_pa
     assert {"fxquant", "torch", "timm", "threads"} <= set(one["environment"])
     assert one["calibration_seconds"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
+
+
+def test_options_memory_and_seed_reach_recipe_and_calibration(
+    folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Reached(fxquant.FxquantError):
+        pass
+
+    seen: list[Any] = []
+
+    def prepare(model: Any, config: Any, example: Any) -> None:
+        seen.append(config)
+
+    def calibrate(prepared: Any, batches: Any, progress: bool, **options: int) -> None:
+        seen.append(options)
+        raise Reached("far enough")
+
+    monkeypatch.setattr(fxquant, "prepare", prepare)
+    monkeypatch.setattr(fxquant, "calibrate", calibrate)
+    options = ["--recipe", "ptq4vit", "--option", "published=true", "--option", "metric=cosine", "--seed", 5]
+    assert run_eval(folder, "--checkpoint", checkpoint, "--limit", 1, *options) == 2
+    assert run_eval(folder, "--checkpoint", checkpoint, "--limit", 1, *options, "--memory", "0.5") == 2
+    config = fxquant.recipe("ptq4vit", published=True, metric="cosine")
+    assert seen == [config, {"seed": 5}, config, {"seed": 5, "memory": 2**29}]
+    assert "recipe ptq4vit (published=true, metric=cosine), W8A8" in capsys.readouterr().out
 
 
 def test_pth_in_bfloat16_from_a_flat_folder_keeps_images_apart(
@@ -146,6 +175,11 @@ def test_unreadable_image_is_named(
     ("arguments", "message"),
     [
         (["--recipe", "nope"], "unknown recipe 'nope': expected one of default"),
+        (["--option", "nope=1"], "recipe 'default' does not take these options: .*nope"),
+        (["--recipe", "ptq4vit", "--option", "metric=l3"], "expected one of 'cosine', .* got 'l3'"),
+        (["--option", "head=1"], "option head must be True or False, got 1"),
+        (["--option", "head=false", "--no-head"], "option head is given twice, as False and False"),
+        (["--option", "w_bits=4"], "w_bits is not an option of a recipe: use --recipe, --w-bits and --a-bits"),
         (["--w-bits", "9"], "bits must be an integer from 2 to 8, got 9"),
         (["--calib", "31"], r"--calib asks for 31 images, .*train' holds 30: give a number from 1 to 30"),
         (["--device", "nowhere"], "device 'nowhere' cannot be used"),

@@ -9,14 +9,65 @@ from pathlib import Path
 import pytest
 
 import fxquant
+from fxquant.cli.arguments import format_value, recipe_option
 from fxquant.cli.main import main
 from fxquant.cli.output import format_table, write_json
+from fxquant.cli.recipes import DESCRIPTIONS, describe_recipe, recipe_defaults
 from fxquant.errors import InputError
 
 
-def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipes_are_listed_with_a_line_and_their_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
-    assert capsys.readouterr().out.split() == list(fxquant.recipes())
+    out = capsys.readouterr().out
+    lines = out.partition("\n\n")[0].splitlines()
+    named = [line.split(maxsplit=1) for line in lines if not line.startswith(" ")]
+    assert [name for name, _ in named] == list(fxquant.recipes())
+    assert all(len(text.split()) > 0 for _, text in named)
+    assert max(map(len, out.splitlines())) <= 120
+    assert "alpha=0.99999 sigma=0.01 patch_embed=true head=true attention=false" in out
+    assert "\nmetric " in out
+
+
+@pytest.mark.parametrize("name", fxquant.recipes())
+def test_listed_defaults_change_nothing_and_are_read_back(name: str) -> None:
+    defaults = recipe_defaults(name)
+    assert {"patch_embed", "head", "attention"} <= set(defaults)
+    read = dict(recipe_option(f"{option}={format_value(value)}") for option, value in defaults.items())
+    assert read == defaults
+    for option, value in read.items():
+        assert fxquant.recipe(name, **{option: value}) == fxquant.recipe(name)
+    assert describe_recipe(name) == DESCRIPTIONS[name]
+
+
+def test_listed_options_are_the_recipes_own() -> None:
+    assert recipe_defaults("base_ptq")["twin_gelu"] is False
+    assert recipe_defaults("ptq4vit")["twin_gelu"] is True
+    assert recipe_defaults("noisyquant")["noise"] == "fitted"
+    assert "noise" not in recipe_defaults("ptq4vit")
+    assert set(recipe_defaults("vanilla")) == {"patch_embed", "head", "attention"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True),
+        ("False", False),
+        ("none", None),
+        ("-3", -3),
+        ("0.5", 0.5),
+        ("1e-3", 1e-3),
+        ("nan", "nan"),
+        ("inf", "inf"),
+        ("uniform", "uniform"),
+        ("a=b", "a=b"),
+        ("", ""),
+    ],
+)
+def test_values_of_options_are_parsed(text: str, value: object) -> None:
+    name, found = recipe_option(f"some_name={text}")
+    assert name == "some_name"
+    assert found == value
+    assert type(found) is type(value)
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +90,10 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         ["eval", "m", "--data", "d", "--workers", "-1"],
         ["eval", "m", "--data", "d", "--pretrained", "--checkpoint", "f"],
         ["eval", "m", "--data", "d", "--target", "int4"],
+        ["eval", "m", "--data", "d", "--option", "published"],
+        ["eval", "m", "--data", "d", "--option", "=true"],
+        ["eval", "m", "--data", "d", "--memory", "0"],
+        ["eval", "m", "--data", "d", "--memory", "inf"],
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,136 @@
+"""What PTQ4ViT and NoisyQuant published for ImageNet-1k, top-1 in percent, and the recipes that stand for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+Options = tuple[tuple[str, Any], ...]
+
+
+class Evidence(Enum):
+    """How we know a figure; the value is its mark in the printed table."""
+
+    SOURCE = ""  # read in what `Figure.source` names
+    QUOTED = "*"  # not seen in the paper itself: as a later paper quotes it
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by its short name and its full timm tag; `timm_top1` is timm's own figure for that tag."""
+
+    name: str
+    tag: str
+    timm_top1: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """
+    One published accuracy, with as many bits for weights as for activations.
+
+    table: "ptq4vit" or "noisyquant". calibration: images. options: make the recipe quantise the products that the paper
+    quantises. published: with these as well, it has the constants of the published method; without, those of fxquant.
+    """
+
+    table: str
+    method: str
+    model: Model
+    bits: int
+    float_top1: float
+    top1: float
+    recipe: str
+    calibration: int
+    source: str
+    evidence: Evidence = Evidence.SOURCE
+    options: Options = ()
+    published: Options = (("published", True),)
+
+
+# The figures are older than some of timm's default tags. These tags are those whose float accuracy, in timm's
+# results/results-imagenet.csv, is the published one: ViT-B's default today is augreg2 (85.10) and its first was orig (81.79).
+VIT_S32 = Model("ViT-S/32", "vit_small_patch32_224.augreg_in21k_ft_in1k", 75.994)
+VIT_S = Model("ViT-S", "vit_small_patch16_224.augreg_in21k_ft_in1k", 81.384)
+VIT_B = Model("ViT-B", "vit_base_patch16_224.augreg_in21k_ft_in1k", 84.532)
+VIT_B_AUGREG2 = Model("ViT-B augreg2", "vit_base_patch16_224.augreg2_in21k_ft_in1k", 85.096)
+VIT_B_384 = Model("ViT-B/384", "vit_base_patch16_384.augreg_in21k_ft_in1k", 85.996)
+DEIT_S = Model("DeiT-S", "deit_small_patch16_224.fb_in1k", 79.844)
+DEIT_B = Model("DeiT-B", "deit_base_patch16_224.fb_in1k", 81.992)
+DEIT_B_384 = Model("DeiT-B/384", "deit_base_patch16_384.fb_in1k", 83.106)
+SWIN_T = Model("Swin-T", "swin_tiny_patch4_window7_224.ms_in1k", 81.376)
+SWIN_S = Model("Swin-S", "swin_small_patch4_window7_224.ms_in1k", 83.208)
+SWIN_B = Model("Swin-B", "swin_base_patch4_window7_224.ms_in22k_ft_in1k", 85.272)
+SWIN_B_384 = Model("Swin-B/384", "swin_base_patch4_window12_384.ms_in22k_ft_in1k", 86.438)
+
+# model, float, BasePTQ W8A8 and W6A6, PTQ4ViT W8A8 and W6A6
+_PTQ4VIT = (
+    (VIT_S32, 75.99, 73.61, 60.144, 75.582, 71.908),
+    (VIT_S, 81.39, 80.468, 70.244, 81.002, 78.63),
+    (VIT_B, 84.54, 83.896, 75.668, 84.25, 81.65),
+    (VIT_B_384, 86.00, 85.352, 46.886, 85.828, 83.348),
+    (DEIT_S, 79.80, 77.654, 72.268, 79.474, 76.282),
+    (DEIT_B, 81.80, 80.946, 78.786, 81.482, 80.25),
+    (DEIT_B_384, 83.11, 82.33, 68.442, 82.974, 81.55),
+    (SWIN_T, 81.39, 80.962, 78.456, 81.246, 80.47),
+    (SWIN_S, 83.23, 82.758, 81.742, 83.106, 82.38),
+    (SWIN_B, 85.27, 84.792, 83.354, 85.146, 84.012),
+    (SWIN_B_384, 86.44, 86.168, 85.226, 86.394, 85.388),
+)
+_PTQ4VIT_SOURCE = "README of github.com/hahnyuan/PTQ4ViT, 32 images"
+
+# model, float, then W6A6: EasyQuant, NoisyQuant-Linear, NoisyQuant-PTQ4ViT
+_NOISYQUANT = (
+    (VIT_S, 81.39, 75.13, 76.86, 78.65),
+    (VIT_B, 84.54, 81.42, 81.90, 82.32),
+    (DEIT_S, 79.85, 75.27, 76.37, 77.43),
+    (DEIT_B, 81.80, 79.47, 79.77, 80.70),
+    (SWIN_S, 83.23, 82.45, 82.78, 82.86),
+    (SWIN_B, 85.27, 84.30, 84.57, 84.68),
+)
+_NOISYQUANT_SOURCE = "NoisyQuant (arXiv 2211.16056), 1024 images, as table 1 of I&S-ViT (arXiv 2311.10126) quotes it"
+_AUTHOR_SOURCE = "NoisyQuant (arXiv 2211.16056), 1024 images, confirmed by its author in kriskrisliu/NoisyQuant issue 2"
+_CODE_SOURCE = "README of github.com/kriskrisliu/NoisyQuant, 256 images, there all of one class"
+_VANILLA_SOURCE = (
+    "README of github.com/kriskrisliu/NoisyQuant, there calibrated by the first batch of the validation images"
+)
+
+_CLIP_ALONE = (("mean", False), ("range", False))
+# The paper quantises the products of attention too, its code leaves them, the patch embedding and the head float.
+_ALL = (("attention", True), ("patch_embed", True), ("head", True))
+_BLOCKS = (("patch_embed", False), ("head", False))
+_PAPER = (("published", True), ("noise", "uniform"))  # the code's noise is normal
+
+
+def _ptq4vit() -> Iterator[Figure]:
+    for model, float_top1, base8, base6, full8, full6 in _PTQ4VIT:
+        for bits, base, full in ((8, base8, full8), (6, base6, full6)):
+            for method, recipe, top1 in (("BasePTQ", "base_ptq", base), ("PTQ4ViT", "ptq4vit", full)):
+                yield Figure("ptq4vit", method, model, bits, float_top1, top1, recipe, 32, _PTQ4VIT_SOURCE)
+
+
+def _noisyquant_code() -> Iterator[Figure]:
+    for method, recipe, top1, source, published in (
+        ("vanilla (code)", "vanilla", 64.612, _VANILLA_SOURCE, ()),
+        ("NoisyQuant (code)", "noisyquant", 83.28, _CODE_SOURCE, (("published", True),)),
+    ):
+        figure = Figure("noisyquant", method, VIT_B_AUGREG2, 6, 85.10, top1, recipe, 256, source)
+        yield replace(figure, options=_BLOCKS, published=published)
+
+
+def _noisyquant_paper() -> Iterator[Figure]:
+    for model, float_top1, clip, linear, ptq4vit in _NOISYQUANT:
+        for method, recipe, top1, options, published in (
+            ("EasyQuant", "noisyquant", clip, _ALL + _CLIP_ALONE, (("published", True),)),
+            ("NoisyQuant-Linear", "noisyquant", linear, _ALL, _PAPER),
+            ("NoisyQuant-PTQ4ViT", "noisyquant_ptq4vit", ptq4vit, (), _PAPER),
+        ):
+            source, evidence = _NOISYQUANT_SOURCE, Evidence.QUOTED
+            if model is VIT_B and recipe == "noisyquant":
+                source, evidence = _AUTHOR_SOURCE, Evidence.SOURCE
+            figure = Figure("noisyquant", method, model, 6, float_top1, top1, recipe, 1024, source, evidence)
+            yield replace(figure, options=options, published=published)
+
+
+FIGURES: tuple[Figure, ...] = (*_ptq4vit(), *_noisyquant_code(), *_noisyquant_paper())

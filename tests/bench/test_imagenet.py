@@ -1,0 +1,317 @@
+"""The ImageNet tables: every row once, whatever stops a run, and one bad row costs no other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import imagenet
+import pytest
+import timm
+import torch
+from imagenet_results import Job, Results, describe_gap, is_done, render
+from imagenet_tables import FIGURES, Evidence, Figure, Model
+from safetensors.torch import save_file
+
+import fxquant
+from fxquant.cli.models import build_timm_model
+from fxquant.cli.output import write_json
+from fxquant.errors import InputError
+from tests.cli.conftest import CLASSES, make_class
+
+TINY = Model("tiny", "test_vit.r160_in1k", 0.0)
+OTHER = Model("other", "test_vit2.r160_in1k", 0.0)
+SEARCH = (("rounds", 1), ("steps", 4), ("max_rows", 32))
+
+
+def figure(method: str, recipe: str, model: Model = TINY, **options: Any) -> Figure:
+    """Return a made-up figure at six bits."""
+    return Figure("ptq4vit", method, model, 6, 99.0, 90.0, recipe, 4, "nobody", **options)
+
+
+TINY_FIGURES = (figure("MinMax", "minmax", published=()), figure("BasePTQ", "base_ptq", options=SEARCH))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    for hue, name in enumerate(CLASSES):
+        make_class(root / "train" / name, 3, hue, seed=hue)
+        make_class(root / "val" / name, 2, hue, seed=10 + hue)
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit", num_classes=3).state_dict(), root / f"{TINY.tag}.safetensors")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish two figures of a tiny model with three classes."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(imagenet, "FIGURES", TINY_FIGURES)
+    monkeypatch.setattr(imagenet, "build_timm_model", partial(build_timm_model, num_classes=3))
+
+
+@pytest.fixture
+def run(folder: Path, checkpoints: Path, tmp_path: Path) -> Callable[..., int]:
+    """Return a call of the command line on the tiny model that writes ``out.json``."""
+
+    def call(*arguments: object) -> int:
+        paths = ["--data", folder, "--checkpoints", checkpoints, "--out", tmp_path / "out.json"]
+        return imagenet.main([*map(str, paths), "--workers", "0", *map(str, arguments)])
+
+    return call
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of ``out.json`` by key."""
+    rows: dict[str, dict[str, Any]] = json.loads((folder / "out.json").read_text())["rows"]
+    return rows
+
+
+def forbid(*_: object, **__: object) -> None:
+    raise AssertionError("nothing was left to do")
+
+
+def test_every_row_is_measured_printed_and_found_again(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run() == 0
+    out, err = capsys.readouterr()
+    rows = list(rows_of(tmp_path).values())
+    assert [(row["recipe"], row["options"].get("published")) for row in rows] == [
+        ("minmax", None),
+        ("base_ptq", True),
+        ("base_ptq", None),
+    ]
+    assert all(row["images"] == 6 and 0 <= row["top1_percent"] <= 100 for row in rows)
+    assert {"environment", "commit", "date", "float", "published", "weights", "int8_coverage"} <= set(rows[0])
+    assert len(json.loads((tmp_path / "out.json").read_text())["floats"]) == 1
+    reference, top1 = rows[0]["float"]["top1_percent"], rows[0]["top1_percent"]
+    line = f"| tiny | W6A6 | MinMax | published | 4 | 99.00 | {reference:.2f} | 90.00 | {top1:.2f} | 9.00 |"
+    assert f"{line} {reference - top1:.2f} |" in out
+    assert out.count("| tiny |") == 3
+    assert "Warning: evaluated on 6 images, published on 50000." in out
+    assert f"the float model has {reference:.2f} % here and 99.00 % in nobody" in err
+
+    written = (tmp_path / "out.json").stat().st_mtime_ns
+    monkeypatch.setattr(imagenet, "build_timm_model", forbid)
+    assert run() == 0
+    assert (tmp_path / "out.json").stat().st_mtime_ns == written
+    assert capsys.readouterr().out.endswith(out[out.index("## ptq4vit") :])
+    # What would change a figure is another row; what would not is the same.
+    assert run("--batch-size", 3, "--recipes", "minmax") == 0
+    assert run("--seed", 1, "--recipes", "minmax") == 1
+    assert run("--force", "--recipes", "minmax") == 1
+    assert is_done(next(iter(rows_of(tmp_path).values())))  # a result is not lost to a later failure
+
+
+def test_a_failed_row_is_kept_with_its_error_and_tried_again(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(prepared: Any, target: Any) -> Any:
+        raise RuntimeError("first line\nsecond line")
+
+    lost = figure("Lost", "minmax", OTHER, published=())
+    monkeypatch.setattr(imagenet, "FIGURES", (TINY_FIGURES[0], lost))
+    with monkeypatch.context() as patch:
+        patch.setattr(fxquant, "convert", fail)
+        assert run() == 1
+    assert "| MinMax | published | 4 | 99.00 | - | 90.00 | error | 9.00 | - |" in capsys.readouterr().out
+    failed, missing = (row["error"] for row in rows_of(tmp_path).values())
+    assert failed == "RuntimeError: first line second line"
+    assert missing.startswith(f"InputError: no weights for {OTHER.tag}: ")
+    assert run() == 1
+    out, err = capsys.readouterr()
+    assert [is_done(row) for row in rows_of(tmp_path).values()] == [True, False]
+    assert f"Error: {OTHER.tag} W6A6 minmax() 4 of 9 images on all of 6 seed=0 int8: InputError: no weights" in out
+    assert "Traceback" not in err
+    assert run("--models", TINY.name) == 0
+
+
+def test_processes_share_the_rows_out(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, recipes in ((1, ["base_ptq"]), (0, ["base_ptq", "minmax", "base_ptq"])):
+        monkeypatch.setenv("RANK", str(rank))
+        assert run() == 0
+        assert [row["recipe"] for row in rows_of(tmp_path).values()] == recipes
+    out = capsys.readouterr().out
+    assert [out.count(f"[{n}/3]") for n in (1, 2, 3)] == [2, 2, 2]  # each by one process, when it starts and ends
+    assert "there already" not in out
+
+
+class Store:
+    """Counters that processes share, as in a store of `torch.distributed`."""
+
+    def __init__(self) -> None:
+        self.counters: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+    def add(self, key: str, amount: int) -> int:
+        with self.lock:
+            self.counters[key] += amount
+            return self.counters[key]
+
+
+def test_processes_of_torchrun_wait_for_each_other_and_fail_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, sleep = Store(), time.sleep
+    done: list[int] = []
+    monkeypatch.setattr(imagenet, "rendezvous", lambda url, timeout: iter([(store, 0, 2)]))
+    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(0.001))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(imagenet._meet, 0, 2, 0, lambda: done.append(store.add("imagenet/done", 0)))
+        second = pool.submit(imagenet._meet, 1, 2, 3, lambda: done.append(-1))
+        assert (first.result(60), second.result(60)) == (3, 3)
+    assert done == [2]
+
+
+def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagenet, "resolve_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    assert imagenet._device("cuda").index is None
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert imagenet._device("cuda") == torch.device("cuda:3")
+    assert imagenet._device("cuda:1") == torch.device("cuda:1")
+    assert imagenet._device("cpu") == torch.device("cpu")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from functools import partial
+sys.path[:0] = sys.argv[1:3]
+import imagenet
+from fxquant.cli.models import build_timm_model
+from tests.bench.test_imagenet import TINY_FIGURES
+
+imagenet.FIGURES = TINY_FIGURES
+imagenet.build_timm_model = partial(build_timm_model, num_classes=3)
+replace, written = Path.replace, []
+
+def kill(self, target):
+    if len(written) == 2:  # the float result and one row are there, the next row lies beside them
+        os.kill(os.getpid(), signal.SIGKILL)
+    written.append(target)
+    return replace(self, target)
+
+Path.replace = kill
+imagenet.main(sys.argv[3:])
+"""
+
+
+def test_a_killed_run_leaves_a_valid_file_to_go_on_from(
+    run: Callable[..., int], folder: Path, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(__file__).parents[2]
+    paths = ["--data", folder, "--checkpoints", checkpoints, "--out", tmp_path / "out.json"]
+    command = [sys.executable, "-c", KILLED, root, root / "bench", *paths, "--workers", "0", "--threads", "1"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == -9, done.stderr
+    (row,) = rows_of(tmp_path).values()
+    assert row["recipe"] == "minmax"
+    assert run("--constants", "published") == 0
+    out = capsys.readouterr().out
+    assert "minmax() 4 of 9 images on all of 6 seed=0 int8: there already" in out
+    assert [row["recipe"] for row in rows_of(tmp_path).values()] == ["minmax", "base_ptq"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--models", "ViT-B", "tiny"], "no published figure for ViT-B: expected test_vit.r160_in1k, tiny"),
+        (["--bits", "W8A8"], "no published figure has all of these"),
+        (["--checkpoints", "nowhere"], "folder of checkpoints 'nowhere' does not exist"),
+        (["--data", "nowhere"], "image folder 'nowhere' does not exist"),
+        (["--out", "no/where.json"], "cannot write 'no/where.json'"),
+        (["--device", "nowhere"], "device 'nowhere' cannot be used"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is(
+    arguments: list[str],
+    message: str,
+    run: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(imagenet, "build_timm_model", forbid)
+    assert run(*arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupting_keeps_the_rows(
+    run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(imagenet, "calibrate_model", interrupt)
+    assert run() == 130
+    assert "run it again to go on" in capsys.readouterr().err
+    assert rows_of(tmp_path) == {}
+
+
+def test_a_file_of_something_else_is_not_overwritten(run: Callable[..., int], tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    for content in ("{", "[]", '{"rows": 1}'):
+        file.write_text(content)
+        assert run() == 2
+        assert file.read_text() == content
+    with pytest.raises(InputError, match="does not hold rows of this benchmark"):
+        Results(file).put("rows", "key", {})
+
+
+def test_tags_exist_and_have_the_float_accuracy_that_was_published() -> None:
+    models = {published.model for published in FIGURES}
+    assert len({model.tag for model in models}) == len({model.name for model in models}) == 12
+    for published in FIGURES:
+        architecture, _, tag = published.model.tag.partition(".")
+        assert published.model.tag in timm.list_pretrained(f"{architecture}.*"), tag
+        assert timm.get_pretrained_cfg(published.model.tag).num_classes == 1000
+        assert describe_gap(published, published.model.timm_top1) is None
+        assert published.top1 < published.float_top1
+    wrong = next(published for published in FIGURES if published.model.name == "ViT-B")
+    assert "not comparable" in str(describe_gap(wrong, 85.096))
+
+
+def test_published_figures_make_rows_of_recipes_that_exist() -> None:
+    jobs = [
+        Job(published, constants, published.calibration, None, 0, "int8", (1_281_167, 50_000), False)
+        for published in FIGURES
+        for constants in ("published", "fxquant")
+        if constants == "published" or published.published
+    ]
+    assert len({job.key for job in jobs}) == len(jobs) == 2 * len(FIGURES) - 1
+    for job in jobs:
+        fxquant.recipe(job.figure.recipe, job.figure.bits, job.figure.bits, **job.options)
+    assert [sum(published.table == table for published in FIGURES) for table in ("ptq4vit", "noisyquant")] == [44, 20]
+    quoted = [published for published in FIGURES if published.evidence is Evidence.QUOTED]
+    assert len(quoted) == 16
+    text = render(jobs, {})
+    assert "| ViT-B | W6A6 | PTQ4ViT | published | 32 | 84.54 | - | 81.65 | - | 2.89 | - |" in text
+    assert "| ViT-S | W6A6 | NoisyQuant-Linear | fxquant | 1024 | 81.39 | - | 76.86* | - | 4.53 | - |" in text
+
+
+def test_a_lock_that_a_killed_process_held_is_free(tmp_path: Path) -> None:
+    (tmp_path / "out.json.lock").touch()
+    write_json(tmp_path / "out.json", {"floats": {}, "rows": {"a": {"x": 1}}})
+    Results(tmp_path / "out.json").put("rows", "b", {"x": 2})
+    assert Results(tmp_path / "out.json").read()["rows"] == {"a": {"x": 1}, "b": {"x": 2}}
