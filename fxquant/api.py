@@ -87,8 +87,8 @@ def calibrate(
 
     batches: any iterable of image tensors ``(B, 3, H, W)`` or of ``(images, targets)`` pairs. Where the config asks for it,
     scales and noisy biases are then searched on these batches. memory: bytes that such a search may hold beyond the model
-    and the images; what is more goes to temporary files. seed fixes its random choices. Interrupted, it leaves `prepared` as
-    it was.
+    and the images; what is more goes to temporary files. seed fixes its random choices. Interrupted, a search leaves
+    `prepared` as it was.
 
     Raises `CalibrationError` where there is no batch, or one that is empty, not finite, constant or of another shape; it
     names the node and the batch.

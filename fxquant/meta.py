@@ -42,7 +42,8 @@ class Record:
 
     `label` is unique in the graph: the module path, with the product's purpose where one module holds several.
     `reason` says why the product stays float, None where it is quantised. `requested` tells whether the config asked
-    for it to be quantised. `search` and `noise` say what calibration looks for.
+    for it to be quantised. `search` and `noise` say what calibration looks for, `tokens` on how many of all tokens of the
+    calibration images it did.
     """
 
     product: Product
@@ -53,6 +54,7 @@ class Record:
     reason: str | None = None
     search: ScaleSearch | None = None
     noise: NoisyBias | None = None
+    tokens: tuple[int, int] | None = None
 
     def left_float(self, reason: str) -> Record:
         """Return this record with every operand float, because of `reason`."""

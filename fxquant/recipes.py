@@ -110,7 +110,7 @@ def _base_ptq(w_bits: int, a_bits: int, *, published: bool = False, **options: A
 def _search(published: bool, options: dict[str, Any]) -> ScaleSearch:
     if published:
         constants: dict[str, Any] = {"metric": Metric.HESSIAN, "gradient": Gradient.PREDICTION, "max_rows": None}
-        options = constants | {"coarse": False, "geometric": False} | options
+        options = constants | {"coarse": False, "geometric": False, "weights_first": True} | options
     else:
         options = {"metric": Metric.FISHER} | options
     for name, kind in (("metric", Metric), ("gradient", Gradient), ("inputs_from", Inputs)):

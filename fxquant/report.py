@@ -44,7 +44,12 @@ class OperandReport:
 
 @dataclass(frozen=True)
 class ProductReport:
-    """One matrix product. `macs`: multiply-accumulates for the batch that calibrated it, None where shapes are unknown."""
+    """
+    One matrix product.
+
+    macs: multiply-accumulates for the batch that calibrated it, None where shapes are unknown. searched_tokens: on how many
+    of how many tokens of the calibration images its scales were searched, None where they were not.
+    """
 
     name: str
     module: str
@@ -55,6 +60,7 @@ class ProductReport:
     int8: bool
     requested: bool
     reason: str | None
+    searched_tokens: tuple[int, int] | None = None
 
 
 class Report:
@@ -85,6 +91,10 @@ class Report:
         head = (
             f"stage {self.stage}: {count} of {len(self)} products on int8, {self.coverage:.1%} of multiply-accumulates"
         )
+        sampled = [r.searched_tokens for r in self.records if r.searched_tokens and len(set(r.searched_tokens)) == 2]
+        if sampled:
+            used, total = min(sampled, key=lambda tokens: tokens[0] / tokens[1])
+            lines.append(f"searched on part of the tokens: {len(sampled)} products, the least {used} of {total}")
         return "\n".join([head, *lines])
 
 
@@ -113,6 +123,7 @@ def _product(node: fx.Node, stage: Stage | None) -> ProductReport:
         int8=int8,
         requested=record.requested if record else False,
         reason=None if int8 else _reason(node, record, stage),
+        searched_tokens=record.tokens if record else None,
     )
 
 

@@ -41,15 +41,17 @@ class Inputs(Enum):
 @dataclass(frozen=True)
 class ScaleSearch:
     """
-    Search the scales of a product's operands, weight and input in turn, for the least error of its output.
+    Search the scales of a product's operands, one operand after the other, for the least error of its output.
 
     The candidates are the scale that the observer gives, times ``smallest (largest / smallest)^(i / steps)`` for i in
-    0..steps-1, or with geometric off ``smallest + i (largest - smallest) / steps`` as in the published codes; they do not move
-    with the scale found. weights, inputs: whether these are searched. rounds: of both in turn;
-    the search ends early when nothing changes. inputs_from: see `Inputs`. weight_error: compare with the product of the float
-    weight; off, the quantised weight stands on both sides. max_rows: at most so many tokens of all calibration images take
-    part, drawn at random; None: all. coarse: score an even part of the grid and then the neighbours of its best candidates, not
-    all of it. correct_bias: also move the bias by the mean error that is left.
+    0..steps-1, or with `geometric` off ``smallest + i (largest - smallest) / steps`` as in the published codes; they do not
+    move with the scale found.
+
+    weights, inputs: whether these are searched; inputs come first, as they have the outliers, unless `weights_first`, as in
+    PTQ4ViT's code. rounds: of both in turn; the search ends early when nothing changes. inputs_from: see `Inputs`.
+    weight_error: compare with the product of the float weight; off, the quantised weight stands on both sides. max_rows: at
+    most so many tokens of all calibration images take part, drawn at random; None: all. coarse: score part of the grid and
+    then what lies around its best candidates, not all of it. correct_bias: also move the bias by the mean error that is left.
     """
 
     metric: Metric = Metric.L2
@@ -59,6 +61,7 @@ class ScaleSearch:
     rounds: int = 3
     weights: bool = True
     inputs: bool = True
+    weights_first: bool = False
     inputs_from: Inputs = Inputs.FLOAT
     weight_error: bool = True
     gradient: Gradient = Gradient.SAMPLED_LABEL
@@ -69,7 +72,16 @@ class ScaleSearch:
 
     def __post_init__(self) -> None:
         _check_types(self, metric=Metric, inputs_from=Inputs, gradient=Gradient)
-        _check_types(self, weights=bool, inputs=bool, weight_error=bool, coarse=bool, geometric=bool, correct_bias=bool)
+        _check_types(
+            self,
+            weights=bool,
+            inputs=bool,
+            weights_first=bool,
+            weight_error=bool,
+            coarse=bool,
+            geometric=bool,
+            correct_bias=bool,
+        )
         _check_counts(self, "steps", "rounds")
         if self.max_rows is not None:
             _check_counts(self, "max_rows")

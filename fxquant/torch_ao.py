@@ -107,10 +107,8 @@ class TorchAoObserver(MinMaxObserver):
         super().observe(rows)
         _quietly(lambda: self.inner.to(rows.device)(rows.float()))
 
-    def calculate_qparams(self) -> QParams:
+    def initial_qparams(self) -> QParams:
         """Return the scale and zero point of the inner observer; raise `CalibrationError` where there are none."""
-        if not self.calibrated:
-            return super().calculate_qparams()
         scale, zero_point = _quietly(self.inner.calculate_qparams)
         shape = () if self.axis is None else (-1,)
         if not self.spec.symmetric:

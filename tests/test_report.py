@@ -170,3 +170,15 @@ def test_an_empty_graph_has_no_coverage() -> None:
     report = fxquant.report(fxquant.trace(nn.ReLU().eval()))
     assert (len(report), report.coverage) == (0, 0.0)
     assert "0 of 0 products" in str(report)
+
+
+def test_says_on_how_many_tokens_scales_were_searched() -> None:
+    model, x = small_vit(), images(8)
+    searched = fxquant.quantize(model, [x], recipe="noisyquant", max_rows=50)
+    found = {r.name: r.searched_tokens for r in fxquant.report(searched)}
+    assert found["blocks.0.attn.qkv"] == (50, 8 * 17)
+    assert found["head"] == (8, 8)
+    assert found["blocks.0.attn.attention"] is None
+    assert "part of the tokens: 9 products, the least 50 of 136" in str(fxquant.report(searched))
+    whole = fxquant.quantize(model, [x], recipe="noisyquant")
+    assert "tokens" not in str(fxquant.report(whole))

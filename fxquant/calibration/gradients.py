@@ -129,8 +129,10 @@ class Gradients:
                     "use Gradient.SAMPLED_LABEL, or Metric.L2"
                 )
             # -log p of a sample from a Gaussian around each output has this gradient.
-            noise = [torch.randn(t.shape, generator=generator).to(t.device) for t in found]
-            return torch.stack([(t * n).sum() for t, n in zip(found, noise, strict=True)]).sum()
+            # Drawn image by image, so that it does not matter how many run at once.
+            rows = [[torch.randn(t.shape[1:], generator=generator) for t in found] for _ in range(len(found[0]))]
+            noise = [torch.stack(drawn) for drawn in zip(*rows, strict=True)]
+            return torch.stack([(t * n.to(t.device)).sum() for t, n in zip(found, noise, strict=True)]).sum()
         logits = found[0]
         probabilities = logits.detach().softmax(-1)
         if self.kind is Gradient.PREDICTION:

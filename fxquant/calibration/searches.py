@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -21,7 +21,7 @@ from fxquant.calibration.sites import Site, find_sites, refuse_unsearchable
 from fxquant.calibration.values import Values
 from fxquant.calibration.walk import Walk
 from fxquant.errors import CalibrationError, InputError
-from fxquant.meta import record_of
+from fxquant.meta import record_of, set_record
 from fxquant.observers.base import Observer
 from fxquant.search import Gradient, Inputs, ScaleSearch
 from fxquant.shapes import propagate_shapes
@@ -62,6 +62,11 @@ def run_searches(prepared: fx.GraphModule, images: Sequence[Tensor], progress: b
                 bar.update()
 
             Walk(prepared, sites, values, quantised).over(images, stop)
+    for site, sample in search.samples.items():
+        for product in site.products:
+            record = record_of(product)
+            if record is not None and (record.search is not None or record.noise is not None):
+                set_record(product, replace(record, tokens=(sample.tokens, sample.total)))
 
 
 @dataclass(eq=False)
@@ -137,11 +142,13 @@ class _Searches:
 
 
 def _order(site: Site, problem: Problem, options: ScaleSearch) -> list[Side]:
-    """Return the sides to search, in the published order: weight before input, but the first operand of attention first."""
+    """Return the sides to search, in order."""
     if site.activations:
         wanted = [(problem.left, options.inputs), (problem.right, options.inputs)]
     else:
-        wanted = [(problem.right, options.weights), (problem.left, options.inputs)]
+        wanted = [(problem.left, options.inputs), (problem.right, options.weights)]
+        if options.weights_first:
+            wanted.reverse()
     return [side for side, on in wanted if on and all(p.observer is not None for p in side.parts)]
 
 
@@ -162,7 +169,8 @@ def _reads(site: Site, gradient: Gradient) -> bool:
 def _restored_on_failure(prepared: fx.GraphModule) -> Iterator[None]:
     """Give the observers back what they held where the block does not end well."""
     observers = [m for m in prepared.modules() if isinstance(m, Observer) or hasattr(m, "batches")]
-    before = [(m, {name: buffer.clone() for name, buffer in m.named_buffers()}) for m in observers]
+    modules = [m for observer in observers for m in observer.modules()]  # an observer of torch.ao is within ours
+    before = [(m, {name: b.clone() for name, b in m.named_buffers(recurse=False)}) for m in modules]
     try:
         yield
     except BaseException:

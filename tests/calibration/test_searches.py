@@ -77,6 +77,7 @@ def observers(prepared: fx.GraphModule) -> dict[str, Observer]:
 
 
 def vit() -> nn.Module:
+    torch.manual_seed(0)
     return small_vit(depth=1)
 
 
@@ -183,16 +184,15 @@ def test_every_metric_improves_a_layer(metric: Metric) -> None:
 @pytest.mark.parametrize("inputs_from", Inputs)
 @pytest.mark.parametrize("noise", [None, NOISE])
 def test_a_model_gets_better(inputs_from: Inputs, noise: NoisyBias | None) -> None:
-    model, x = vit(), images(8)
+    torch.manual_seed(1)
+    model, x = small_vit(), images(8, 1)
+    searched = config(noise, inputs_from=inputs_from, correct_bias=True, rounds=2)
     errors = []
-    for how in (
-        config(noise, inputs_from=inputs_from, correct_bias=True),
-        QuantConfig(_without_search(), attention=True),
-    ):
+    for how in (searched, QuantConfig(_without_search(), attention=True)):
         fake = fxquant.convert(calibrated(model, how, x), "fake")
         with torch.no_grad():
             errors.append(float((fake(x) - model(x)).square().sum()))
-    assert errors[0] < errors[1]
+    assert errors[0] < 0.7 * errors[1]
 
 
 def _without_search() -> LayerSpec:
@@ -485,6 +485,28 @@ def test_an_interrupted_search_leaves_everything_as_it_was(
     for each in (prepared, fresh):
         fxquant.calibrate(each, [x], progress=False)
     assert_same(prepared, fresh)
+
+
+def test_observers_of_torch_ao_are_searched_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    ao = pytest.importorskip("torch.ao.quantization")
+    torch_ao = pytest.importorskip("fxquant.torch_ao")
+    spec = torch_ao.TorchAo(ao.MovingAverageMinMaxObserver.with_args(averaging_constant=0.5)).spec()
+    how = QuantConfig(LayerSpec(activation=spec, search=ScaleSearch(**(QUICK | {"smallest": 0.2, "largest": 0.3}))))
+    prepared = fxquant.prepare(mlp(), how)
+    before = state(prepared)
+    with monkeypatch.context() as patch:
+        patch.setattr(searches, "search_scales", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            fxquant.calibrate(prepared, [X], progress=False)
+    after = state(prepared)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    fxquant.calibrate(prepared, [X, 2 * X], progress=False)
+    observer: Any = observers(prepared)["0.input"]
+    # Of torch.ao's own range, which is not the running one.
+    initial, _ = observer.inner.calculate_qparams()
+    torch.testing.assert_close(observer.initial_qparams().scale, initial[0])
+    ratio = observer.calculate_qparams().scale / initial[0]
+    assert 0.19 < float(ratio) < 0.31
 
 
 def test_progress_names_the_products(capsys: pytest.CaptureFixture[str]) -> None:
