@@ -33,9 +33,9 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
 
     base_ptq and ptq4vit search the scales of weights, inputs and both operands of the attention products (PTQ4ViT); ptq4vit
     also has twin-uniform quantisers after softmax and GELU. Options: ``metric`` and ``gradient`` (`Metric`, `Gradient` or
-    their values), ``per_channel``, ``twin_softmax``, ``twin_gelu``, ``power_of_two`` (of GELU's scales), ``correct_bias``,
-    ``inputs_from``, ``rounds``, ``coarse``, ``max_rows`` of `ScaleSearch`; ``published=True`` makes all of them what the
-    published code does.
+    their values), ``per_channel`` (weight scales; else one per projection, as a cosine needs it), ``twin_softmax``,
+    ``twin_gelu``, ``power_of_two`` (of GELU's scales), and all fields of `ScaleSearch`, such as ``inputs_from``, ``rounds``,
+    ``coarse``, ``max_rows`` and ``correct_bias``; ``published=True`` makes all of them what the published code does.
 
     vanilla takes the largest value of weights and inputs for their scale; noisyquant searches a clipping scale and a noisy
     bias for the input of each linear layer (NoisyQuant). Attention products stay float. Options: ``noise`` (`Noise` or its
@@ -78,7 +78,10 @@ def _ptq4vit(
     **search: Any,
 ) -> QuantConfig:
     """Return PTQ4ViT's config; `published` has the constants of its code."""
-    per_channel = not published if per_channel is None else per_channel
+    scales = _search(published, search)
+    if per_channel is None:
+        # A direction says nothing about the scale of a single channel.
+        per_channel = not published and scales.metric not in (Metric.COSINE, Metric.PEARSON)
     rows: Granularity = PerChannel(0) if per_channel else PerProjection()
     heads = TensorSpec(a_bits, signed=True, symmetric=True, granularity=PerHead())
     layer = LayerSpec(
@@ -89,11 +92,11 @@ def _ptq4vit(
         query=heads,
         key=heads,
         value=heads,
-        search=_search(published, search),
+        search=scales,
     )
     # The published PTQ4ViT has one scale per channel here, BasePTQ a single one.
-    twins = twin_softmax or twin_gelu
-    filters = _weight(w_bits, PerChannel(0) if per_channel or twins else PerTensor())
+    channels = per_channel or (published and (twin_softmax or twin_gelu))
+    filters = _weight(w_bits, PerChannel(0) if channels else PerTensor())
     image = None if published else TensorSpec(IMAGE_BITS)
     patches = replace(layer, weight=filters, activation=image, gelu=None)
     return QuantConfig(layer, attention=True).set_object_type("conv2d", patches)
