@@ -4,7 +4,7 @@ How long calibration takes, and how much memory, against the same search done as
 Each cell runs in a process of its own, so that its peak memory is its own. `published` recomputes the layer for each candidate
 of the whole grid, as the authors' code does; the default uses Gram matrices, a coarse-to-fine grid and fewer candidates.
 
-    python bench/calibration.py [--cells ...] [--threads 1]      # writes bench/results/calibration.json
+    python bench/calibration.py [--cells ...] [--threads 1]      # adds to bench/results/calibration.json
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import timm
 import torch
-from harness import write_results
+from harness import RESULTS, write_results
 from torch import nn
 
 import fxquant
@@ -58,11 +58,10 @@ def main() -> None:
     if options.cell:
         print(json.dumps(run_cell(options.cell, options.threads)))
         return
-    rows = []
     for cell in options.cells or all_cells():
-        rows.append(_in_process(cell, options.threads))
-        print(f"{cell:48} {rows[-1]['seconds']:9.1f} s {rows[-1]['peak_mib']:8.0f} MiB", flush=True)
-        write_results("calibration", rows, threads=options.threads, bits="W8A8")
+        row = _in_process(cell, options.threads)
+        print(f"{cell:48} {row['seconds']:9.1f} s {row['peak_mib']:8.0f} MiB", flush=True)
+        write_results("calibration", _merged(row), bits="W8A8")
 
 
 def all_cells() -> list[str]:
@@ -88,6 +87,7 @@ def run_cell(cell: str, threads: int) -> dict[str, Any]:
         "recipe": recipe,
         "form": form,
         "images": setting.images,
+        "threads": threads,
         "seconds": round(time.perf_counter() - start, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),
         "peak_mib": round(_peak_mib()),
@@ -100,6 +100,14 @@ def build_model(setting: Setting) -> nn.Module:
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(setting.model, **setting.options)
     return model.eval()
+
+
+def _merged(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows that were measured before, with `row` in the place of its own earlier measurement."""
+    file = RESULTS / "calibration.json"
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    key = ("setting", "recipe", "form", "threads")
+    return [r for r in rows if any(r[k] != row[k] for k in key)] + [row]
 
 
 def _in_process(cell: str, threads: int) -> dict[str, Any]:
