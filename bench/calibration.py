@@ -1,8 +1,8 @@
 """
-How long calibration takes, and how much memory, against the same search done as the published codes do it.
+How long calibration takes, and how much memory, against a search over the whole published grid.
 
-Each cell runs in a process of its own, so that its peak memory is its own. `published` recomputes the layer for each candidate
-of the whole grid, as the authors' code does; the default uses Gram matrices, a coarse-to-fine grid and fewer candidates.
+Each cell runs in a process of its own, so that its peak memory is its own. `published` tries every candidate of the
+published grid in turn, with this project's own arithmetic; the default tries part of a grid and compares by squared error.
 
     python bench/calibration.py [--cells ...] [--threads 1]      # adds to bench/results/calibration.json
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -57,6 +59,14 @@ def weight_of(product: fx.Node) -> Tensor:
     if isinstance(weight, fx.Node) and weight.op == "call_module":
         weight = weight.args[0]
     return tensor_of(weight)
+
+
+def stride_and_padding(convolution: fx.Node) -> tuple[Any, Any]:
+    """Return both settings of a convolution as pairs, or as the name that stands for a padding."""
+    given: tuple[Any, ...] = convolution.args[3:5]
+    defaults: tuple[Any, ...] = (1, 0)
+    stride, padding = ((n, n) if isinstance(n, int) else n for n in (*given, *defaults[len(given) :]))
+    return stride, padding
 
 
 def prune(gm: fx.GraphModule) -> None:

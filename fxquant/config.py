@@ -137,6 +137,12 @@ class LayerSpec:
             nonsense = value and _nonsense(role, value)
             if nonsense:
                 raise ConfigError(f"LayerSpec.{role.value}: {nonsense}")
+        for role in (Role.ACTIVATION, Role.NORM, Role.GELU) if self.noise else ():
+            value = getattr(self, role.value)
+            if value is not None and not isinstance(value.granularity, PerTensor):
+                raise ConfigError(
+                    f"LayerSpec.{role.value}: a noisy bias needs one scale, PerTensor, got {value.granularity}"
+                )
         for name, kind in (("search", ScaleSearch), ("noise", NoisyBias)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):

@@ -10,8 +10,17 @@ from torch import Tensor, fx
 
 from fxquant.attributes import tensor_of
 from fxquant.numerics import storage_offset
-from fxquant.ops import dequantize, dequantize_twin, fake_quantize_summed_twin
+from fxquant.ops import (
+    dequantize,
+    dequantize_twin,
+    fake_quantize_summed_twin,
+    int8_linear,
+    int8_linear_twin,
+    int8_matmul,
+    int8_matmul_twin,
+)
 
+INT8_PRODUCTS = (int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin)
 ALIGNMENT = 8  # torch._int_mm on CUDA wants K and N to be multiples of 8
 
 

@@ -66,9 +66,8 @@ LOWER: tuple[Pass, ...] = (
     lower_matmul,
 )
 
-COMPILE_CPU: tuple[Pass, ...] = (
-    use_onednn,
-)  # fxquant.compile on x86: pays only once a compiler has packed the weights
+# fxquant.compile on x86: pays only once a compiler has packed the weights.
+COMPILE_CPU: tuple[Pass, ...] = (use_onednn,)
 
 
 def run(gm: fx.GraphModule, passes: Sequence[Pass], stage: Stage) -> fx.GraphModule:

@@ -16,7 +16,7 @@ from fxquant.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSear
 from fxquant.twin import TwinGELU, TwinSoftmax
 
 _SWITCHES = ("patch_embed", "head", "attention")
-IMAGE_BITS = 8  # of the patch embedding's input: pixels have 8, and the published codes leave them float
+IMAGE_BITS = 8  # of what convolutions read, pixels above all, which have 8; the published codes leave them float
 E = TypeVar("E", bound=Enum)
 
 

@@ -14,19 +14,9 @@ from fxquant import lowering
 from fxquant.attributes import tensor_of
 from fxquant.dataflow import PRODUCTS
 from fxquant.meta import Operand, Record, module_path, record_of
-from fxquant.ops import (
-    dequantize,
-    dequantize_twin,
-    int8_linear,
-    int8_linear_twin,
-    int8_matmul,
-    int8_matmul_twin,
-    quantize,
-    quantize_twin,
-)
+from fxquant.ops import dequantize, dequantize_twin, quantize, quantize_twin
 from fxquant.spec import Stage, stage_of
 
-_INT8 = (int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin)
 # Where the scales stand among the arguments.
 _SCALES: dict[Any, tuple[int, ...]] = {quantize: (1,), dequantize: (1,), quantize_twin: (1, 2), dequantize_twin: (1, 2)}
 
@@ -105,13 +95,13 @@ def report(gm: fx.GraphModule) -> Report:
     Shapes and multiply-accumulates are known once the graph was traced with example inputs or calibrated and converted.
     """
     stage = stage_of(gm)
-    nodes = [n for n in gm.graph.nodes if n.target in _INT8 or n.target in PRODUCTS]
+    nodes = [n for n in gm.graph.nodes if n.target in lowering.INT8_PRODUCTS or n.target in PRODUCTS]
     return Report(tuple(_product(n, stage) for n in nodes), stage.value if stage else "unknown")
 
 
 def _product(node: fx.Node, stage: Stage | None) -> ProductReport:
     record = record_of(node)
-    int8 = node.target in _INT8
+    int8 = node.target in lowering.INT8_PRODUCTS
     module = record.module if record else module_path(node)
     return ProductReport(
         name=record.label if record else module or node.name,

@@ -21,10 +21,6 @@ from fxquant.ops import (
     dequantize_twin,
     extract_patches,
     fake_quantize_summed_twin,
-    int8_linear,
-    int8_linear_twin,
-    int8_matmul,
-    int8_matmul_twin,
     quantize,
     quantize_twin,
 )
@@ -43,8 +39,7 @@ class Stage(Enum):
 
 _PAIRS = {dequantize: quantize, dequantize_twin: quantize_twin}
 _SIMULATION = {*_PAIRS, *_PAIRS.values(), fake_quantize_summed_twin}
-_PRODUCTS = {int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin}
-_INTEGER = {*_PRODUCTS, extract_patches}
+_INTEGER = {*lowering.INT8_PRODUCTS, extract_patches}
 _PRODUCTS_TO_LOWER = (F.linear, F.conv2d, torch.matmul)
 
 
@@ -92,7 +87,7 @@ def _dialect_problem(node: fx.Node) -> str | None:
 
 def _codes_problem(node: fx.Node) -> str | None:
     """Codes are read as they were written, and constant ones are stored as int8."""
-    if node.target not in _PAIRS and node.target not in _PRODUCTS:
+    if node.target not in _PAIRS and node.target not in lowering.INT8_PRODUCTS:
         return None
     codes = node.args[0]
     if node.target in _PAIRS and isinstance(codes, fx.Node) and codes.target is _PAIRS[node.target]:

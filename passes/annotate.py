@@ -11,7 +11,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant import dataflow
-from fxquant.attributes import weight_of
+from fxquant.attributes import stride_and_padding, weight_of
 from fxquant.config import LayerSpec, QuantConfig, Role, Scope, TensorSpec
 from fxquant.granularity import PerProjection, PerTensor, RowGroups
 from fxquant.meta import Operand, Product, Record, module_path, record_of, set_record
@@ -136,17 +136,11 @@ def _resolved(node: fx.Node, operand: Operand) -> Operand:
 def _takes_noise(node: fx.Node, operands: tuple[Operand, ...]) -> bool:
     """Say whether the noise of a product's input can be taken off its bias: of a convolution where patches tile the image."""
     if node.target is F.conv2d:
-        given: tuple[Any, ...] = node.args[3:5]
-        defaults: tuple[Any, ...] = (1, 0)
-        stride, padding = (*given, *defaults[len(given) :])
+        stride, padding = stride_and_padding(node)
         weight = node.args[1]
-        tiles = isinstance(weight, fx.Node) and weight.op == "get_attr" and _pair(stride) == weight_of(node).shape[2:]
-        return tiles and _pair(padding) == (0, 0) and operands[0].spec is not None
+        tiles = isinstance(weight, fx.Node) and weight.op == "get_attr" and tuple(stride) == weight_of(node).shape[2:]
+        return tiles and tuple(padding) == (0, 0) and operands[0].spec is not None
     return node.target is F.linear and operands[0].spec is not None
-
-
-def _pair(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, tuple | list) else (value, value)
 
 
 def _switched_off(config: QuantConfig, product: Product, operator: str, module: str) -> str | None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant import dataflow
+from fxquant import dataflow, lowering
 from fxquant.attributes import read_buffer, tensor_of
 from fxquant.errors import CalibrationError
 from fxquant.meta import record_of
@@ -135,7 +135,7 @@ def _refuse_constant(observer: Observer) -> None:
 def _restore_dtype(node: fx.Node) -> None:
     """Keep a product's operands in one dtype, and its result in the model's."""
     operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
-    quantized = [o for o in operands if o.target in (dequantize, dequantize_twin, fake_quantize_summed_twin)]
+    quantized = [o for o in operands if lowering.is_quantized(o)]
     dtype = _result_dtype(node)
     if not quantized or dtype is torch.float32:
         return

@@ -159,6 +159,14 @@ def test_specs_that_a_role_cannot_have(role: str, spec: Any, message: str) -> No
         LayerSpec(**{role: spec})
 
 
+@pytest.mark.parametrize("role", ["activation", "norm", "gelu"])
+def test_a_noisy_bias_needs_one_scale(role: str) -> None:
+    spec: Any = TensorSpec(granularity=PerChannel(-1))
+    LayerSpec(**{role: spec})
+    with pytest.raises(ConfigError, match=re.escape(f"LayerSpec.{role}: a noisy bias needs one scale, PerTensor, got")):
+        LayerSpec(**{role: spec}, noise=NoisyBias())
+
+
 @pytest.mark.parametrize("twin", [TwinGELU, TwinSoftmax])
 @pytest.mark.parametrize(
     ("arguments", "message"),

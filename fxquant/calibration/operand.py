@@ -88,7 +88,8 @@ class Side:
     """
     All parts of one side, one below the other, as rows ``(E, H, R, K)`` of which the product takes the dot products.
 
-    transposed: the parts hold ``(..., K, R)``, as the right operand of a product of activations does.
+    transposed: the parts hold ``(..., K, R)``, as the right operand of a product of activations does. weight: they are weights,
+    ``(R, K)`` once flattened.
     """
 
     parts: list[Part]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ Batch = Tensor | Sequence[Any]
 
 def run_batches(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bool) -> int:
     """Run `prepared` on each batch without gradients and return how many there were."""
-    count = 0
+    count, total = 0, len(batches) if isinstance(batches, Sized) else None
+    shown = tqdm(_on_device(prepared, batches), desc="calibrate", unit="batch", total=total, disable=not progress)
     with torch.no_grad():
-        for images in tqdm(_on_device(prepared, batches), desc="calibrate", unit="batch", disable=not progress):
+        for images in shown:
             _run(prepared, images, count)
             count += 1
     _refuse_nothing(count)

@@ -17,20 +17,18 @@ def search_scales(problem: Problem, order: Sequence[Side], rounds: int, coarse: 
 
     The candidates of a side are multiples of its initial scale and do not depend on what was found (PTQ4ViT, Algorithm 1).
     """
-    previous: dict[int, torch.Tensor] = {}
-    for done in range(1, rounds + 1):
-        changed = False
-        for number, side in enumerate(order):
-            others = [i for i in range(len(order)) if i != number]
-            # Nothing that it depends on has moved since it last chose.
-            if number in previous and not changed and not others:
-                continue
-            first = side.first if coarse else range(side.steps)
-            index = minimise(problem.losses_of(side), side.groups, side.steps, first, side.parts[0].values)
-            if number not in previous or not torch.equal(previous[number], index):
-                changed = True
-            previous[number] = index
-            side.choose(index)
-        if not changed:
-            return done
+    chosen: list[torch.Tensor | None] = [None] * len(order)
+    settled = 0  # sides in a row that chose as before
+    for turn in range(rounds * len(order)):
+        # All others are as they were when this side chose.
+        if turn >= len(order) and settled >= len(order) - 1:
+            return turn // len(order)
+        number = turn % len(order)
+        side = order[number]
+        first = side.first if coarse else range(side.steps)
+        index = minimise(problem.losses_of(side), side.groups, side.steps, first, side.parts[0].values)
+        before = chosen[number]
+        settled = settled + 1 if before is not None and torch.equal(before, index) else 0
+        chosen[number] = index
+        side.choose(index)
     return rounds

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from fxquant.attributes import weight_of
+from fxquant.attributes import stride_and_padding, weight_of
 from fxquant.errors import ConfigError
 from fxquant.granularity import PerTensor
 from fxquant.meta import Record, record_of
@@ -72,9 +71,7 @@ class Site:
 
     def _patches(self, value: Tensor) -> Tensor:
         weight = weight_of(self.first)
-        settings: tuple[Any, ...] = self.first.args[3:5]
-        defaults: tuple[Any, ...] = (1, 0)
-        stride, padding = (*settings, *defaults[len(settings) :])
+        stride, padding = stride_and_padding(self.first)
         columns = F.unfold(value.float(), weight.shape[2:], padding=padding, stride=stride)  # (B, C*kh*kw, L)
         return columns.mT.reshape(-1, columns.shape[1])
 
