@@ -136,12 +136,12 @@ def _noisyquant(
 ) -> QuantConfig:
     """Return NoisyQuant's config; `published` has the constants of its code, which leaves head and patches float."""
     weights = not published if weights is None else weights
-    options: dict[str, Any] = {"inputs_from": Inputs.QUANTISED, "inputs": clip, "weights": weights, "metric": Metric.L2}
-    options["rounds"] = 1 if published else 3
+    options: dict[str, Any] = {"inputs_from": Inputs.QUANTISED, "inputs": clip, "weights": weights}
     if published:
         # Of max / (2^(b-1) - 1), where the initial scale is max / (2^(b-1) - 0.5).
         unit = 0.001 * (2 ** (a_bits - 1) - 0.5) / (2 ** (a_bits - 1) - 1)
         options |= {"weight_error": False, "smallest": unit, "largest": 1001 * unit, "steps": 1000}
+        options |= {"metric": Metric.L2, "rounds": 1}
     layer = LayerSpec(
         weight=_weight(w_bits, PerChannel(0), narrow=published),
         activation=TensorSpec(a_bits, signed=True, symmetric=True),

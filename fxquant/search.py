@@ -25,8 +25,10 @@ class Metric(Enum):
 class Gradient(Enum):
     """Of which loss g is the gradient."""
 
-    # -log p[y] for a class y drawn from the model's own prediction p, whose squared gradient is the Fisher information. Of a
-    # model that is no classifier y is drawn from a Gaussian around each output.
+    # -log p(y) for a y that the model itself predicts, so that the squared gradient is the Fisher information: y drawn from a
+    # Gaussian around the outputs (logits or any other), which weighs all images alike, or a class drawn from the softmax,
+    # which hardly counts the images that the model is sure of.
+    SAMPLED_OUTPUT = "sampled_output"
     SAMPLED_LABEL = "sampled_label"
     PREDICTION = "prediction"  # KL(p || p), as published: zero but for rounding
 
@@ -64,8 +66,8 @@ class ScaleSearch:
     weights_first: bool = False
     inputs_from: Inputs = Inputs.FLOAT
     weight_error: bool = True
-    gradient: Gradient = Gradient.SAMPLED_LABEL
-    max_rows: int | None = 8192
+    gradient: Gradient = Gradient.SAMPLED_OUTPUT
+    max_rows: int | None = 4096
     coarse: bool = True
     geometric: bool = True
     correct_bias: bool = False

@@ -192,7 +192,7 @@ def test_impossible_twins(twin: Any, arguments: dict[str, Any], message: str) ->
         ({"inputs_from": True}, "ScaleSearch.inputs_from must be one of Inputs.FLOAT, Inputs.QUANTISED, got True"),
         (
             {"gradient": Inputs.FLOAT},
-            "ScaleSearch.gradient must be one of Gradient.SAMPLED_LABEL, Gradient.PREDICTION, got",
+            "ScaleSearch.gradient must be one of Gradient.SAMPLED_OUTPUT, Gradient.SAMPLED_LABEL, Gradient.PREDICTION, got",
         ),
         *(
             ({name: 1}, f"ScaleSearch.{name} must be True or False, got 1")

@@ -91,7 +91,7 @@ def test_switches() -> None:
         (
             ("ptq4vit",),
             {"gradient": "kl"},
-            "expected one of 'sampled_label', 'prediction' or a member of Gradient, got 'kl'",
+            "expected one of 'sampled_output', 'sampled_label', 'prediction' or a member of Gradient, got 'kl'",
         ),
         (
             ("ptq4vit",),

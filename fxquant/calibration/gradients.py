@@ -121,18 +121,18 @@ class Gradients:
         return {node: torch.zeros_like(y) if g is None else g for (node, y), g in zip(outputs, gradients, strict=True)}
 
     def _loss(self, found: list[Tensor], generator: torch.Generator) -> Tensor:
-        if len(found) != 1 or found[0].dim() != 2:
-            if self.kind is Gradient.PREDICTION:
-                shapes = ", ".join(str(tuple(t.shape)) for t in found)
-                raise CalibrationError(
-                    f"Gradient.PREDICTION needs a classifier: expected logits (B, classes), found shape {shapes or 'none'}; "
-                    "use Gradient.SAMPLED_LABEL, or Metric.L2"
-                )
+        if self.kind is Gradient.SAMPLED_OUTPUT:
             # -log p of a sample from a Gaussian around each output has this gradient.
             # Drawn image by image, so that it does not matter how many run at once.
             rows = [[torch.randn(t.shape[1:], generator=generator) for t in found] for _ in range(len(found[0]))]
             noise = [torch.stack(drawn) for drawn in zip(*rows, strict=True)]
             return torch.stack([(t * n.to(t.device)).sum() for t, n in zip(found, noise, strict=True)]).sum()
+        if len(found) != 1 or found[0].dim() != 2:
+            shapes = ", ".join(str(tuple(t.shape)) for t in found)
+            raise CalibrationError(
+                f"Gradient.{self.kind.name} needs a classifier: expected logits (B, classes), found shape "
+                f"{shapes or 'none'}; use Gradient.SAMPLED_OUTPUT"
+            )
         logits = found[0]
         probabilities = logits.detach().softmax(-1)
         if self.kind is Gradient.PREDICTION:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,20 +10,24 @@ from torch import Tensor
 BEAM = 3  # how many of the best candidates so far are looked around
 RATIO = 1.3  # between the scales of a first sample: a scale matters by its ratio to others
 EVEN = 32  # candidates of a first, even sample
+OFFSETS = (-8, -2, 0, 2, 8)  # from a candidate that was best when the other operand had other scales
 
 
-def minimise(losses: Callable[[Tensor], Tensor], groups: int, steps: int, first: Sequence[int], like: Tensor) -> Tensor:
+def minimise(
+    losses: Callable[[Tensor], Tensor], groups: int, steps: int, first: Iterable[int | Tensor], like: Tensor
+) -> Tensor:
     """
     Return the candidate with the least loss of each group, int64 ``(groups,)`` in 0..steps-1; among equals the first.
 
-    losses maps candidates ``(groups,)``, one per group, to losses ``(groups,)``. first: candidates that are scored for all
-    groups. Then each group scores the middle between its best candidates and the scored ones next to them, until nothing
-    lies between: the optimum of the grid wherever the loss falls towards it from the candidates of `first` around it. With
-    all of ``range(steps)`` in `first` that is certain. Results live on the device of `like`.
+    losses maps candidates ``(groups,)``, one per group, to losses ``(groups,)``. first: candidates that are scored at once,
+    each the same for all groups or ``(groups,)``. Then each group scores the middle between its best candidates and the
+    scored ones next to them, until nothing lies between: the optimum of the grid wherever the loss falls towards it from the
+    candidates of `first` around it. With all of ``range(steps)`` in `first` that is certain. Results live on the device of
+    `like`.
     """
     search = _Search(losses, torch.full((steps, groups), torch.inf, dtype=torch.float64, device=like.device))
     for index in first:
-        search.score(torch.full((groups,), index, dtype=torch.int64, device=like.device))
+        search.score(torch.as_tensor(index, dtype=torch.int64, device=like.device).expand(groups))
     while search.look_between():
         pass
     return search.table.argmin(dim=0)
@@ -36,6 +40,11 @@ def log_spaced(factors: Sequence[float]) -> list[int]:
         if factor >= RATIO * factors[chosen[-1]]:
             chosen.append(position)
     return sorted({*chosen, len(factors) - 1})
+
+
+def around(index: Tensor, steps: int) -> list[int | Tensor]:
+    """Return candidates ``(groups,)`` at `OFFSETS` from ``index[g]``, and the ends of ``range(steps)``."""
+    return [0, steps - 1, *((index + offset).clamp(0, steps - 1) for offset in OFFSETS)]
 
 
 def evenly_spaced(steps: int) -> list[int]:

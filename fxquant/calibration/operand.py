@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fxquant.calibration.grid import log_spaced
+from fxquant.calibration.grid import around, log_spaced
 from fxquant.granularity import PerHead, PerTensor
 from fxquant.observers.base import Observer, QParams
 from fxquant.observers.twin import TwinGELUObserver, TwinQParams, TwinSoftmaxObserver
@@ -130,12 +130,12 @@ class Side:
         for part, own in zip(self.parts, index.split([p.groups for p in self.parts]), strict=True):
             part.qparams = part.candidate(own)
 
-    @property
-    def first(self) -> Sequence[int]:
-        """Candidates from which a coarse search starts."""
+    def first(self, before: Tensor | None) -> Iterable[int | Tensor]:
+        """Return the candidates from which a coarse search starts; `before`: what was chosen last, ``(groups,)``."""
         part = self.parts[0]
-        splits = isinstance(part.observer, TwinSoftmaxObserver)
-        return range(self.steps) if splits else log_spaced(part.multipliers.tolist())
+        if isinstance(part.observer, TwinSoftmaxObserver):
+            return range(self.steps)
+        return log_spaced(part.multipliers.tolist()) if before is None else around(before, self.steps)
 
     def reduce(self, losses: Tensor) -> Tensor:
         """Return the loss of each group, float64, from that of each row, ``(E, H, R)``."""

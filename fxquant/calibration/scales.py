@@ -25,9 +25,9 @@ def search_scales(problem: Problem, order: Sequence[Side], rounds: int, coarse: 
             return turn // len(order)
         number = turn % len(order)
         side = order[number]
-        first = side.first if coarse else range(side.steps)
-        index = minimise(problem.losses_of(side), side.groups, side.steps, first, side.parts[0].values)
         before = chosen[number]
+        first = side.first(before) if coarse else range(side.steps)
+        index = minimise(problem.losses_of(side), side.groups, side.steps, first, side.parts[0].values)
         settled = settled + 1 if before is not None and torch.equal(before, index) else 0
         chosen[number] = index
         side.choose(index)

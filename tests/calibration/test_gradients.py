@@ -234,10 +234,23 @@ def test_inference_mode_and_frozen_parameters() -> None:
 @pytest.mark.parametrize("options", [{"num_classes": 0, "global_pool": ""}, {"num_classes": 0}])
 def test_a_model_that_is_no_classifier(options: dict[str, Any]) -> None:
     model = small_vit(**options)
-    assert taken(model, [images(2)])
+    assert taken(model, [images(2)], kind=Gradient.SAMPLED_OUTPUT)
 
 
-def test_the_published_gradient_needs_a_classifier() -> None:
+@pytest.mark.parametrize("kind", [Gradient.PREDICTION, Gradient.SAMPLED_LABEL])
+def test_gradients_that_need_a_classifier(kind: Gradient) -> None:
     model = small_vit(num_classes=0, global_pool="")
-    with pytest.raises(CalibrationError, match=re.escape("expected logits (B, classes), found shape (2, 17, 32)")):
-        taken(model, [images(2)], kind=Gradient.PREDICTION)
+    message = f"Gradient.{kind.name} needs a classifier: expected logits (B, classes), found shape (2, 17, 32)"
+    with pytest.raises(CalibrationError, match=re.escape(message)):
+        taken(model, [images(2)], kind=kind)
+
+
+def test_samples_of_the_output_do_not_depend_on_batches() -> None:
+    model, x = small_vit(), images(6)
+    one, _ = taken(model, [x], kind=Gradient.SAMPLED_OUTPUT)
+    two, _ = taken(model, list(x.split(4)), kind=Gradient.SAMPLED_OUTPUT)
+    for label, found in one.items():
+        torch.testing.assert_close(elements(found), elements(two[label]), rtol=1e-4, atol=1e-6)
+    # At the logits it is the sample's distance from the mean: standard normal, the same draws for any model.
+    drawn = torch.Generator().manual_seed(0)
+    assert torch.equal(elements(one["head"])[0, 0], torch.stack([torch.randn(10, generator=drawn) for _ in x]))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fxquant.calibration.grid import RATIO, evenly_spaced, log_spaced, minimise
+from fxquant.calibration.grid import RATIO, around, evenly_spaced, log_spaced, minimise
 
 INF, NAN = float("inf"), float("nan")
 
@@ -120,3 +120,18 @@ def test_evenly_spaced_positions_hold_both_ends(steps: int, count: int) -> None:
 
 def test_one_candidate() -> None:
     assert Table(torch.tensor([[7.0, NAN]])).minimise(coarse=True) == [0, 0]
+
+
+@given(st.data(), st.integers(1, 120))
+def test_from_around_a_guess_the_optimum_of_a_unimodal_loss_is_found(data: st.DataObject, steps: int) -> None:
+    best, guess = (data.draw(st.lists(st.integers(0, steps - 1), min_size=3, max_size=3)) for _ in range(2))
+    losses = torch.cat([unimodal(steps, b, lambda i: 1.0 + i % 3) for b in best], 1)
+    table = Table(losses)
+    assert minimise(table, 3, steps, around(torch.tensor(guess), steps), losses).tolist() == best
+
+
+def test_a_good_guess_is_cheap() -> None:
+    losses = unimodal(100, 60, lambda _: 1.0)
+    table = Table(losses)
+    assert minimise(table, 1, 100, around(torch.tensor([59]), 100), losses).tolist() == [60]
+    assert len(table.asked[0]) <= 20
