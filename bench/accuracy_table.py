@@ -50,8 +50,10 @@ ABLATIONS = {
     ),
     "gradient": (
         Variant("Hessian, published gradient", "ptq4vit", _HESSIAN | {"gradient": "prediction"}),
-        Variant("Hessian, sampled label", "ptq4vit", _HESSIAN),
-        Variant("Fisher, sampled label", "ptq4vit"),
+        Variant("Hessian, sampled label", "ptq4vit", _HESSIAN | {"gradient": "sampled_label"}),
+        Variant("Hessian, sampled output", "ptq4vit", _HESSIAN),
+        Variant("Fisher, sampled label", "ptq4vit", {"gradient": "sampled_label"}),
+        Variant("Fisher, sampled output", "ptq4vit"),
         Variant("none: squared error", "ptq4vit", {"metric": "l2"}),
         Variant("none: cosine", "ptq4vit", _COSINE),
     ),
@@ -62,10 +64,16 @@ ABLATIONS = {
         Variant("clip + mean + range", "noisyquant", _PAPER),
         Variant("clip + mean + range, fitted noise", "noisyquant"),
     ),
-    "published": tuple(
-        Variant(f"{name}, {label}", name, options)
-        for name in ("base_ptq", "ptq4vit", "noisyquant")
-        for label, options in (("published", {"published": True}), ("default", {}))
+    "published": (
+        Variant("base_ptq, published", "base_ptq", {"published": True}),
+        Variant("base_ptq, default", "base_ptq"),
+        Variant("ptq4vit, published", "ptq4vit", {"published": True}),
+        Variant("ptq4vit, default", "ptq4vit"),
+        Variant("noisyquant, published", "noisyquant", {"published": True}),
+        Variant(
+            "noisyquant, published, all layers", "noisyquant", {"published": True, "patch_embed": True, "head": True}
+        ),
+        Variant("noisyquant, default", "noisyquant"),
     ),
 }
 _ABLATION_TEXTS = {
@@ -79,7 +87,9 @@ is its factored form, `fisher`, see the next table.""",
 ### PTQ4ViT: which gradient
 
 The published code takes the gradient of a divergence between the prediction and itself, which is zero but for rounding. Here
-it can be that of the loss of a class drawn from the prediction, which gives the Fisher information.""",
+it can be that of the negative log-likelihood of an output drawn from the model's own prediction, which gives the Fisher
+information: of a class, drawn from the softmax, or of logits, drawn from a Gaussian around the model's. The first hardly counts
+the images that the model is sure of, here most of them.""",
     "noisyquant": """\
 ### NoisyQuant: clip, mean, range
 
@@ -89,7 +99,7 @@ noise but gives each channel its own best shift.""",
 ### As published, and by default
 
 `published=True` has the constants, candidates and omissions of the authors' code. For noisyquant these leave the patch
-embedding and the head in float, so its two rows do not quantise the same products.""",
+embedding and the head in float; the row "all layers" quantises them too, as the default does.""",
 }
 _HEAD = """\
 # Accuracy of the recipes

@@ -166,12 +166,13 @@ def test_nothing_to_search() -> None:
 def test_every_metric_improves_a_layer(metric: Metric) -> None:
     """By the squared error, which none of them is far from, or by the direction, which says nothing of the size."""
     model = nn.Linear(12, 5).eval()
+    x = torch.randn(400, 12, generator=torch.Generator().manual_seed(1)) * torch.linspace(0.2, 2, 12)
     losses = []
     whole = replace(ROWS, granularity=PerTensor())
     for how in (replace(layer(metric=metric, rounds=3), weight=whole), LayerSpec(whole, SIGNED)):
-        fake = fxquant.convert(calibrated(model, QuantConfig(how), X), "fake")
+        fake = fxquant.convert(calibrated(model, QuantConfig(how), x), "fake")
         with torch.no_grad():
-            y, approximation = model(X), fake(X)
+            y, approximation = model(x), fake(x)
         if metric is Metric.PEARSON:
             y, approximation = y - y.mean(-1, keepdim=True), approximation - approximation.mean(-1, keepdim=True)
         directional = metric in (Metric.COSINE, Metric.PEARSON)
