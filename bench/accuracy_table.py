@@ -197,10 +197,21 @@ def _ablations(data: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         parts.append(_ABLATION_TEXTS[group])
         for name, baseline in data["baselines"].items():
             mine = [row for row in rows if f"{row['model']} {row['outliers']}" == name]
-            table = _accuracy_table(mine, variants, ABLATION_BITS, described=True)
+            seeds = _common_seeds(mine, variants)
+            table = _accuracy_table([r for r in mine if r["seed"] in seeds], variants, ABLATION_BITS, described=True)
             if table:
-                parts.append(f"{name} outliers, float top-1 {baseline['top1']:.2f} %:\n\n{table}")
+                numbers = ", ".join(str(seed) for seed in sorted(seeds))
+                title = (
+                    f"{name} outliers, float top-1 {baseline['top1']:.2f} %, seed{'s' * (len(seeds) > 1)} {numbers}:"
+                )
+                parts.append(f"{title}\n\n{table}")
     return ["## Ablations", *parts] if parts else []
+
+
+def _common_seeds(rows: Sequence[Row], variants: Iterable[Variant]) -> set[int]:
+    """Return the seeds that every variant with any rows was measured with, so that all lines are of the same ones."""
+    found = [{row["seed"] for row in rows if _is(row, variant)} for variant in variants]
+    return set[int].intersection(*found) if (found := [seeds for seeds in found if seeds]) else set()
 
 
 def _accuracy_table(rows: Sequence[Row], variants: Iterable[Variant], bits: Iterable[str], described: bool) -> str:
