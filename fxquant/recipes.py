@@ -142,6 +142,8 @@ def _noisyquant(
         unit = 0.001 * (2 ** (a_bits - 1) - 0.5) / (2 ** (a_bits - 1) - 1)
         options |= {"weight_error": False, "smallest": unit, "largest": 1001 * unit, "steps": 1000}
         options |= {"metric": Metric.L2, "rounds": 1}
+    else:
+        options |= {"smallest": 0.001, "steps": 150}  # the published clipping goes as far, in even steps
     layer = LayerSpec(
         weight=_weight(w_bits, PerChannel(0), narrow=published),
         activation=TensorSpec(a_bits, signed=True, symmetric=True),
