@@ -192,11 +192,11 @@ def _ablations(data: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     parts: list[str] = []
     for group, variants in ABLATIONS.items():
         wanted = {(v.recipe, _frozen(v.options)) for v in variants if v.options}
-        if not any((row["recipe"], _frozen(row["options"])) in wanted for row in rows):
-            continue
-        parts.append(_ABLATION_TEXTS[group])
+        measured = {_model(row) for row in rows if (row["recipe"], _frozen(row["options"])) in wanted}
+        if measured:
+            parts.append(_ABLATION_TEXTS[group])
         for name, baseline in data["baselines"].items():
-            mine = [row for row in rows if f"{row['model']} {row['outliers']}" == name]
+            mine = [row for row in rows if _model(row) == name and name in measured]
             seeds = _common_seeds(mine, variants)
             table = _accuracy_table([r for r in mine if r["seed"] in seeds], variants, ABLATION_BITS, described=True)
             if table:
@@ -267,6 +267,10 @@ def _int8_table(rows: Sequence[Row]) -> str:
                 lines.append([f"{width}, {outliers} outliers", str(len(mine)), *figures])
     head = ["", "models", "int8 minus fake top-1, mean", "furthest", "same class %, mean", "least"]
     return _table(head, lines)
+
+
+def _model(row: Row) -> str:
+    return f"{row['model']} {row['outliers']}"
 
 
 def _is(row: Row, variant: Variant) -> bool:
