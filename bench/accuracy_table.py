@@ -146,7 +146,7 @@ def render(data: Mapping[str, Any]) -> str:
     parts = [_head(data, rows)]
     for name, baseline in data["baselines"].items():
         model, outliers = name.split(" ")
-        mine = [row for row in rows if (row["model"], row["outliers"]) == (model, outliers)]
+        mine = [row for row in rows if _model(row) == name]
         variants = [Variant(f"`{recipe}`", recipe) for recipe in RECIPES]
         table = _accuracy_table(mine, variants, BITS, described=False)
         if table:
@@ -195,23 +195,21 @@ def _ablations(data: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         measured = {_model(row) for row in rows if (row["recipe"], _frozen(row["options"])) in wanted}
         if measured:
             parts.append(_ABLATION_TEXTS[group])
-        for name, baseline in data["baselines"].items():
-            mine = [row for row in rows if _model(row) == name and name in measured]
+        for name in (name for name in data["baselines"] if name in measured):
+            mine = [row for row in rows if _model(row) == name]
             seeds = _common_seeds(mine, variants)
             table = _accuracy_table([r for r in mine if r["seed"] in seeds], variants, ABLATION_BITS, described=True)
             if table:
+                title = f"{name} outliers, float top-1 {data['baselines'][name]['top1']:.2f} %"
                 numbers = ", ".join(str(seed) for seed in sorted(seeds))
-                title = (
-                    f"{name} outliers, float top-1 {baseline['top1']:.2f} %, seed{'s' * (len(seeds) > 1)} {numbers}:"
-                )
-                parts.append(f"{title}\n\n{table}")
+                parts.append(f"{title}, seed{'s' * (len(seeds) > 1)} {numbers}:\n\n{table}")
     return ["## Ablations", *parts] if parts else []
 
 
 def _common_seeds(rows: Sequence[Row], variants: Iterable[Variant]) -> set[int]:
     """Return the seeds that every variant with any rows was measured with, so that all lines are of the same ones."""
     found = [{row["seed"] for row in rows if _is(row, variant)} for variant in variants]
-    return set[int].intersection(*found) if (found := [seeds for seeds in found if seeds]) else set()
+    return set.intersection(*filter(None, found)) if any(found) else set()
 
 
 def _accuracy_table(rows: Sequence[Row], variants: Iterable[Variant], bits: Iterable[str], described: bool) -> str:

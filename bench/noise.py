@@ -2,7 +2,7 @@
 What a noisy bias costs at run time: the same int8 model with noise and without.
 
 Run ``python bench/noise.py`` to write ``bench/results/noise.json``. The noise folds into the layer norm before a layer, or into
-the quantisation of its input, and its correction into the bias, so that a ratio of 1 is expected.
+the quantisation of its input, which eagerly is one more addition, and its correction into the bias.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a search does not depend on: the order of anything, memory, batches, modes."""
+"""What a search does not depend on: how batches are split, memory, modes, others' random numbers."""
 
 from __future__ import annotations
 
