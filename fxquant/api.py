@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxquant import pipeline, tracing
+from fxquant.attributes import own_tensors
 from fxquant.calibration.run import Batch, collect_batches, images_of, run_batches
 from fxquant.calibration.searches import has_searches, run_searches
 from fxquant.compiling import compile_graph
@@ -63,15 +64,17 @@ def prepare(
 
     Raises `ConfigError` for any other config, and for one that overrides a module or expression that matches no product.
     """
-    gm = gm_or_module
+    gm, config = gm_or_module, _as_config(config)
     if not isinstance(gm, fx.GraphModule) or stage_of(gm) is None:
         gm = trace(gm_or_module, example_inputs)
+        if config.float_dtype is not None:
+            gm = copy.deepcopy(gm)  # the cast is in place, and a traced graph shares the tensors of its model
     else:
         _expect(gm, Stage.FLOAT, "prepare", "a graph from fxquant.trace, or a module")
         gm = copy.deepcopy(gm)
         if example_inputs is not None:
             propagate_shapes(gm, tracing.tensor_arguments(example_inputs))
-    return pipeline.run(gm, pipeline.prepare_passes(_as_config(config)), Stage.PREPARED)
+    return pipeline.run(gm, pipeline.prepare_passes(config), Stage.PREPARED)
 
 
 def calibrate(
@@ -115,11 +118,16 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
         raise ConfigError(f"unknown target {target!r}: expected 'int8' or 'fake'")
     _expect(prepared, Stage.PREPARED, "convert", "a graph from fxquant.prepare that was calibrated")
     inputs = _recorded_inputs(prepared)
-    gm = copy.deepcopy(prepared)
+    # Most weights end as int8: the copy shares them with the prepared model until it is known which stay.
+    shared = {id(t): t for t in (*prepared.parameters(), *prepared.buffers())}
+    gm = copy.deepcopy(prepared, dict(shared))
     propagate_shapes(gm, inputs)
     gm = pipeline.run(gm, pipeline.CONVERT, Stage.QUANTISED)
     if target == "int8":
         gm = pipeline.run(gm, pipeline.LOWER, Stage.LOWERED)
+        propagate_shapes(gm, inputs)
+        gm = pipeline.run(gm, pipeline.FUSE, Stage.LOWERED)
+    own_tensors(gm, set(shared))
     propagate_shapes(gm, inputs)
     if strict:
         _refuse_float(gm, target)
@@ -158,14 +166,22 @@ def quantize(
         return convert(prepared, target)
 
 
-def compile(gm: fx.GraphModule) -> nn.Module:
+def compile(
+    gm: fx.GraphModule, backend: str = "auto", example_inputs: Tensor | Sequence[Any] | None = None
+) -> nn.Module:
     """
     Return `gm` under `torch.compile` with the settings that are best on the device, for inference.
 
-    A model converted to int8 on an x86 processor runs through oneDNN, which packs the weights at the first call: weights
-    that change later are not seen, and no gradients flow.
+    backend: "auto" runs a model converted to int8 on the kernels made for the device: on x86 processors with AVX512-VNNI those
+    of `fxquant.kernels.cpu`, or oneDNN's where it measures faster; on CUDA those of `fxquant.kernels.triton`. "aten" uses
+    nothing but torch's own operators, `torch._int_mm` among them. On a CPU weights are packed here: weights that change later
+    are not seen. example_inputs: on CUDA, a batch of the size that will run; layers that int8 makes slower there go back to
+    float. `fxquant.report` of the result tells what runs on which kernel and why.
+
+    Raises `ConfigError` for any other backend.
     """
-    return compile_graph(gm)
+    inputs = None if example_inputs is None else tracing.tensor_arguments(example_inputs)
+    return compile_graph(gm, backend, inputs)
 
 
 def _chain(first: Batch, rest: Iterable[Batch]) -> Iterable[Batch]:

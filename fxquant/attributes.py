@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -82,6 +83,16 @@ def prune(gm: fx.GraphModule) -> None:
                 del store[name]
     gm.delete_all_unused_submodules()
     _drop_plain_tensors(gm, targets)
+
+
+def own_tensors(gm: fx.GraphModule, shared: set[int]) -> None:
+    """Replace the parameters and buffers whose `id` is in `shared` by copies; those that were one tensor stay one."""
+    copies: dict[int, Tensor] = {}
+    for module in gm.modules():
+        for store in (module._parameters, module._buffers):
+            for name, value in store.items():
+                if value is not None and id(value) in shared:
+                    store[name] = copies.setdefault(id(value), copy.deepcopy(value))  # type: ignore[assignment]
 
 
 def _drop_plain_tensors(gm: fx.GraphModule, targets: set[str]) -> None:

@@ -1,49 +1,77 @@
-"""`torch.compile` with the settings that are best on the device."""
+"""`torch.compile` with the settings and the kernels that are best on the device."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from fxquant import pipeline
-from fxquant.ops import int8_linear
-from fxquant.ops.onednn_linear import is_available
+from fxquant import kernels, pipeline
+from fxquant.errors import ConfigError
+from fxquant.kernels import cpu, triton, use_backend
+from fxquant.kernels.cpu.choose import all_linear_sites, sites_for_onednn
+from fxquant.ops.onednn_linear import is_available as has_onednn
 from fxquant.spec import Stage, stage_of
 
 
-def compile_graph(gm: fx.GraphModule) -> nn.Module:
-    """Return `gm` compiled: through oneDNN where its int8 products run on an x86 processor, else as `torch.compile` does."""
-    if stage_of(gm) is not Stage.LOWERED or not _runs_on_cpu(gm) or not is_available():
-        compiled: Any = torch.compile(gm)
-        return cast(nn.Module, compiled)
-    twin = fx.GraphModule(gm, copy.deepcopy(gm.graph), type(gm).__name__)  # another graph over the same tensors
-    twin.meta = dict(gm.meta)
-    return FrozenModule(pipeline.run(twin, pipeline.COMPILE_CPU, Stage.LOWERED))
+def compile_graph(gm: fx.GraphModule, backend: str, example_inputs: Sequence[Any] | None) -> CompiledGraph:
+    """Return `gm` compiled; an int8 model runs on the kernels made for the device, unless `backend` is "aten"."""
+    if backend not in kernels.BACKENDS:
+        raise ConfigError(f"unknown backend {backend!r}: expected one of {', '.join(map(repr, kernels.BACKENDS))}")
+    device, onednn = _device(gm), frozenset[str]()
+    mode = "max-autotune" if device == "cuda" else None
+    if stage_of(gm) is Stage.LOWERED and backend == "auto":
+        gm = _copied(gm)
+        if device == "cpu":
+            own = cpu.is_available()
+            onednn = sites_for_onednn(gm) if own else all_linear_sites(gm) if has_onednn() else onednn
+            gm = pipeline.run(gm, pipeline.compile_for_cpu(onednn, own), Stage.LOWERED)
+        elif device == "cuda" and example_inputs is not None and triton.obstacle(torch.cuda.current_device()) is None:
+            from fxquant.kernels.triton.choose import slower_sites  # needs Triton
+
+            gm = pipeline.run(gm, pipeline.compile_for_cuda(slower_sites(gm, example_inputs)), Stage.LOWERED)
+    return CompiledGraph(gm, backend, mode, freeze=bool(onednn))
 
 
-class FrozenModule(nn.Module):
+class CompiledGraph(nn.Module):
     """
-    Compile a graph module with its weights as constants, so that they are packed for oneDNN once, at the first call.
+    A compiled graph, for inference: it runs without gradients.
 
-    It runs without gradients. Weights that change after the first call are not seen.
+    graph_module: the graph with the kernels it was compiled with. freeze: the compiler packs weights for oneDNN, at the first
+    call. Packed weights are not looked at again.
     """
 
-    def __init__(self, gm: fx.GraphModule) -> None:
+    def __init__(self, graph_module: fx.GraphModule, backend: str, mode: str | None, freeze: bool) -> None:
         super().__init__()
-        self.compiled = torch.compile(gm)
+        self.graph_module = graph_module
+        self.backend = backend
+        self.freeze = freeze
+        self.compiled = torch.compile(graph_module, mode=mode)
 
     def forward(self, *args: Any) -> Any:
         """Run the compiled graph."""
-        import torch._inductor.config as inductor
+        with torch.no_grad(), use_backend(self.backend):
+            if not self.freeze:
+                return self.compiled(*args)
+            import torch._inductor.config as inductor
 
-        # dynamo reads the setting while it traces, before the options of torch.compile are in force
-        with torch.no_grad(), inductor.patch(freezing=True, always_keep_tensor_constants=True):
-            return self.compiled(*args)
+            # dynamo reads the setting while it traces, before the options of torch.compile are in force
+            with inductor.patch(freezing=True, always_keep_tensor_constants=True):
+                return self.compiled(*args)
 
 
-def _runs_on_cpu(gm: fx.GraphModule) -> bool:
-    tensors = [*gm.parameters(), *gm.buffers()]
-    return any(n.target is int8_linear for n in gm.graph.nodes) and all(t.device.type == "cpu" for t in tensors)
+def _copied(gm: fx.GraphModule) -> fx.GraphModule:
+    """Return another graph over the same tensors."""
+    twin = fx.GraphModule(gm, copy.deepcopy(gm.graph), type(gm).__name__)
+    twin.meta = dict(gm.meta)
+    return twin
+
+
+def _device(gm: fx.GraphModule) -> str | None:
+    """Return the kind of device that all tensors of `gm` are on, None where they are on several."""
+    tensors: list[Tensor] = [*gm.parameters(), *gm.buffers()]
+    kinds = {t.device.type for t in tensors}
+    return kinds.pop() if len(kinds) == 1 else None

@@ -26,6 +26,8 @@ from fxquant.observers.minmax import MinMax
 from fxquant.search import NoisyBias, ScaleSearch
 from fxquant.twin import TwinGELU, TwinSoftmax
 
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 
 def _check_bool(name: str, value: object) -> None:
     if not isinstance(value, bool):
@@ -245,6 +247,8 @@ class QuantConfig:
     `patch_embed`, `head` and `attention` switch those products on or off. An override by name or expression beats
     `patch_embed` and `head`. The products of attention come on where an override names them: by operator type, or by the
     module that computes them and not one around it (``blocks.0.attn`` or ``.*attn``; not ``blocks.0`` or ``blocks.*``).
+
+    float_dtype: what is not int8, the residual stream, norms and attention, is computed in it; None: in the model's own dtype.
     """
 
     layer: LayerSpec | None = field(default_factory=LayerSpec)
@@ -252,8 +256,11 @@ class QuantConfig:
     head: bool = True
     attention: bool = False
     overrides: tuple[Override, ...] = ()
+    float_dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
+        if self.float_dtype not in (None, *FLOAT_DTYPES):
+            raise ConfigError(f"QuantConfig.float_dtype must be a float dtype or None, got {self.float_dtype!r}")
         if self.layer is not None and not isinstance(self.layer, LayerSpec):
             raise ConfigError(f"QuantConfig.layer must be a LayerSpec or None, got {self.layer!r}")
         for name in ("patch_embed", "head", "attention"):

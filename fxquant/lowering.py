@@ -15,12 +15,25 @@ from fxquant.ops import (
     dequantize_twin,
     fake_quantize_summed_twin,
     int8_linear,
+    int8_linear_add,
+    int8_linear_gelu_quantize,
+    int8_linear_gelu_quantize_twin,
     int8_linear_twin,
+    int8_linear_twin_add,
     int8_matmul,
     int8_matmul_twin,
 )
 
-INT8_PRODUCTS = (int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin)
+INT8_LINEARS = (
+    int8_linear,
+    int8_linear_add,
+    int8_linear_gelu_quantize,
+    int8_linear_gelu_quantize_twin,
+    int8_linear_twin,
+    int8_linear_twin_add,
+)
+INT8_PRODUCTS = (*INT8_LINEARS, int8_matmul, int8_matmul_twin)
+ROWS = 64  # of a weight that are handled at once, to keep what is only needed for a moment small
 ALIGNMENT = 8  # torch._int_mm on CUDA wants K and N to be multiples of 8
 
 
@@ -211,7 +224,7 @@ def fold_epilogue(x: Quantized, weight: Quantized, bias: object) -> Epilogue:
         total = total + tensor_of(bias).double()
     zero_x = stored_zero_point(x)
     if zero_x is not None:
-        total = total - scale * zero_x * codes.sum(dim=1, dtype=torch.int64)
+        total = total - scale * zero_x * _row_sums(codes)
     zero_w = stored_zero_point(weight)
     return Epilogue(
         _padded(codes),
@@ -233,7 +246,15 @@ def fold_twin_epilogue(x: QuantizedTwin, weight: Quantized, bias: object) -> Twi
 
 def _padded(codes: Tensor) -> Tensor:
     rows, columns = codes.shape
+    if columns % ALIGNMENT == rows % ALIGNMENT == 0:
+        return codes.contiguous()
     return F.pad(codes, (0, -columns % ALIGNMENT, 0, -rows % ALIGNMENT)).contiguous()
+
+
+def _row_sums(codes: Tensor) -> Tensor:
+    """Return the exact sum of each row of ``(O, K)`` codes, a few rows at a time: torch adds floats faster than bytes."""
+    exact = torch.float32 if codes.shape[1] * 128 < 2**24 else torch.float64
+    return torch.cat([rows.to(exact).sum(1) for rows in codes.split(ROWS)]).double()
 
 
 def stored_zero_point(operand: Quantized) -> Tensor | None:

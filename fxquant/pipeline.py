@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import fx
@@ -19,19 +19,29 @@ from fxquant.errors import FxquantError, PassError, UnsupportedGraphError
 from fxquant.passes.add_noise import add_noise
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.canonicalize import canonicalize
+from fxquant.passes.cast_floats import CastFloats
 from fxquant.passes.correct_bias import correct_bias
 from fxquant.passes.decompose_attention import decompose_attention
 from fxquant.passes.expand_einsum import expand_einsum
 from fxquant.passes.fold_constants import fold_constants
 from fxquant.passes.fold_noise import fold_noise
+from fxquant.passes.fold_sizes import fold_sizes
 from fxquant.passes.functionalize import functionalize
+from fxquant.passes.fuse_attention import fuse_attention
+from fxquant.passes.fuse_gelu import fuse_gelu
+from fxquant.passes.fuse_layer_norm import fuse_layer_norm
+from fxquant.passes.fuse_residual import fuse_residual
 from fxquant.passes.insert_observers import insert_observers
+from fxquant.passes.keep_float32 import keep_float32
 from fxquant.passes.linearize_matmul import linearize_matmul
 from fxquant.passes.lower_convolution import lower_convolution
 from fxquant.passes.lower_linear import lower_linear
 from fxquant.passes.lower_matmul import lower_matmul
+from fxquant.passes.quantize_early import quantize_early
 from fxquant.passes.quantize_operands import quantize_operands
-from fxquant.passes.use_onednn import use_onednn
+from fxquant.passes.restore_float import RestoreFloat
+from fxquant.passes.use_cpu_kernels import use_cpu_kernels
+from fxquant.passes.use_onednn import UseOnednn
 from fxquant.rewrite import Pass
 from fxquant.spec import Stage, verify
 
@@ -44,7 +54,9 @@ TRACE: tuple[Pass, ...] = (
 
 def prepare_passes(config: QuantConfig) -> tuple[Pass, ...]:
     """Return the passes of `fxquant.prepare`."""
+    cast: tuple[Pass, ...] = () if config.float_dtype is None else (CastFloats(config.float_dtype),)
     return (
+        *cast,
         fold_constants,  # before annotate: a product of parameters alone is no product at run time
         linearize_matmul,  # after fold_constants: a transposed or sliced weight is one tensor by now
         Annotate(config),
@@ -57,6 +69,7 @@ CONVERT: tuple[Pass, ...] = (
     correct_bias,  # first: a denoised bias is no tensor of the model any more
     add_noise,
     quantize_operands,
+    keep_float32,  # last: it asks what becomes codes
 )
 
 LOWER: tuple[Pass, ...] = (
@@ -66,8 +79,30 @@ LOWER: tuple[Pass, ...] = (
     lower_matmul,
 )
 
-# fxquant.compile on x86: pays only once a compiler has packed the weights.
-COMPILE_CPU: tuple[Pass, ...] = (use_onednn,)
+# After LOWER: what stands around the products moves into them, so that activations travel as int8.
+FUSE: tuple[Pass, ...] = (
+    fold_sizes,  # first: a size read from a norm's result keeps that result alive
+    fuse_attention,
+    quantize_early,  # before fuse_layer_norm: it brings the quantiser next to the norm
+    fuse_layer_norm,
+    fuse_gelu,
+    fuse_residual,
+)
+
+
+def compile_for_cpu(onednn: frozenset[str], own: bool) -> tuple[Pass, ...]:
+    """
+    Return the passes of `fxquant.compile` on x86.
+
+    onednn: the labels of the linear layers that go to oneDNN. own: whether fxquant's own kernels run here.
+    """
+    # In this order: what the first leaves goes to the second.
+    return (UseOnednn(onednn), use_cpu_kernels) if own else (UseOnednn(onednn),)
+
+
+def compile_for_cuda(slower: Mapping[str, str]) -> tuple[Pass, ...]:
+    """Return the passes of `fxquant.compile` on CUDA; slower: the labels of layers that lose as int8 -> the reason."""
+    return (RestoreFloat(slower),)
 
 
 def run(gm: fx.GraphModule, passes: Sequence[Pass], stage: Stage) -> fx.GraphModule:

@@ -8,7 +8,9 @@ from enum import Enum
 from functools import partial
 from typing import Any, TypeVar
 
-from fxquant.config import LayerSpec, QuantConfig, TensorSpec
+import torch
+
+from fxquant.config import FLOAT_DTYPES, LayerSpec, QuantConfig, TensorSpec
 from fxquant.errors import ConfigError
 from fxquant.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor
 from fxquant.observers import EMA, OMSE, MinMax, ObserverOptions, Percentile
@@ -24,8 +26,8 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     """
     Return the config of the recipe `name` (see `recipes`) at `w_bits` weight and `a_bits` activation bits.
 
-    ``patch_embed``, ``head`` and ``attention`` (bool) switch those products in every recipe. Raises `ConfigError` for an
-    unknown recipe or option.
+    ``patch_embed``, ``head`` and ``attention`` (bool) switch those products in every recipe, and ``float_dtype`` (a dtype, or
+    its name such as "bfloat16") is what everything else is computed in. Raises `ConfigError` for an unknown recipe or option.
 
     minmax, ema, percentile and omse are the observers of FQ-ViT for activations (affine, unsigned, per tensor); weights are
     symmetric per output channel, by their minimum and maximum. Other options go to the observer, such as ``alpha`` of
@@ -49,11 +51,21 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     for key, value in switches.items():
         if not isinstance(value, bool):
             raise ConfigError(f"option {key} must be True or False, got {value!r}")
+    float_dtype = _float_dtype(options.pop("float_dtype", None))
     try:
         config = RECIPES[name](w_bits, a_bits, **options)
     except TypeError as error:
         raise ConfigError(f"recipe {name!r} does not take these options: {error}") from error
-    return replace(config, **switches)
+    return replace(config, **switches, float_dtype=float_dtype)
+
+
+def _float_dtype(value: Any) -> torch.dtype | None:
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in FLOAT_DTYPES}
+    if value is None or value in known.values():
+        return value  # type: ignore[no-any-return]
+    if value not in known:
+        raise ConfigError(f"option float_dtype must be one of {', '.join(known)}, got {value!r}")
+    return known[value]
 
 
 def recipes() -> tuple[str, ...]:

@@ -7,18 +7,50 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxquant import lowering
 from fxquant.attributes import tensor_of
 from fxquant.dataflow import PRODUCTS
+from fxquant.errors import UnsupportedGraphError
+from fxquant.kernel_names import kernel_of, runs_on_cpu_kernel
+from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.meta import Operand, Record, module_path, record_of
-from fxquant.ops import dequantize, dequantize_twin, quantize, quantize_twin
+from fxquant.ops import (
+    attention_quantize,
+    dequantize,
+    dequantize_twin,
+    int8_linear_gelu_quantize,
+    int8_linear_gelu_quantize_twin,
+    layer_norm_quantize,
+    quantize,
+    quantize_twin,
+)
+from fxquant.ops.onednn_linear import onednn_linear
 from fxquant.spec import Stage, stage_of
 
 # Where the scales stand among the arguments.
-_SCALES: dict[Any, tuple[int, ...]] = {quantize: (1,), dequantize: (1,), quantize_twin: (1, 2), dequantize_twin: (1, 2)}
+_SCALES: dict[Any, tuple[int, ...]] = {
+    quantize: (1,),
+    dequantize: (1,),
+    quantize_twin: (1, 2),
+    dequantize_twin: (1, 2),
+    layer_norm_quantize: (4,),
+    attention_quantize: (6,),
+    int8_linear_gelu_quantize: (7,),
+    int8_linear_gelu_quantize_twin: (7, 8),
+}
+_SCALES |= {
+    KERNELS.cpu_quantize.default: (1,),
+    KERNELS.cpu_layer_norm_quantize.default: (4,),
+    KERNELS.cpu_attention.default: (6,),
+    KERNELS.cpu_gemm.default: (8,),
+}
+_FLOAT_PRODUCTS = (*PRODUCTS, attention_quantize, KERNELS.cpu_attention.default)
+_INT8 = (*lowering.INT8_PRODUCTS, onednn_linear, KERNELS.cpu_gemm.default)
+_ATTENTION = (F.scaled_dot_product_attention, attention_quantize, KERNELS.cpu_attention.default)
 
 
 @dataclass(frozen=True)
@@ -37,8 +69,9 @@ class ProductReport:
     """
     One matrix product.
 
-    macs: multiply-accumulates for the batch that calibrated it, None where shapes are unknown. searched_tokens: on how many
-    of how many tokens of the calibration images its scales were searched, None where they were not.
+    macs: multiply-accumulates for the batch that calibrated it, None where shapes are unknown. kernel: what computes it on the
+    device that the graph is on. searched_tokens: on how many of how many tokens of the calibration images its scales were
+    searched, None where they were not.
     """
 
     name: str
@@ -50,15 +83,21 @@ class ProductReport:
     int8: bool
     requested: bool
     reason: str | None
+    kernel: str
     searched_tokens: tuple[int, int] | None = None
 
 
 class Report:
-    """The products of a graph; iterate over it for `ProductReport` records, print it for a table."""
+    """
+    The products of a graph; iterate over it for `ProductReport` records, print it for a table.
 
-    def __init__(self, records: tuple[ProductReport, ...], stage: str) -> None:
+    stage: its name. float_dtype: of what is not int8, by name.
+    """
+
+    def __init__(self, records: tuple[ProductReport, ...], stage: str, float_dtype: str) -> None:
         self.records = records
         self.stage = stage
+        self.float_dtype = float_dtype
 
     @property
     def coverage(self) -> float:
@@ -79,7 +118,8 @@ class Report:
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         count = sum(r.int8 for r in self.records)
         head = (
-            f"stage {self.stage}: {count} of {len(self)} products on int8, {self.coverage:.1%} of multiply-accumulates"
+            f"stage {self.stage}: {count} of {len(self)} products on int8, {self.coverage:.1%} of multiply-accumulates; "
+            f"the rest is {self.float_dtype}"
         )
         sampled = [r.searched_tokens for r in self.records if r.searched_tokens and len(set(r.searched_tokens)) == 2]
         if sampled:
@@ -88,20 +128,26 @@ class Report:
         return "\n".join([head, *lines])
 
 
-def report(gm: fx.GraphModule) -> Report:
+def report(gm: nn.Module) -> Report:
     """
-    Return the report of a graph at any stage: one record per matrix product.
+    Return the report of a graph at any stage, compiled or not: one record per matrix product.
 
     Shapes and multiply-accumulates are known once the graph was traced with example inputs or calibrated and converted.
+
+    Raises `UnsupportedGraphError` for a module that is no graph.
     """
+    gm = getattr(gm, "graph_module", gm)
+    if not isinstance(gm, fx.GraphModule):
+        raise UnsupportedGraphError(f"report expected a graph that fxquant made, found a {type(gm).__name__}")
     stage = stage_of(gm)
-    nodes = [n for n in gm.graph.nodes if n.target in lowering.INT8_PRODUCTS or n.target in PRODUCTS]
-    return Report(tuple(_product(n, stage) for n in nodes), stage.value if stage else "unknown")
+    nodes = [n for n in gm.graph.nodes if n.target in (*_INT8, *_FLOAT_PRODUCTS)]
+    dtype = str(gm.meta.get("dtype", torch.float32)).removeprefix("torch.")
+    return Report(tuple(_product(n, stage) for n in nodes), stage.value if stage else "unknown", dtype)
 
 
 def _product(node: fx.Node, stage: Stage | None) -> ProductReport:
     record = record_of(node)
-    int8 = node.target in lowering.INT8_PRODUCTS
+    int8 = node.target in _INT8
     module = record.module if record else module_path(node)
     return ProductReport(
         name=record.label if record else module or node.name,
@@ -113,6 +159,7 @@ def _product(node: fx.Node, stage: Stage | None) -> ProductReport:
         int8=int8,
         requested=record.requested if record else False,
         reason=None if int8 else _reason(node, record, stage),
+        kernel=kernel_of(node),
         searched_tokens=record.tokens if record else None,
     )
 
@@ -130,6 +177,8 @@ def _reason(node: fx.Node, record: Record | None, stage: Stage | None) -> str | 
 
 def _operands(node: fx.Node, record: Record | None) -> tuple[OperandReport, ...]:
     known: tuple[Operand | None, ...] = record.operands if record else (None,) * (3 if len(node.args) > 3 else 2)
+    if record and node.target is F.scaled_dot_product_attention:  # where probabilities are no argument
+        known = (*known[:2], *known[3:])
     result = []
     for index, operand in enumerate(known):
         value = node.args[index] if index < len(node.args) else None
@@ -151,7 +200,7 @@ def _int8_operands(node: fx.Node, record: Record | None) -> tuple[OperandReport,
         spec, scale = operand.spec, _scale(own)
         if own is None and other is not None:  # a constant, whose scale was folded with the other one
             first = tensor_of(other.args[_SCALES[other.target][0]])
-            scale = float(tensor_of(node.args[2]).max() / first.max())
+            scale = float(tensor_of(node.args[3 if runs_on_cpu_kernel(node) else 2]).max() / first.max())
         name, granularity = operand.name.rpartition(".")[2], str(spec.granularity) if spec else None
         reports.append(OperandReport(name, spec.dtype if spec else "float", _shape(value), granularity, scale))
     return tuple(reports)
@@ -176,7 +225,7 @@ def _macs(node: fx.Node) -> int | None:
         return None
     if node.target is F.conv2d:
         return math.prod(out) * math.prod(right[1:])
-    if node.target is F.scaled_dot_product_attention:
+    if node.target in _ATTENTION:
         # scores (.., N, M) over D, then context (.., N, E) over M
         return math.prod(left) * right[-2] + math.prod(out) * right[-2]
     return math.prod(out) * left[-1]
@@ -195,5 +244,5 @@ def _dtype(value: Any) -> str:
 def _row(r: ProductReport) -> tuple[str, ...]:
     operands = ", ".join(f"{o.name} {o.dtype}" + (f" {o.scale:.3g}" if o.scale is not None else "") for o in r.operands)
     macs = "?" if r.macs is None else f"{r.macs / 1e6:.1f}M"
-    where = "int8" if r.int8 else f"float: {r.reason}" if r.reason else "simulated"
+    where = f"int8: {r.kernel}" if r.int8 else f"float: {r.reason}" if r.reason else "simulated"
     return (r.name, operands, str(r.output_shape or "?"), macs, where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from fxquant.errors import InputError
+from fxquant.ops import dequantize, int8_linear, int8_linear_add, int8_linear_gelu_quantize, quantize
+
+# Added to a free size for other runs: a model may take only whole patches, and sizes that fit windows say nothing of padding.
+_GROWTH = (1, 2, 4, 8, 16, 32)
 
 
 def propagate_shapes(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
@@ -41,17 +46,73 @@ def varying_axes(gm: fx.GraphModule, inputs: Sequence[Tensor], index: int) -> tu
 
 
 def _accepts(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> bool:
+    return _numbers(gm, inputs) is not None
+
+
+def _numbers(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, Any] | None:
+    """Return what `_Numbers` collects, None where the model does not accept inputs of these shapes."""
     # torch logs each operator that refuses a shape as an error; here a refusal is an answer.
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     disabled, logger.disabled = logger.disabled, True
     try:
-        with torch.no_grad():
-            _Propagate(gm, write=False).run(*inputs)
+        return _Numbers(gm).collect(inputs)
     except (InputError, AssertionError):
-        return False
+        return None
     finally:
         logger.disabled = disabled
-    return True
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """
+    The numbers that a graph computes from its inputs' shapes, found with inputs of several sizes.
+
+    constant: those that came out alike. varying: the others, one value per run. shapes: that of every tensor, axes of varying
+    size None. batches: the batch size of each run.
+    """
+
+    constant: dict[fx.Node, int | bool] = field(default_factory=dict)
+    varying: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
+    shapes: dict[fx.Node, tuple[int | None, ...]] = field(default_factory=dict)
+    batches: tuple[int, ...] = ()
+
+
+def sizes_of(gm: fx.GraphModule) -> Sizes | None:
+    """Return the sizes in a graph whose inputs are checked by `fxquant.ops.check_input`; None where shapes are unknown."""
+    from fxquant.ops import check_input
+
+    checked = {n.args[0]: n for n in gm.graph.nodes if n.target is check_input}
+    inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    if not checked or any(n not in checked or "val" not in n.meta for n in inputs):
+        return None
+    device = next((t.device for t in (*gm.parameters(), *gm.buffers())), torch.device("cpu"))
+    examples = [torch.empty_like(n.meta["val"], device=device) for n in inputs]
+    free = [(i, axis) for i, n in enumerate(inputs) for axis, size in enumerate(checked[n].args[1]) if size is None]
+    # Twice, and one more than that: nothing but the batch itself grows like that.
+    runs = [examples, *([_resized(t, 0, 2 * t.shape[0] + more) for t in examples] for more in (0, 1))]
+    for index, axis in free:
+        for more in _GROWTH if axis else ():
+            runs.append([_resized(t, axis, t.shape[axis] + more) if i == index else t for i, t in enumerate(examples)])
+    accepted = [(int(run[0].shape[0]), numbers) for run in runs if (numbers := _numbers(gm, run)) is not None]
+    found = [numbers for _, numbers in accepted]
+    sizes = Sizes(batches=tuple(batch for batch, _ in accepted))
+    if len(set(sizes.batches)) < 3:
+        return None  # the batch size is not free
+    for node, first in found[0].items():
+        values: list[Any] = [each[node] for each in found]
+        if isinstance(first, tuple):
+            if len({len(shape) for shape in values}) > 1:
+                continue  # an axis of size 1 was squeezed in some runs
+            sizes.shapes[node] = tuple(n[0] if len(set(n)) == 1 else None for n in zip(*values, strict=True))
+        elif len(set(values)) == 1:
+            sizes.constant[node] = first
+        else:
+            sizes.varying[node] = tuple(values)
+    return sizes
+
+
+def _resized(t: Tensor, axis: int, size: int) -> Tensor:
+    return t.new_empty([size if i == axis else n for i, n in enumerate(t.shape)])
 
 
 class _Propagate(fx.Interpreter):
@@ -78,9 +139,50 @@ class _Propagate(fx.Interpreter):
             n.meta["val"] = tree_map_only(Tensor, _as_meta, result)
         return result
 
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        known = _known_result(target, args) if not kwargs else None
+        return super().call_function(target, args, kwargs) if known is None else known
+
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # Observers give back what they get.
         return args[0]
+
+
+def _known_result(target: Any, args: tuple[Any, ...]) -> Tensor | None:
+    """Return what an operator of one scale gives, without going through its arithmetic; None for any other call."""
+    if target in (quantize, dequantize) and len(args) == 5:
+        dtype = torch.int8 if target is quantize else torch.float32
+        codes: Tensor = torch.empty_like(args[0], dtype=dtype)
+        return codes
+    if target not in (int8_linear, int8_linear_add, int8_linear_gelu_quantize):
+        return None
+    codes, weight, scale, *rest = args
+    if not 0 <= weight.shape[1] - codes.shape[-1] < 8:
+        return None
+    dtype = torch.int8 if target is int8_linear_gelu_quantize else next(a for a in rest if isinstance(a, torch.dtype))
+    result: Tensor = codes.new_empty((*codes.shape[:-1], scale.shape[0]), dtype=dtype)
+    return result
+
+
+class _Numbers(_Propagate):
+    """Run a graph on shapes alone and collect the whole numbers and truth values it computes, and the shapes of tensors."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm, write=False)
+        self.numbers: dict[fx.Node, int | bool | tuple[int, ...]] = {}
+
+    def collect(self, inputs: Sequence[Tensor]) -> dict[fx.Node, int | bool | tuple[int, ...]]:
+        with torch.no_grad():
+            self.run(*inputs)
+        return self.numbers
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, int | bool):
+            self.numbers[n] = result
+        elif isinstance(result, Tensor):
+            self.numbers[n] = tuple(int(size) for size in result.shape)
+        return result
 
 
 def _as_meta(value: Tensor) -> Tensor:

@@ -17,10 +17,12 @@ from fxquant.meta import record_of
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.ops import (
+    attention_quantize,
     dequantize,
     dequantize_twin,
     extract_patches,
     fake_quantize_summed_twin,
+    layer_norm_quantize,
     quantize,
     quantize_twin,
 )
@@ -39,7 +41,7 @@ class Stage(Enum):
 
 _PAIRS = {dequantize: quantize, dequantize_twin: quantize_twin}
 _SIMULATION = {*_PAIRS, *_PAIRS.values(), fake_quantize_summed_twin}
-_INTEGER = {*lowering.INT8_PRODUCTS, extract_patches}
+_INTEGER = {*lowering.INT8_PRODUCTS, attention_quantize, extract_patches, layer_norm_quantize}
 _PRODUCTS_TO_LOWER = (F.linear, F.conv2d, torch.matmul)
 
 

@@ -51,7 +51,7 @@ def _fold_into_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
     arguments: list[Any] = [*norm.args, None, None][: max(4, len(norm.args))]
     x, shape, gamma, beta, *rest = arguments
     constant = all(isinstance(a, fx.Node) and a.op == "get_attr" for a in (beta, m["noise"]))
-    if len(norm.users) > 1 or not constant or len(shape) != 1:
+    if len(norm.users) > 1 or not constant or len(shape) != 1 or tensor_of(m["noise"]).dim() != 1:
         return None
     noisy = tensor_of(beta).float() + tensor_of(m["noise"])
     if tensor_of(beta).dtype is not noisy.dtype:

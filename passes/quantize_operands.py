@@ -10,7 +10,7 @@ from fxquant import dataflow, lowering
 from fxquant.attributes import read_buffer, tensor_of
 from fxquant.errors import CalibrationError
 from fxquant.meta import record_of
-from fxquant.observers.base import Observer
+from fxquant.observers.base import Observer, QParams
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.observers.twin import TwinObserver
 from fxquant.ops import (
@@ -101,13 +101,26 @@ def _uniform(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple[fx.N
     scale_node = read_buffer(graph, f"{name}_scale", scale)
     zero_node = None if zero_point is None else read_buffer(graph, f"{name}_zero_point", zero_point)
     if constant:
-        codes = quantize(tensor_of(source), scale, zero_point, spec.qmin, spec.qmax, params.axis)
+        codes = _constant_codes(tensor_of(source), params, spec.qmin, spec.qmax)
         codes_node = read_buffer(graph, f"{name}_codes", codes)
     else:
         arguments = (source, scale_node, zero_node, spec.qmin, spec.qmax, params.axis)
         codes_node = graph.call_function(quantize, arguments[: 6 if params.axis is not None else 5])
     arguments = (codes_node, scale_node, zero_node, spec.qmin, spec.qmax, params.axis)
     return codes_node, graph.call_function(dequantize, arguments[: 6 if params.axis is not None else 5])
+
+
+def _constant_codes(value: Tensor, params: QParams, qmin: int, qmax: int) -> Tensor:
+    """Quantise a constant some rows at a time, or the floats on the way would take as much memory as the model."""
+    scale, zero_point, axis = params.scale, params.zero_point, params.axis
+    if axis not in (None, 0) or value.dim() < 2:
+        return quantize(value, scale, zero_point, qmin, qmax, axis)
+    codes = torch.empty_like(value, dtype=torch.int8)
+    for start in range(0, value.shape[0], lowering.ROWS):
+        rows = slice(start, start + lowering.ROWS)
+        own = [t if t is None or t.dim() == 0 or axis is None else t[rows] for t in (scale, zero_point)]
+        codes[rows] = quantize(value[rows], own[0], own[1], qmin, qmax, axis)  # type: ignore[arg-type]
+    return codes
 
 
 def _twin(graph: fx.Graph, source: fx.Node, observer: TwinObserver) -> tuple[fx.Node, fx.Node]:

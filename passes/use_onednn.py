@@ -1,51 +1,59 @@
-"""Run int8 linear layers, and the GELU behind them, by oneDNN on x86 processors."""
+"""Run chosen int8 linear layers, and the GELU behind them, by oneDNN on x86 processors."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import operator
+from dataclasses import dataclass
+
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.linear_site import linear_site
+from fxquant.lowering import INT8_LINEARS
 from fxquant.match import Call, Match
 from fxquant.meta import record_of, set_record
-from fxquant.ops.int8_linear import int8_linear
+from fxquant.ops import quantize, quantize_twin
 from fxquant.ops.onednn_linear import DTYPES, GELU_ALGORITHMS, onednn_linear
-from fxquant.rewrite import Rule, rewrite
-
-_LINEAR = Call(int8_linear, ...)
-_GELU = Call(F.gelu, Call(onednn_linear, ..., name="linear"), ...)
+from fxquant.rewrite import rewrite
 
 
-def use_onednn(gm: fx.GraphModule) -> PassResult:
+@dataclass(frozen=True)
+class UseOnednn:
     """
-    Replace each int8 linear layer by the kernel that also scales, adds the bias and applies GELU.
+    Replace the int8 linear layers called `labels` by oneDNN's kernel, which also scales, adds the bias and applies GELU.
 
-    Before:  y = gelu(int8_linear(q, w_int8, s, b, None, None, float32, False))
-    Becomes: y = onednn_linear(q, w_int8, s, b, float32, "none")
+    Before:  y = int8_linear_gelu_quantize(q, w_int8, s, b, "none", float32, False, s_y, z_y, 0, 255)
+    Becomes: y = quantize(onednn_linear(q, w_int8, s, b, float32, "none"), s_y, z_y, 0, 255)
 
-    q: (B, N, K) int8, w_int8: (O, K) int8, y: (B, N, O). An affine weight and a float16 result keep `int8_linear`.
+    q: (B, N, K) int8, w_int8: (O, K) int8, y: (B, N, O). An affine weight, a twin-uniform input and a float16 result keep
+    their operator.
     """
-    return rewrite(gm, RULES, "use_onednn")
 
+    labels: frozenset[str]
 
-def _replace(graph: fx.Graph, m: Match) -> fx.Node | None:
-    node: fx.Node = m["root"]
-    codes, weight, scale, bias, weight_zero_point, _, dtype, _ = node.args
-    if weight_zero_point is not None or dtype not in DTYPES:
-        return None
-    return graph.call_function(onednn_linear, (codes, weight, scale, bias, dtype, None))
+    def __call__(self, gm: fx.GraphModule) -> PassResult:
+        """Run the pass."""
+        return rewrite(gm, ((Call(INT8_LINEARS, ...), self._replace),), "use_onednn")
 
-
-def _absorb_gelu(graph: fx.Graph, m: Match) -> fx.Node | None:
-    linear: fx.Node = m["linear"]
-    approximate = m["root"].kwargs.get("approximate", "none")
-    if len(linear.users) > 1 or linear.args[5] is not None or approximate not in GELU_ALGORITHMS:
-        return None
-    new = graph.call_function(onednn_linear, (*linear.args[:5], approximate))
-    record = record_of(linear)
-    if record is not None:
-        set_record(new, record)
-    return new
-
-
-RULES: tuple[Rule, ...] = ((_LINEAR, _replace), (_GELU, _absorb_gelu))
+    def _replace(self, graph: fx.Graph, m: Match) -> fx.Node | None:
+        root: fx.Node = m["root"]
+        site, record = linear_site(root), record_of(root)
+        if site is None or record is None or record.label not in self.labels:
+            return None
+        if site.weight_zero_point is not None or site.low is not None or site.dtype not in DTYPES:
+            return None
+        if site.gelu not in GELU_ALGORITHMS:
+            return None
+        arguments = (site.codes, site.weight, site.scale, site.bias, site.dtype, site.gelu)
+        product = graph.call_function(onednn_linear, arguments)
+        set_record(product, record)
+        product.meta["val"] = root.meta.get("val")
+        if site.residual is not None:
+            return graph.call_function(operator.add, (site.residual, product))
+        if site.quantizer is None:
+            return product
+        product.meta["val"] = product.meta["val"].to(site.dtype) if product.meta["val"] is not None else None
+        scale, zero_point, low, split, noise, qmin, qmax = site.quantizer
+        if low is not None:
+            return graph.call_function(quantize_twin, (product, scale, low, split, qmin, qmax, noise))
+        return graph.call_function(quantize, (product, scale, zero_point, qmin, qmax, None, noise))

@@ -14,6 +14,7 @@ The second does not grow with K. Twin-uniform operands have two accumulators, wh
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import QuantConfig, lowering
+from fxquant import QuantConfig, lowering, pipeline
 from fxquant.meta import record_of
 from fxquant.ops import int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin, quantize, quantize_twin
+from fxquant.spec import Stage
 
 U = 2.0**-24
 PRODUCTS = (F.linear, F.conv2d, torch.matmul)
@@ -104,21 +106,27 @@ def _double(values: dict[fx.Node, Any], argument: object) -> Tensor | None:
 
 def sites(prepared: fx.GraphModule, x: Tensor) -> list[Site]:
     """Run both graphs, check that all codes are equal, and pair the products."""
-    fake, int8 = fxquant.convert(prepared, "fake"), fxquant.convert(prepared, "int8")
+    fake = fxquant.convert(prepared, "fake")
+    int8 = lowered(fake)
     one = Recorder(fake)
     with torch.no_grad():
         one.run(x)
         quantizers = {n.name: n for n in fake.graph.nodes if n.target in QUANTIZERS}
         other = Recorder(int8, {name: one.env[n.args[0]] for name, n in quantizers.items()})
         other.run(x)
-    lowered = [n for n in int8.graph.nodes if n.target in QUANTIZERS]
-    assert {n.name for n in lowered} == set(quantizers)
-    for node in lowered:
+    quantizing = [n for n in int8.graph.nodes if n.target in QUANTIZERS]
+    assert {n.name for n in quantizing} == set(quantizers)
+    for node in quantizing:
         assert torch.equal(one.env[quantizers[node.name]], other.env[node]), f"codes differ at {node.name}"
     products = {_label(n): n for n in int8.graph.nodes if n.target in INT8}
     simulated = [n for n in fake.graph.nodes if n.target in PRODUCTS and _simulated(n)]
     assert {_label(n) for n in simulated} == set(products)
     return [Site(n, products[_label(n)], one.env, other.env) for n in simulated]
+
+
+def lowered(fake: fx.GraphModule) -> fx.GraphModule:
+    """Return the int8 graph of a simulated one before anything is fused, so that each site is an operator of its own."""
+    return pipeline.run(copy.deepcopy(fake), pipeline.LOWER, Stage.LOWERED)
 
 
 def calibrated(model: nn.Module, config: QuantConfig, *batches: Tensor) -> fx.GraphModule:

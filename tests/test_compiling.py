@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import LayerSpec, QuantConfig, TwinGELU, TwinSoftmax
-from fxquant.compiling import FrozenModule
-from fxquant.ops.onednn_linear import is_available
+from fxquant import ConfigError, LayerSpec, QuantConfig, TwinGELU, TwinSoftmax
+from fxquant.compiling import CompiledGraph
+from fxquant.kernel_names import CPU_KERNELS
+from fxquant.kernels import cpu, use_backend
 
 
 class Block(nn.Module):
@@ -54,7 +55,13 @@ def test_compiles_with_any_batch_size(config: str, dtype: torch.dtype) -> None:
     gm, x = converted(dtype, config=config)
     before = gm.print_readable(print_output=False)
     compiled = fxquant.compile(gm)
-    assert isinstance(compiled, FrozenModule) == is_available()
+    assert isinstance(compiled, CompiledGraph)
+    kernels = {
+        r.kernel
+        for r in fxquant.report(compiled)
+        if r.int8 and "mat" not in r.product and r.product not in ("qk", "pv")
+    }
+    assert kernels == {CPU_KERNELS} if cpu.is_available() else CPU_KERNELS not in kernels
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for batch in (x, x[:2], x[:3]):
         found = compiled(batch)
@@ -65,11 +72,24 @@ def test_compiles_with_any_batch_size(config: str, dtype: torch.dtype) -> None:
     assert gm.print_readable(print_output=False) == before
 
 
+def test_the_aten_backend_uses_none_of_our_kernels() -> None:
+    torch._dynamo.reset()
+    gm, x = converted()
+    compiled = fxquant.compile(gm, backend="aten")
+    assert not any("cpu_" in str(n.target) for n in compiled.graph_module.graph.nodes)  # type: ignore[union-attr]
+    with use_backend("aten"):
+        assert close(gm(x), compiled(x))
+
+
+def test_refuses_an_unknown_backend() -> None:
+    with pytest.raises(ConfigError, match=r"unknown backend 'tensorrt': expected one of 'auto', 'aten'"):
+        fxquant.compile(converted()[0], backend="tensorrt")
+
+
 def test_other_stages_compile_as_they_are() -> None:
     torch._dynamo.reset()
     gm, x = converted(target="fake")
     compiled = fxquant.compile(gm)
-    assert not isinstance(compiled, FrozenModule)
     assert close(gm(x), compiled(x))
 
 
@@ -79,4 +99,5 @@ def test_exports_with_a_free_batch_size(config: str) -> None:
     batch = {0: torch.export.Dim("batch")}
     exported = torch.export.export(gm, (x,), dynamic_shapes=(batch,)).module()
     for images in (x, x[:3], torch.randn(7, 20, 16)):
-        assert torch.equal(exported(images), gm(images))
+        with use_backend("aten"):  # which is what is exported
+            assert torch.equal(exported(images), gm(images))

@@ -50,8 +50,19 @@ def test_the_order_of_the_passes() -> None:
         "decompose_attention",
         "insert_observers",
     ]
-    assert names(pipeline.CONVERT) == ["correct_bias", "add_noise", "quantize_operands"]
+    assert names(pipeline.CONVERT) == ["correct_bias", "add_noise", "quantize_operands", "keep_float32"]
     assert names(pipeline.LOWER) == ["fold_noise", "lower_linear", "lower_convolution", "lower_matmul"]
+    assert names(pipeline.FUSE) == [
+        "fold_sizes",
+        "fuse_attention",
+        "quantize_early",
+        "fuse_layer_norm",
+        "fuse_gelu",
+        "fuse_residual",
+    ]
+    assert names(pipeline.compile_for_cpu(frozenset(), own=True)) == ["use_onednn", "use_cpu_kernels"]
+    assert names(pipeline.compile_for_cpu(frozenset(), own=False)) == ["use_onednn"]
+    assert names(pipeline.compile_for_cuda({})) == ["restore_float"]
 
 
 def test_a_pass_class_is_named_in_snake_case() -> None:
@@ -72,13 +83,14 @@ def test_every_graph_is_dumped_in_order(tmp_path: Path, monkeypatch: pytest.Monk
         *pipeline.prepare_passes(QuantConfig()),
         *pipeline.CONVERT,
         *pipeline.LOWER,
+        *pipeline.FUSE,
     )
     assert sorted(p.name for p in folder.iterdir()) == [f"{i:02d}_{name}.txt" for i, name in enumerate(names(passes))]
     assert "dropout" in (folder / "00_functionalize.txt").read_text()
     assert "dropout" not in (folder / "01_canonicalize.txt").read_text()
     assert "scaled_dot_product_attention" in (folder / "05_annotate.txt").read_text()
     assert "scaled_dot_product_attention" not in (folder / "06_decompose_attention.txt").read_text()
-    assert "extract_patches" in (folder / "13_lower_convolution.txt").read_text()
+    assert "extract_patches" in (folder / "14_lower_convolution.txt").read_text()
 
 
 def test_nothing_is_written_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

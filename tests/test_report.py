@@ -159,10 +159,11 @@ def test_a_module_called_twice_is_reported_twice() -> None:
 def test_prints_as_a_table() -> None:
     gm = converted(Mlp(), fxquant.recipe("minmax").set_module_name("fc2", None))
     head, names, first, second = str(fxquant.report(gm)).splitlines()
-    assert head == "stage lowered: 1 of 2 products on int8, 57.1% of multiply-accumulates"
+    assert head == "stage lowered: 1 of 2 products on int8, 57.1% of multiply-accumulates; the rest is float32"
     assert names.split() == ["product", "operands", "output", "MACs", "runs", "on"]
     assert first.startswith("fc1")
-    assert first.endswith("int8")
+    (kernel,) = [r.kernel for r in fxquant.report(gm) if r.int8]
+    assert first.endswith(f"int8: {kernel}")
     assert "float: left float by the config" in second
 
 

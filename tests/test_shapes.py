@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fxquant
 from fxquant import InputError
-from fxquant.shapes import propagate_shapes, varying_axes
+from fxquant.shapes import Sizes, propagate_shapes, sizes_of, varying_axes
 from tests.helpers import module_of
 from tests.models import images, small_vit
 
@@ -71,3 +71,78 @@ def test_a_model_bound_to_its_image_size_frees_the_batch_alone(caplog: pytest.Lo
         assert varying_axes(gm, [images(2)], 0) == (0,)
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING], "a refused size is an answer, not an error"
     assert all(n.meta["val"] is before[n.name] for n in gm.graph.nodes if n.op != "output")
+
+
+def converted(forward: Any, x: Tensor) -> tuple[Any, Sizes | None]:
+    prepared = fxquant.prepare(module_of(forward, w=torch.eye(4)), fxquant.recipe("minmax"))
+    prepared(x)
+    gm = fxquant.convert(prepared, "fake")
+    propagate_shapes(gm, [x])
+    return gm, sizes_of(gm)
+
+
+def named(values: dict[Any, Any]) -> dict[str, Any]:
+    return {node.name: value for node, value in values.items()}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_sizes_that_are_constant_and_sizes_that_vary(batch: int) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        images, tokens, width = x.shape
+        y = F.linear(x, self.w) + self.w[:, 0].expand(5, 4)
+        return y.view(images * tokens, width) + (tokens == 5) + 2 * images
+
+    _, sizes = converted(forward, torch.randn(batch, 5, 4))
+    assert sizes is not None
+    constant, varying, shapes = (named(found) for found in (sizes.constant, sizes.varying, sizes.shapes))
+    assert (constant["getitem_1"], constant["getitem_2"]) == (5, 4)
+    assert constant["eq"] is True
+    assert varying["getitem"] == sizes.batches
+    assert sizes.batches[0] == batch
+    assert len(set(sizes.batches)) == len(sizes.batches) >= 3
+    assert varying["mul"] == tuple(5 * n for n in sizes.batches)
+    assert shapes["linear"] == (None, 5, 4)
+    assert shapes["view"] == (None, 4)
+
+
+def test_sizes_of_a_free_axis_vary() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        pad = (7 - x.shape[1] % 7) % 7
+        return F.linear(F.pad(x, (0, 0, 0, pad)), self.w)
+
+    _, sizes = converted(forward, torch.randn(2, 14, 4))
+    assert sizes is not None
+    numbers = {name: value for name, value in named(sizes.constant).items() if "mod" in name}
+    assert not numbers, "14, 28 and 42 need no padding, other sizes do"
+    assert named(sizes.shapes)["pad"] == (None, None, 4)
+
+
+def test_a_batch_that_is_not_free_has_no_sizes() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return F.linear(x.view(x.shape[0] // 4, 4, 20), self.v)
+
+    module = module_of(forward, v=torch.randn(4, 20))
+    prepared = fxquant.prepare(module, fxquant.recipe("minmax"))
+    prepared(torch.randn(8, 5, 4))
+    gm = fxquant.convert(prepared)
+    assert gm(torch.randn(4, 5, 4)).shape == (1, 4, 4)
+
+
+def test_unknown_sizes() -> None:
+    gm = fxquant.trace(module_of(_rows, w=torch.randn(4, 4)))
+    assert sizes_of(gm) is None, "nothing checks the input"
+    gm, sizes = converted(_rows, torch.randn(2, 5, 4))
+    assert sizes is not None
+    for node in gm.graph.nodes:
+        node.meta.pop("val", None)
+    assert sizes_of(gm) is None
+
+
+def test_a_shape_that_loses_an_axis_is_unknown() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return F.linear(x, self.w).squeeze()
+
+    gm, sizes = converted(forward, torch.randn(1, 5, 4))
+    assert sizes is not None
+    assert "squeeze" not in named(sizes.shapes) or named(sizes.shapes)["squeeze"] != (5, 4)
+    assert gm(torch.randn(2, 5, 4)).shape == (2, 5, 4)

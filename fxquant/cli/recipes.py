@@ -30,7 +30,7 @@ DESCRIPTIONS = {
     "noisyquant": "clipping scale and noisy bias for the input of each linear layer (NoisyQuant)",
     "noisyquant_ptq4vit": "ptq4vit with noisy biases on all inputs of linear layers (NoisyQuant)",
 }
-SWITCHES = ("patch_embed", "head", "attention")
+SWITCHES = ("patch_embed", "head", "attention", "float_dtype")
 _CHOICES = {"metric": Metric, "gradient": Gradient, "inputs_from": Inputs, "noise": Noise}
 
 

@@ -1,17 +1,22 @@
 """The operators that passes put into graphs: plain functions, each with a readable torch implementation."""
 
+from fxquant.ops.attention_quantize import attention_quantize
 from fxquant.ops.check_input import check_input
 from fxquant.ops.extract_patches import extract_patches
 from fxquant.ops.int8_linear import int8_linear
+from fxquant.ops.int8_linear_add import int8_linear_add, int8_linear_twin_add
+from fxquant.ops.int8_linear_gelu_quantize import int8_linear_gelu_quantize, int8_linear_gelu_quantize_twin
 from fxquant.ops.int8_linear_twin import int8_linear_twin
 from fxquant.ops.int8_matmul import int8_matmul
 from fxquant.ops.int8_matmul_twin import int8_matmul_twin
+from fxquant.ops.layer_norm_quantize import layer_norm_quantize
 from fxquant.ops.noise import add_noise, denoise_bias
 from fxquant.ops.quantize import dequantize, quantize
 from fxquant.ops.twin import dequantize_twin, fake_quantize_summed_twin, pack_twin, quantize_twin, unpack_twin
 
 __all__ = [
     "add_noise",
+    "attention_quantize",
     "check_input",
     "denoise_bias",
     "dequantize",
@@ -19,9 +24,14 @@ __all__ = [
     "extract_patches",
     "fake_quantize_summed_twin",
     "int8_linear",
+    "int8_linear_add",
+    "int8_linear_gelu_quantize",
+    "int8_linear_gelu_quantize_twin",
     "int8_linear_twin",
+    "int8_linear_twin_add",
     "int8_matmul",
     "int8_matmul_twin",
+    "layer_norm_quantize",
     "pack_twin",
     "quantize",
     "quantize_twin",

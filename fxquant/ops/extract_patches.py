@@ -27,5 +27,5 @@ def extract_patches(
         shifted = F.pad(codes.int() - (zero - storage_offset(qmax)), (columns, columns, rows, rows))
         codes = (shifted + (zero - storage_offset(qmax))).to(codes.dtype)
     windows = codes.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1])
-    batch, _, height, width = windows.shape[:4]
-    return windows.permute(0, 2, 3, 1, 4, 5).reshape(batch, height, width, -1)
+    batch, channels, height, width = windows.shape[:4]
+    return windows.permute(0, 2, 3, 1, 4, 5).reshape(batch, height, width, channels * kernel[0] * kernel[1])

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxquant.kernels import cpu, triton, use_cpu_kernels, use_triton_kernels
+
 PAD_ROWS = 17  # torch._int_mm on CUDA wants more than 16 rows
 
 
@@ -28,6 +30,11 @@ def int8_linear(
     An affine weight adds ``-weight_zero_point[o] * sum_k (codes - input_zero_point)``, which depends on the input: those two
     ``(O,)`` and 0-dim int32 tensors are None for a symmetric weight. pad_rows pads small batches for CUDA.
     """
+    fits = weight_zero_point is None and cpu.fits(codes, weight, scale, dtype)
+    if fits and use_cpu_kernels(codes, weight, scale, bias):
+        return cpu.linear(codes, weight, scale, bias, dtype)
+    if weight_zero_point is None and triton.fits(codes, weight, scale, dtype) and use_triton_kernels(codes, weight):
+        return triton.operators.linear(codes, weight, scale, bias, dtype)
     rows = codes.reshape(-1, codes.shape[-1])
     acc = int_mm(rows, weight, pad_rows)[:, : scale.shape[0]]
     if weight_zero_point is not None:

@@ -37,7 +37,19 @@ def onednn_linear(
     if dtype not in DTYPES:
         raise UnsupportedGraphError(f"oneDNN's linear layer gives float32 or bfloat16, not {dtype}")
     weight = weight[: scale.shape[0], : codes.shape[-1]].contiguous()
-    packed = torch.ops.onednn.qlinear_prepack(weight, None)
+    return packed_onednn_linear(codes, prepack(weight), scale, bias, dtype, gelu)
+
+
+def prepack(weight: Tensor) -> Tensor:
+    """Return the weight ``(O, K)`` in oneDNN's own layout."""
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(weight, None)
+    return packed
+
+
+def packed_onednn_linear(
+    codes: Tensor, packed: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype, gelu: str | None
+) -> Tensor:
+    """Return `onednn_linear` of a weight that was packed before."""
     # oneDNN wants unsigned activations on processors without AMX: code + 128, with the zero point 128.
     unsigned = (codes ^ -128).view(torch.uint8)
     zeros = torch.zeros_like(scale, dtype=torch.int32)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fxquant import numerics
+from fxquant.kernels import cpu, triton, use_cpu_kernels, use_triton_kernels
 from fxquant.ops.noise import add_noise
 
 
@@ -25,6 +26,13 @@ def quantize(
     codes are stored minus 128 (`fxquant.numerics.storage_offset`). The arithmetic is float32 whatever the dtype of `x`.
     noise: see `fxquant.ops.add_noise`.
     """
+    one_scale = axis is None and scale.numel() == 1 and (noise is None or noise.dim() == 1)
+    quantizer = cpu.Quantizer(scale, zero_point, None, None, noise, qmin, qmax)
+    if one_scale and cpu.quantizes(x) and use_cpu_kernels(x, scale, noise):
+        return cpu.quantize(x, quantizer)
+    # A compiler makes one kernel of these few steps and what is around them.
+    if one_scale and triton.quantizes(x) and not torch.compiler.is_compiling() and use_triton_kernels(x):
+        return triton.operators.quantize(x, quantizer)
     x = x if noise is None else add_noise(x, noise)
     codes = numerics.quantize(x, scale, zero_point, qmin, qmax, axis)
     offset = numerics.storage_offset(qmax)

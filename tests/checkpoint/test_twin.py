@@ -14,7 +14,16 @@ import fxquant
 from fxquant import LayerSpec, PerHead, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax
 from fxquant.checkpoint import typed
 from fxquant.config import OperandSpec
-from fxquant.ops import fake_quantize_summed_twin, int8_linear_twin, int8_matmul, int8_matmul_twin, quantize_twin
+from fxquant.ops import (
+    fake_quantize_summed_twin,
+    int8_linear_add,
+    int8_linear_gelu_quantize_twin,
+    int8_linear_twin_add,
+    int8_matmul,
+    int8_matmul_twin,
+    layer_norm_quantize,
+    quantize_twin,
+)
 from tests.checkpoint.helpers import assert_same, at_stage, images, round_trip
 
 HEADS = TensorSpec(granularity=PerHead())
@@ -49,7 +58,8 @@ def test_other_models(name: str, tmp_path: Path) -> None:
 def test_these_graphs_hold_every_operator() -> None:
     fake, int8 = twin_at("fake", PUBLISHED), twin_at("int8", TWIN)
     targets = {n.target for gm in (fake, int8) for n in gm.graph.nodes}
-    assert {quantize_twin, fake_quantize_summed_twin, int8_linear_twin, int8_matmul, int8_matmul_twin} <= targets
+    assert {quantize_twin, fake_quantize_summed_twin, int8_linear_twin_add, int8_matmul, int8_matmul_twin} <= targets
+    assert {layer_norm_quantize, int8_linear_gelu_quantize_twin, int8_linear_add} <= targets
 
 
 def test_calibration_goes_on(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_listed_options_are_the_recipes_own() -> None:
     assert recipe_defaults("ptq4vit")["twin_gelu"] is True
     assert recipe_defaults("noisyquant")["noise"] == "fitted"
     assert "noise" not in recipe_defaults("ptq4vit")
-    assert set(recipe_defaults("vanilla")) == {"patch_embed", "head", "attention"}
+    assert set(recipe_defaults("vanilla")) == {"patch_embed", "head", "attention", "float_dtype"}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert raised.value.code == 0
     out = capsys.readouterr().out
     assert f"fxquant {fxquant.__version__}" in out
-    assert all(f"\n    {command} " in out for command in ("eval", "demo", "report", "recipes"))
+    assert all(f"\n    {command} " in out for command in ("eval", "bench", "demo", "report", "recipes"))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,13 @@ from torch import Tensor, fx, nn
 from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU
 from fxquant.attributes import get_tensor
 from fxquant.ops import add_noise, denoise_bias
+from fxquant.passes.add_noise import add_noise as insert_noise
+from fxquant.passes.correct_bias import correct_bias
 from fxquant.passes.fold_noise import fold_noise
+from fxquant.passes.quantize_operands import quantize_operands
 from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of
-from tests.passes.noisy import TOKENS, simulated
+from tests.helpers import check_pass, check_unchanged, module_of, through
+from tests.passes.noisy import TOKENS, prepared, simulated
 
 IMAGES = torch.randn(2, 3, 7, 6)
 
@@ -263,12 +266,19 @@ def test_norms_that_cannot_take_it(forward: Any, tensors: dict[str, Tensor]) -> 
         assert torch.equal(gm(TOKENS), original(TOKENS))
 
 
-def test_the_norm_of_a_bfloat16_model_would_round_it() -> None:
+def test_in_a_bfloat16_model_it_joins_a_norm_that_is_float32() -> None:
+    gm = fold_noise(simulated(Normed().bfloat16(), TOKENS.bfloat16())).graph_module
+    assert not {add_noise, denoise_bias} & targets(gm)
+    assert not any(len(n.args) == 7 for n in gm.graph.nodes)
+    assert get_tensor(gm, "fc.bias_denoised").dtype is torch.float32
+
+
+def test_a_bfloat16_norm_would_round_it() -> None:
     x = TOKENS.bfloat16()
-    gm = fold_noise(simulated(Normed().bfloat16(), x)).graph_module
+    rounded = through(prepared(Normed().bfloat16(), x), correct_bias, insert_noise, quantize_operands)
+    gm = fold_noise(rounded).graph_module
     assert not {add_noise, denoise_bias} & targets(gm)
     assert any(len(n.args) == 7 for n in gm.graph.nodes)
-    assert get_tensor(gm, "fc.bias_denoised").dtype is torch.float32
 
 
 def _run_time_bias(self: Any, x: Tensor) -> Tensor:

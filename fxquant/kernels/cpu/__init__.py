@@ -1,0 +1,30 @@
+"""Kernels for x86 processors with AVX512-VNNI: C++ that is built once per machine and kept in the user's cache."""
+
+from fxquant.kernels.cpu.build import is_available, obstacle
+from fxquant.kernels.cpu.operators import (
+    Quantizer,
+    attends,
+    attention_quantize,
+    fits,
+    layer_norm_quantize,
+    linear,
+    pack,
+    packed_linear,
+    quantize,
+    quantizes,
+)
+
+__all__ = [
+    "Quantizer",
+    "attends",
+    "attention_quantize",
+    "fits",
+    "is_available",
+    "layer_norm_quantize",
+    "linear",
+    "obstacle",
+    "pack",
+    "packed_linear",
+    "quantize",
+    "quantizes",
+]

@@ -1,0 +1,82 @@
+"""Build the C++ kernels with the compiler of the machine, once, and load them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+SOURCES = Path(__file__).parent
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared")
+# Features the kernels are written for; avx512_bf16 makes them faster where it is there.
+NEEDED = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni")
+
+logger = logging.getLogger(__name__)
+
+
+def is_available() -> bool:
+    """Say whether the kernels run here; the first call builds them, which takes some seconds."""
+    return obstacle() is None
+
+
+@functools.cache
+def obstacle() -> str | None:
+    """Return why the kernels cannot run on this machine, None where they are built and loaded."""
+    missing = [name for name in NEEDED if not torch.cpu.get_capabilities().get(name)]
+    if missing:
+        return f"the processor has no {', '.join(missing)}"
+    compiler = next((path for name in _compilers() if (path := shutil.which(name))), None)
+    if compiler is None:
+        return "no C++ compiler was found: install g++ or clang++, or name one in CXX"
+    try:
+        torch.ops.load_library(str(_library(compiler)))
+    except (OSError, subprocess.CalledProcessError) as error:
+        detail = getattr(error, "stderr", None) or str(error)
+        logger.warning(
+            "fxquant's kernels for this processor cannot be built, torch's operators run instead: %s", detail
+        )
+        return f"{Path(compiler).name} could not build them: {detail.strip().partition(chr(10))[0]}"
+    return None
+
+
+def _compilers() -> tuple[str, ...]:
+    return tuple(filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")))
+
+
+def _library(compiler: str) -> Path:
+    """Return the built library, from the cache where this machine has built these sources before."""
+    sources = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp")])
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    features = sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True)
+    parts = [torch.__version__, version, *FLAGS, *features, *(s.read_text(encoding="utf-8") for s in sources)]
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+    file = _cache_folder() / f"kernels_{digest}.so"
+    if not file.exists():
+        _compile(compiler, file)
+    return file
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "fxquant"
+
+
+def _compile(compiler: str, file: Path) -> None:
+    logger.info("building fxquant's kernels for this processor: %s", file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    package = Path(torch.__file__).parent
+    include = [f"-I{package / 'include'}", f"-I{package / 'include/torch/csrc/api/include'}"]
+    libraries = [f"-L{package / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10"]
+    # Built under another name and renamed, so that processes that start together never load half a file.
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        built = Path(folder) / file.name
+        command = [compiler, *FLAGS, *include, str(SOURCES / "operators.cpp"), "-o", str(built), *libraries]
+        subprocess.run(command, capture_output=True, text=True, check=True)
+        built.replace(file)

@@ -1,0 +1,213 @@
+// The operators `fxquant::cpu_*`: they check nothing that their Python callers have checked, allocate and share out the work.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cmath>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "attention.h"
+#include "gemm.h"
+#include "layer_norm.h"
+
+namespace {
+
+using namespace fxquant;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Maybe = std::optional<Tensor>;
+
+template <typename T>
+const T* pointer(const Tensor& t) { return static_cast<const T*>(t.data_ptr()); }
+
+template <typename T>
+const T* pointer(const Maybe& t) { return t.has_value() ? pointer<T>(*t) : nullptr; }
+
+bool is_bfloat16(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16; }
+
+std::vector<int64_t> sizes_with_last(const Tensor& t, int64_t last) {
+  std::vector<int64_t> sizes(t.sizes().begin(), t.sizes().end());
+  sizes.back() = last;
+  return sizes;
+}
+
+Tensor whole(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+Tensor make(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
+  return torch::stable::new_empty(like, sizes, dtype);
+}
+
+// scale, zero point, low scale, split, noise and the range, as `fxquant.ops.quantize` and `quantize_twin` have them.
+Quantizer quantizer(const Tensor& scale, const Maybe& zero_point, const Maybe& low, const Maybe& split, const Maybe& noise,
+                    int64_t qmin, int64_t qmax) {
+  Quantizer q{};
+  q.scale = *pointer<float>(scale);
+  q.low = low.has_value() ? *pointer<float>(*low) : 0.0f;
+  q.split = split.has_value() ? *pointer<float>(*split) : 0.0f;
+  q.zero_point = zero_point.has_value() ? static_cast<float>(*pointer<int32_t>(*zero_point)) : 0.0f;
+  q.qmin = static_cast<float>(qmin);
+  q.qmax = static_cast<float>(qmax);
+  q.offset = qmax > 127 ? 128 : 0;
+  q.noise = pointer<float>(noise);
+  return q;
+}
+
+std::tuple<Tensor, Tensor> pack(Tensor weight, int64_t outputs, int64_t depth) {
+  const int64_t width = round_up(outputs, LANES), stride = weight.size(1);
+  Tensor packed = make(weight, {width * depth}, ScalarType::Char), compensation = make(weight, {width}, ScalarType::Int);
+  const int8_t* from = pointer<int8_t>(weight);
+  int8_t* to = static_cast<int8_t*>(packed.mutable_data_ptr());
+  int32_t* sums = static_cast<int32_t*>(compensation.mutable_data_ptr());
+  torch::stable::parallel_for(0, (outputs + PANEL - 1) / PANEL, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) pack_panel(from, stride, outputs, depth, p * PANEL, to, sums);
+  });
+  return {packed, compensation};
+}
+
+template <typename T, bool TWIN>
+void multiply_blocks(const Tensor& codes, const Tensor& packed, int64_t rows, int64_t depth, const Epilogue& e) {
+  const int64_t panels = (e.outputs + PANEL - 1) / PANEL, threads = torch::stable::get_num_threads();
+  // Few rows: smaller blocks, so that every thread has some.
+  int64_t block = BLOCK_ROWS;
+  while (block > TILE_ROWS && panels * ((rows + block - 1) / block) < 4 * threads) block = round_up(block / 2, TILE_ROWS);
+  const int64_t blocks = (rows + block - 1) / block;
+  const int8_t *a = pointer<int8_t>(codes), *b = pointer<int8_t>(packed);
+  torch::stable::parallel_for(0, blocks * panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task / panels * block;
+      gemm_block<T, TWIN>(a, b, depth, first, std::min(rows, first + block), task % panels * PANEL, e);
+    }
+  });
+}
+
+Tensor gemm(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Maybe scale_low, Tensor bias,
+            Maybe activation, Maybe residual, Maybe q_scale, Maybe q_zero_point, Maybe q_low, Maybe q_split,
+            Maybe q_noise, int64_t qmin, int64_t qmax, bool bfloat16) {
+  codes = whole(codes);
+  if (residual.has_value()) {
+    residual = whole(*residual);
+    STD_TORCH_CHECK(residual->numel() * codes.size(codes.dim() - 1) == codes.numel() * scale.size(0),
+                    "cpu_gemm: the residual has another size than the result");
+  }
+  const int64_t depth = codes.size(codes.dim() - 1), rows = codes.numel() / depth, outputs = scale.size(0);
+  const ScalarType dtype = bfloat16 ? ScalarType::BFloat16 : ScalarType::Float;
+  Tensor out = make(codes, sizes_with_last(codes, outputs), q_scale.has_value() ? ScalarType::Char : dtype);
+  Quantizer q{};
+  if (q_scale.has_value()) q = quantizer(*q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax);
+  const Epilogue e{pointer<int32_t>(compensation), pointer<float>(scale),        pointer<float>(scale_low),
+                   pointer<float>(bias),           pointer<float>(activation),   pointer<void>(residual),
+                   q_scale.has_value() ? &q : nullptr, out.mutable_data_ptr(), outputs};
+  if (bfloat16 && e.scale_low) multiply_blocks<bf16, true>(codes, packed, rows, depth, e);
+  else if (bfloat16) multiply_blocks<bf16, false>(codes, packed, rows, depth, e);
+  else if (e.scale_low) multiply_blocks<float, true>(codes, packed, rows, depth, e);
+  else multiply_blocks<float, false>(codes, packed, rows, depth, e);
+  return out;
+}
+
+template <typename T>
+void normalize_rows(const Tensor& x, const Maybe& weight, const Maybe& bias, double epsilon, const Quantizer& q,
+                    int8_t* codes) {
+  const int64_t width = x.size(x.dim() - 1), rows = x.numel() / width;
+  torch::stable::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
+    std::vector<float> row(round_up(width, LANES));
+    for (int64_t i = begin; i < end; ++i)
+      normalize_row(pointer<T>(x) + i * width, width, pointer<float>(weight), pointer<float>(bias),
+                    static_cast<float>(epsilon), q, row.data(), codes + i * width);
+  });
+}
+
+Tensor layer_norm_quantize(Tensor x, Maybe weight, Maybe bias, double epsilon, Tensor scale, Maybe zero_point,
+                           int64_t qmin, int64_t qmax, Maybe noise) {
+  x = whole(x);
+  Tensor codes = make(x, {x.sizes().begin(), x.sizes().end()}, ScalarType::Char);
+  const Quantizer q = quantizer(scale, zero_point, std::nullopt, std::nullopt, noise, qmin, qmax);
+  int8_t* out = static_cast<int8_t*>(codes.mutable_data_ptr());
+  if (is_bfloat16(x)) normalize_rows<bf16>(x, weight, bias, epsilon, q, out);
+  else normalize_rows<float>(x, weight, bias, epsilon, q, out);
+  return codes;
+}
+
+template <typename T>
+void quantize_rows(const Tensor& x, const Quantizer& q, int8_t* codes) {
+  const int64_t width = x.size(x.dim() - 1), rows = x.numel() / width;
+  torch::stable::parallel_for(0, rows, 1 + 16384 / width, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = 0; j < width; j += LANES) {
+        const __mmask16 mask = tail_mask(width - j);
+        const __m512 value = load(pointer<T>(x) + i * width + j, mask);
+        if (q.low == 0) store_codes<false>(codes + i * width + j, mask, value, q, j);
+        else store_codes<true>(codes + i * width + j, mask, value, q, j);
+      }
+  });
+}
+
+Tensor quantize_tensor(Tensor x, Tensor scale, Maybe zero_point, Maybe low, Maybe split, int64_t qmin, int64_t qmax,
+                       Maybe noise) {
+  x = whole(x);
+  Tensor codes = make(x, {x.sizes().begin(), x.sizes().end()}, ScalarType::Char);
+  const Quantizer q = quantizer(scale, zero_point, low, split, noise, qmin, qmax);
+  int8_t* out = static_cast<int8_t*>(codes.mutable_data_ptr());
+  if (is_bfloat16(x)) quantize_rows<bf16>(x, q, out);
+  else quantize_rows<float>(x, q, out);
+  return codes;
+}
+
+template <typename Dot, typename T>
+void attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale, const Maybe& bias, const Maybe& mask,
+            const Quantizer* quantizer, void* out) {
+  const int64_t batch = q.size(0), heads = q.size(1), queries = q.size(2), depth = q.size(3), keys = k.size(2);
+  const int64_t windows = mask.has_value() ? mask->size(0) : 1;
+  const float *biases = pointer<float>(bias), *masks = pointer<float>(mask);
+  const int64_t biased = bias.has_value() && bias->size(0) > 1 ? queries * keys : 0;
+  const auto rows = [](const Tensor& t, int64_t b, int64_t h) {
+    return Rows<T>{pointer<T>(t) + b * t.stride(0) + h * t.stride(1), t.stride(2)};
+  };
+  torch::stable::parallel_for(0, batch * heads, 1, [&](int64_t begin, int64_t end) {
+    Head<Dot> head(keys, depth);
+    float inverse[QUERIES];
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t b = task / heads, h = task % heads;
+      head.pack(rows(k, b, h), rows(v, b, h));
+      for (int64_t first = 0; first < queries; first += QUERIES) {
+        const int64_t count = std::min(QUERIES, queries - first);
+        head.attend(rows(q, b, h), first, count, static_cast<float>(scale), biases ? biases + h * biased : nullptr,
+                    masks ? masks + b % windows * queries * keys : nullptr, inverse);
+        for (int64_t i = 0; i < count; ++i)
+          for (int64_t d = 0; d < depth; d += LANES) {
+            const __m512 y = round_to<T>(_mm512_mul_ps(load(&head.context[i * depth + d], 0xFFFF), _mm512_set1_ps(inverse[i])));
+            const int64_t column = h * depth + d, at = (b * queries + first + i) * heads * depth + column;
+            if (quantizer != nullptr) store_codes<false>(static_cast<int8_t*>(out) + at, 0xFFFF, y, *quantizer, column);
+            else store(static_cast<T*>(out) + at, 0xFFFF, y);
+          }
+      }
+    }
+  });
+}
+
+Tensor attention(Tensor q, Tensor k, Tensor v, double scale, Maybe bias, Maybe mask, Maybe q_scale, Maybe q_zero_point,
+                 int64_t qmin, int64_t qmax, Maybe noise) {
+  STD_TORCH_CHECK(k.size(0) == q.size(0) && v.size(0) == q.size(0) && k.size(1) == q.size(1) && v.size(1) == q.size(1),
+                  "cpu_attention: queries, keys and values differ in batch size or heads");
+  for (Tensor* t : {&q, &k, &v})
+    if (t->stride(3) != 1) *t = torch::stable::contiguous(*t);
+  const std::vector<int64_t> sizes{q.size(0), q.size(2), q.size(1) * q.size(3)};
+  Tensor out = make(q, sizes, q_scale.has_value() ? ScalarType::Char : q.scalar_type());
+  Quantizer to{};
+  if (q_scale.has_value()) to = quantizer(*q_scale, q_zero_point, std::nullopt, std::nullopt, noise, qmin, qmax);
+  const Quantizer* quantizer = q_scale.has_value() ? &to : nullptr;
+  if (is_bfloat16(q)) attend<BFloat16, bf16>(q, k, v, scale, bias, mask, quantizer, out.mutable_data_ptr());
+  else attend<Float32, float>(q, k, v, scale, bias, mask, quantizer, out.mutable_data_ptr());
+  return out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fxquant, CPU, m) {
+  m.impl("cpu_pack", TORCH_BOX(&pack));
+  m.impl("cpu_gemm", TORCH_BOX(&gemm));
+  m.impl("cpu_layer_norm_quantize", TORCH_BOX(&layer_norm_quantize));
+  m.impl("cpu_quantize", TORCH_BOX(&quantize_tensor));
+  m.impl("cpu_attention", TORCH_BOX(&attention));
+}

@@ -1,0 +1,189 @@
+"""
+The operators ``fxquant::cpu_*``, which the C++ library implements, and what calls them from Python.
+
+A quantiser is the tuple ``(scale, zero_point, low, split, noise, qmin, qmax)`` of what `fxquant.ops.quantize` and
+`quantize_twin` take: low and split are None where it is uniform. Everything is as in those operators.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fxquant.kernels.activation_table import gelu_table
+
+LANES = 16
+KERNELS = torch.ops.fxquant
+
+torch.library.define("fxquant::cpu_pack", "(Tensor weight, SymInt outputs, SymInt depth) -> (Tensor, Tensor)")
+torch.library.define(
+    "fxquant::cpu_gemm",
+    "(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Tensor? scale_low, Tensor bias, Tensor? activation, "
+    "Tensor? residual, Tensor? q_scale, Tensor? q_zero_point, Tensor? q_low, Tensor? q_split, Tensor? q_noise, "
+    "int qmin, int qmax, bool bfloat16) -> Tensor",
+)
+torch.library.define(
+    "fxquant::cpu_layer_norm_quantize",
+    "(Tensor x, Tensor? weight, Tensor? bias, float epsilon, Tensor scale, Tensor? zero_point, int qmin, int qmax, "
+    "Tensor? noise) -> Tensor",
+)
+torch.library.define(
+    "fxquant::cpu_quantize",
+    "(Tensor x, Tensor scale, Tensor? zero_point, Tensor? low, Tensor? split, int qmin, int qmax, Tensor? noise) -> Tensor",
+)
+torch.library.define(
+    "fxquant::cpu_attention",
+    "(Tensor q, Tensor k, Tensor v, float scale, Tensor? bias, Tensor? mask, Tensor? q_scale, Tensor? q_zero_point, "
+    "int qmin, int qmax, Tensor? noise) -> Tensor",
+)
+
+
+class Quantizer(NamedTuple):
+    """How results become codes."""
+
+    scale: Tensor
+    zero_point: Tensor | None
+    low: Tensor | None
+    split: Tensor | None
+    noise: Tensor | None
+    qmin: int
+    qmax: int
+
+
+_NO_QUANTIZER = (None, None, None, None, None, 0, 0)
+
+
+def pack(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
+    """
+    Return the weight in the order the product reads it, and ``-128 * sum_k weight[o, k]`` (int32, O rounded up to 16).
+
+    weight ``(O', K')`` int8, of which the first `outputs` rows and `depth` columns count; depth is a multiple of 4.
+    """
+    packed: tuple[Tensor, Tensor] = torch.ops.fxquant.cpu_pack(weight.contiguous(), outputs, depth)
+    return packed
+
+
+def fits(codes: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> bool:
+    """Say whether `linear` takes these operands."""
+    floats = dtype in (torch.float32, torch.bfloat16)
+    return floats and codes.shape[-1] % 4 == 0 and weight.dtype is torch.int8 and scale.dtype is torch.float32
+
+
+def quantizes(x: Tensor) -> bool:
+    """Say whether `quantize` and `layer_norm_quantize` take values such as `x`."""
+    return x.dtype in (torch.float32, torch.bfloat16) and x.numel() > 0 and x.dim() > 0
+
+
+def attends(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Say whether `attention_quantize` takes these operands."""
+    same = q.dtype is k.dtype is v.dtype and q.shape[-1] == v.shape[-1]
+    return same and q.dtype in (torch.float32, torch.bfloat16) and q.shape[-1] % LANES == 0 and q.dim() == 4
+
+
+def linear(
+    codes: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    dtype: torch.dtype,
+    *,
+    low: Tensor | None = None,
+    gelu: str | None = None,
+    residual: Tensor | None = None,
+    quantizer: Quantizer | None = None,
+) -> Tensor:
+    """Return `packed_linear` of a weight that is packed anew, which reads it once more than the product does."""
+    packed, compensation = pack(weight, scale.shape[0], codes.shape[-1])
+    return packed_linear(
+        codes, packed, compensation, scale, bias, dtype, low=low, gelu=gelu, residual=residual, quantizer=quantizer
+    )
+
+
+def packed_linear(
+    codes: Tensor,
+    packed: Tensor,
+    compensation: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    dtype: torch.dtype,
+    *,
+    low: Tensor | None = None,
+    gelu: str | None = None,
+    residual: Tensor | None = None,
+    quantizer: Quantizer | None = None,
+) -> Tensor:
+    """
+    Return a linear layer on int8 codes ``(..., K)`` as ``(..., O)``: product, scale, bias, GELU or residual, codes.
+
+    packed and compensation are those of `pack`. low makes the input twin-uniform. gelu names the approximation. residual
+    ``(..., O)`` in `dtype` is added last. Values are rounded to `dtype` after each of these steps, as separate operators
+    would. quantizer: the result is int8 codes.
+    """
+    table = None if gelu is None else gelu_table(gelu)
+    result: Tensor = torch.ops.fxquant.cpu_gemm(
+        *(codes, packed, compensation, scale, low, bias, table, residual),
+        *(quantizer or _NO_QUANTIZER),
+        dtype is torch.bfloat16,
+    )
+    return result
+
+
+def layer_norm_quantize(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float, quantizer: Quantizer
+) -> Tensor:
+    """Return the int8 codes of the layer norm of `x` ``(..., C)``, float32 or bfloat16, over its last axis."""
+    q = quantizer
+    codes: Tensor = torch.ops.fxquant.cpu_layer_norm_quantize(
+        *(x, _float32(weight), _float32(bias), epsilon, q.scale, q.zero_point, q.qmin, q.qmax, q.noise)
+    )
+    return codes
+
+
+def quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """Return the int8 codes of `x`, any shape, float32 or bfloat16."""
+    q = quantizer
+    codes: Tensor = torch.ops.fxquant.cpu_quantize(x, q.scale, q.zero_point, q.low, q.split, q.qmin, q.qmax, q.noise)
+    return codes
+
+
+def attention_quantize(
+    q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None, mask: Tensor | None, quantizer: Quantizer
+) -> Tensor:
+    """Return the int8 codes ``(B, N, H D)`` of `fxquant.ops.attention_quantize`, D a multiple of 16."""
+    to = quantizer
+    codes: Tensor = torch.ops.fxquant.cpu_attention(
+        *(q, k, v, factor, _float32(bias), _float32(mask), to.scale, to.zero_point, to.qmin, to.qmax, to.noise)
+    )
+    return codes
+
+
+def _float32(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.float().contiguous()
+
+
+@torch.library.register_fake("fxquant::cpu_pack")  # type: ignore[untyped-decorator]
+def _(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
+    width = (outputs + LANES - 1) // LANES * LANES
+    return weight.new_empty(width * depth), weight.new_empty(width, dtype=torch.int32)
+
+
+@torch.library.register_fake("fxquant::cpu_gemm")  # type: ignore[untyped-decorator]
+def _(codes: Tensor, packed: Tensor, compensation: Tensor, scale: Tensor, *rest: object) -> Tensor:
+    dtype = torch.int8 if rest[4] is not None else torch.bfloat16 if rest[-1] else torch.float32
+    return codes.new_empty((*codes.shape[:-1], scale.shape[0]), dtype=dtype)
+
+
+@torch.library.register_fake("fxquant::cpu_layer_norm_quantize")  # type: ignore[untyped-decorator]
+@torch.library.register_fake("fxquant::cpu_quantize")  # type: ignore[untyped-decorator]
+def _(x: Tensor, *rest: object) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.int8)
+
+
+@torch.library.register_fake("fxquant::cpu_attention")  # type: ignore[untyped-decorator]
+def _(
+    q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor, mask: Tensor, scale: Tensor, *rest: object
+) -> Tensor:
+    dtype = q.dtype if scale is None else torch.int8
+    return q.new_empty((q.shape[0], q.shape[2], q.shape[1] * q.shape[3]), dtype=dtype)

@@ -1,0 +1,60 @@
+"""Float attention whose result is codes, its heads side by side as the projection behind it reads them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fxquant.kernels import cpu, use_cpu_kernels, use_triton_kernels
+from fxquant.ops.quantize import quantize
+
+
+def attention_quantize(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    factor: float,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    qmin: int,
+    qmax: int,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """
+    Return the int8 codes ``(B, N, H D)`` of ``softmax(factor * q @ k.mT + bias + mask) @ v``.
+
+    q ``(B, H, N, D)``, k and v ``(B, H, M, D)``. bias ``(H, N, M)`` or ``(1, N, M)``, such as relative positions; mask
+    ``(W, N, M)``, such as that of shifted windows: image b, of B = B' W windows, reads mask ``b % W``. Scores and softmax are
+    float32, as in `torch.nn.functional.scaled_dot_product_attention`; the result is rounded to the dtype of q before it
+    becomes codes. The last five arguments are those of `fxquant.ops.quantize`, for one scale; noise is ``(H D,)``.
+    """
+    if cpu.attends(q, k, v) and use_cpu_kernels(q, k, v, bias, mask, scale, noise):
+        quantizer = cpu.Quantizer(scale, zero_point, None, None, noise, qmin, qmax)
+        return cpu.attention_quantize(q, k, v, factor, bias, mask, quantizer)
+    attend = _attend_fused if use_triton_kernels(q, k, v) else _attend
+    context = attend(q, k, v, factor, bias, mask)  # (B, H, N, D)
+    return quantize(context.transpose(1, 2).flatten(2), scale, zero_point, qmin, qmax, None, noise)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+    # The products read their operands in the dtype they have, as the fused kernels of torch do.
+    scores = torch.matmul(q, k.transpose(-2, -1)).float() * factor  # (B, H, N, M)
+    if bias is not None:
+        scores = scores + bias.float()
+    if mask is not None:
+        windows = scores.reshape(-1, mask.shape[0], *scores.shape[1:])  # (B', W, H, N, M)
+        scores = (windows + mask.float()[:, None]).reshape(scores.shape)
+    context: Tensor = torch.matmul(scores.softmax(-1).to(v.dtype), v)
+    return context
+
+
+def _attend_fused(q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Attend by the kernels of torch, to which bias and mask are one addend to the scores."""
+    addend = None if bias is None else bias.expand(*q.shape[:2], -1, -1)  # (B, H, N, M)
+    if mask is not None:
+        windows = mask[:, None] if bias is None else bias + mask[:, None]  # (W, H, N, M)
+        addend = windows.expand(q.shape[0] // mask.shape[0], -1, q.shape[1], -1, -1).flatten(0, 1)
+    return F.scaled_dot_product_attention(q, k, v, None if addend is None else addend.to(q.dtype), scale=factor)

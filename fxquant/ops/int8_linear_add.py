@@ -1,0 +1,45 @@
+"""`int8_linear` and `int8_linear_twin` with the residual added, as behind attention and behind an MLP."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxquant.kernels import cpu, triton, use_cpu_kernels, use_triton_kernels
+from fxquant.ops.int8_linear import int8_linear
+from fxquant.ops.int8_linear_twin import int8_linear_twin
+
+
+def int8_linear_add(
+    codes: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, residual: Tensor, dtype: torch.dtype, pad_rows: bool
+) -> Tensor:
+    """
+    Return ``residual + int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows)``, ``(..., O)`` in `dtype`.
+
+    residual ``(..., O)`` has that shape and dtype too.
+    """
+    alike = residual.dtype is dtype and residual.shape == (*codes.shape[:-1], scale.shape[0])
+    if alike and cpu.fits(codes, weight, scale, dtype) and use_cpu_kernels(codes, weight, scale, bias, residual):
+        return cpu.linear(codes, weight, scale, bias, dtype, residual=residual)
+    if triton.fits(codes, weight, scale, dtype) and use_triton_kernels(codes, weight, residual):
+        return triton.operators.linear(codes, weight, scale, bias, dtype, residual=residual)
+    return residual + int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows)
+
+
+def int8_linear_twin_add(
+    codes: Tensor,
+    weight: Tensor,
+    high: Tensor,
+    low: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    dtype: torch.dtype,
+    pad_rows: bool,
+) -> Tensor:
+    """Return ``residual + int8_linear_twin(codes, weight, high, low, bias, dtype, pad_rows)``, as `int8_linear_add`."""
+    alike = residual.dtype is dtype and residual.shape == (*codes.shape[:-1], high.shape[0])
+    if alike and cpu.fits(codes, weight, high, dtype) and use_cpu_kernels(codes, weight, high, low, bias, residual):
+        return cpu.linear(codes, weight, high, bias, dtype, low=low, residual=residual)
+    if triton.fits(codes, weight, high, dtype) and use_triton_kernels(codes, weight, residual):
+        return triton.operators.linear(codes, weight, high, bias, dtype, low=low, residual=residual)
+    return residual + int8_linear_twin(codes, weight, high, low, bias, dtype, pad_rows)

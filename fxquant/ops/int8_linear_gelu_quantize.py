@@ -1,0 +1,65 @@
+"""`int8_linear`, GELU and the quantiser behind it: the first half of an MLP, whose result never is float in memory."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fxquant.kernels import cpu, triton, use_cpu_kernels, use_triton_kernels
+from fxquant.ops.int8_linear import int8_linear
+from fxquant.ops.quantize import quantize
+from fxquant.ops.twin import quantize_twin
+
+
+def int8_linear_gelu_quantize(
+    codes: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    approximate: str,
+    dtype: torch.dtype,
+    pad_rows: bool,
+    out_scale: Tensor,
+    out_zero_point: Tensor | None,
+    qmin: int,
+    qmax: int,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """
+    Return the int8 codes ``(..., O)`` of ``gelu(int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows))``.
+
+    approximate: that of `torch.nn.functional.gelu`. The last five arguments are those of `fxquant.ops.quantize`, for one scale.
+    """
+    quantizer = cpu.Quantizer(out_scale, out_zero_point, None, None, noise, qmin, qmax)
+    if cpu.fits(codes, weight, scale, dtype) and use_cpu_kernels(codes, weight, scale, bias, out_scale, noise):
+        return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
+    if triton.fits(codes, weight, scale, dtype) and use_triton_kernels(codes, weight):
+        return triton.operators.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
+    y = F.gelu(int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows), approximate=approximate)
+    return quantize(y, out_scale, out_zero_point, qmin, qmax, None, noise)
+
+
+def int8_linear_gelu_quantize_twin(
+    codes: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    approximate: str,
+    dtype: torch.dtype,
+    pad_rows: bool,
+    high: Tensor,
+    low: Tensor,
+    split: Tensor,
+    qmin: int,
+    qmax: int,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Return the twin-uniform codes of the same values; the last six arguments are those of `fxquant.ops.quantize_twin`."""
+    quantizer = cpu.Quantizer(high, None, low, split, noise, qmin, qmax)
+    if cpu.fits(codes, weight, scale, dtype) and use_cpu_kernels(codes, weight, scale, bias, high, noise):
+        return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
+    if triton.fits(codes, weight, scale, dtype) and use_triton_kernels(codes, weight):
+        return triton.operators.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
+    y = F.gelu(int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows), approximate=approximate)
+    return quantize_twin(y, high, low, split, qmin, qmax, noise)

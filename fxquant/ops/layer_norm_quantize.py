@@ -1,0 +1,35 @@
+"""A layer norm whose result is codes."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fxquant.kernels import cpu, triton, use_cpu_kernels, use_triton_kernels
+from fxquant.ops.quantize import quantize
+
+
+def layer_norm_quantize(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    epsilon: float,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    qmin: int,
+    qmax: int,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """
+    Return the int8 codes ``(..., C)`` of the layer norm of `x` ``(..., C)`` over its last axis, computed in float32.
+
+    x: any float dtype. weight and bias ``(C,)`` float32, epsilon: those of `torch.nn.functional.layer_norm`. The last five
+    arguments are those of `fxquant.ops.quantize`, for one scale.
+    """
+    quantizer = cpu.Quantizer(scale, zero_point, None, None, noise, qmin, qmax)
+    if cpu.quantizes(x) and use_cpu_kernels(x, weight, bias, scale, noise):
+        return cpu.layer_norm_quantize(x, weight, bias, epsilon, quantizer)
+    if triton.normalizes(x) and use_triton_kernels(x):
+        return triton.operators.layer_norm_quantize(x, weight, bias, epsilon, quantizer)
+    y = F.layer_norm(x.float(), x.shape[-1:], weight, bias, epsilon)
+    return quantize(y, scale, zero_point, qmin, qmax, None, noise)

@@ -1,0 +1,60 @@
+"""Let the first layer of an MLP give the codes that the second one reads."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxquant.attributes import tensor_of
+from fxquant.match import Call, Match
+from fxquant.meta import Record, record_of, set_record
+from fxquant.ops import (
+    int8_linear,
+    int8_linear_gelu_quantize,
+    int8_linear_gelu_quantize_twin,
+    quantize,
+    quantize_twin,
+)
+from fxquant.rewrite import Rule, rewrite
+
+_PATTERN = Call((quantize, quantize_twin), Call(F.gelu, Call(int8_linear, ..., name="linear"), ..., name="gelu"), ...)
+
+
+def fuse_gelu(gm: fx.GraphModule) -> PassResult:
+    """
+    Put GELU and the quantiser behind it into the int8 product before them.
+
+    Before:  q = quantize(gelu(int8_linear(p, w_int8, s_w, b, None, None, bfloat16, False)), s, z, 0, 255)
+    Becomes: q = int8_linear_gelu_quantize(p, w_int8, s_w, b, "none", bfloat16, False, s, z, 0, 255)
+
+    p: (B, N, K) int8, q: (B, N, O) int8. A twin-uniform quantiser gives int8_linear_gelu_quantize_twin. An affine weight, a
+    scale per channel and values with other readers stay as they are.
+    """
+    return rewrite(gm, RULES, "fuse_gelu")
+
+
+def _fuse(graph: fx.Graph, m: Match) -> fx.Node | None:
+    root, gelu, linear = m["root"], m["gelu"], m["linear"]
+    codes, weight, scale, bias, weight_zero_point, _, dtype, pad_rows = linear.args
+    uniform = root.target is quantize
+    quantizer = [*root.args[1:]]
+    if len(gelu.users) > 1 or len(linear.users) > 1 or weight_zero_point is not None:
+        return None
+    if uniform:
+        axis = quantizer.pop(4) if len(quantizer) > 4 else None
+        if axis is not None:
+            return None
+    noise = quantizer[5:] if not uniform else quantizer[4:]
+    if any(n is not None and tensor_of(n).dim() != 1 for n in noise):
+        return None  # of patches
+    target = int8_linear_gelu_quantize if uniform else int8_linear_gelu_quantize_twin
+    approximate = gelu.kwargs.get("approximate", "none")
+    new = graph.call_function(target, (codes, weight, scale, bias, approximate, dtype, pad_rows, *quantizer))
+    record: Record | None = record_of(linear)
+    if record is not None:
+        set_record(new, record)
+    return new
+
+
+RULES: tuple[Rule, ...] = ((_PATTERN, _fuse),)

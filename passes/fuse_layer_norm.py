@@ -1,0 +1,63 @@
+"""Let layer norms give codes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxquant.attributes import tensor_of
+from fxquant.match import Call, Match, Var
+from fxquant.ops.layer_norm_quantize import layer_norm_quantize
+from fxquant.ops.quantize import quantize
+from fxquant.rewrite import Rule, rewrite
+
+_PATTERN = Call(
+    quantize,
+    Call(
+        F.layer_norm,
+        Var("x"),
+        Var("shape", where=lambda shape: len(shape) == 1),
+        Var("weight", optional=True),
+        Var("bias", optional=True),
+        Var("epsilon", optional=True),
+        name="norm",
+    ),
+    Var("scale"),
+    Var("zero_point"),
+    Var("qmin"),
+    Var("qmax"),
+    Var("axis", optional=True, where=lambda axis: axis is None),
+    Var("noise", optional=True),
+)
+
+
+def fuse_layer_norm(gm: fx.GraphModule) -> PassResult:
+    """
+    Put the quantiser into the layer norm before it, which computes in float32.
+
+    Before:  q = quantize(layer_norm(x.to(float32), (C,), w, b, 1e-06), s, z, 0, 255)
+    Becomes: q = layer_norm_quantize(x, w, b, 1e-06, s, z, 0, 255)
+
+    x: (..., C) of any float dtype, q: (..., C) int8. Where anything else reads the norm, as where two layers quantise it
+    differently, or where it is not float32, both stay.
+    """
+    return rewrite(gm, RULES, "fuse_layer_norm")
+
+
+def _fuse(graph: fx.Graph, m: Match) -> fx.Node | None:
+    norm, x = m["norm"], m["x"]
+    value = norm.meta.get("val")
+    if len(norm.users) > 1 or not isinstance(value, Tensor) or value.dtype is not torch.float32:
+        return None
+    if m["noise"] is not None and tensor_of(m["noise"]).dim() != 1:
+        return None  # of patches
+    if isinstance(x, fx.Node) and x.target == "to" and x.args[1:] == (torch.float32,):
+        x = x.args[0]
+    epsilon = 1e-5 if m["epsilon"] is None else m["epsilon"]
+    arguments = (x, m["weight"], m["bias"], epsilon, m["scale"], m["zero_point"], m["qmin"], m["qmax"], m["noise"])
+    return graph.call_function(layer_norm_quantize, arguments[: 8 if m["noise"] is None else 9])
+
+
+RULES: tuple[Rule, ...] = ((_PATTERN, _fuse),)

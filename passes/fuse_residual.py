@@ -1,0 +1,67 @@
+"""Add the residual where the int8 product is finished."""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxquant.match import Call, Match, Var
+from fxquant.meta import Record, record_of, set_record
+from fxquant.ops import int8_linear, int8_linear_add, int8_linear_twin, int8_linear_twin_add
+from fxquant.rewrite import rewrite
+from fxquant.shapes import Sizes, sizes_of
+
+_LINEAR = Call((int8_linear, int8_linear_twin), ..., name="linear")
+_ADD = (operator.add, torch.add)
+_FUSED = (int8_linear_add, int8_linear_twin_add)
+
+
+def fuse_residual(gm: fx.GraphModule) -> PassResult:
+    """
+    Put the addition of the residual into the int8 product before it.
+
+    Before:  y = x + int8_linear(q, w_int8, s, b, None, None, bfloat16, False)
+    Becomes: y = int8_linear_add(q, w_int8, s, b, x, bfloat16, False)
+
+    q: (B, N, K) int8, x and y: (B, N, O). A twin-uniform q gives int8_linear_twin_add. What is broadcast or has another dtype
+    is no residual; an affine weight and a product with other readers stay as they are.
+    """
+    known = functools.cache(lambda: sizes_of(gm) or Sizes())
+    rules = tuple((pattern, functools.partial(_fuse, known)) for pattern in PATTERNS)
+    return rewrite(gm, rules, "fuse_residual")
+
+
+def _fuse(known: Callable[[], Sizes], graph: fx.Graph, m: Match) -> fx.Node | None:
+    linear, residual = m["linear"], m["residual"]
+    twin = linear.target is int8_linear_twin
+    if len(linear.users) > 1 or not _alike(linear, residual, known) or (not twin and linear.args[4] is not None):
+        return None
+    if twin:
+        new = graph.call_function(int8_linear_twin_add, (*linear.args[:5], residual, *linear.args[5:]))
+    else:
+        new = graph.call_function(int8_linear_add, (*linear.args[:4], residual, *linear.args[6:]))
+    record: Record | None = record_of(linear)
+    if record is not None:
+        set_record(new, record)
+    return new
+
+
+def _alike(linear: fx.Node, residual: object, known: Callable[[], Sizes]) -> bool:
+    if not isinstance(residual, fx.Node) or residual.op == "get_attr":
+        return False  # a constant is as large as the batch only where that is 1
+    one, other = linear.meta.get("val"), residual.meta.get("val")
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.dtype is not other.dtype:
+        return False
+    if one.shape != other.shape or one.shape[0] > 1:
+        return one.shape == other.shape
+    # One image cannot tell whether the residual has as many as the result for any batch. What was fused has.
+    shapes = known().shapes
+    return residual.target in _FUSED or shapes.get(linear, ()) == shapes.get(residual)
+
+
+PATTERNS = (Call(_ADD, Var("residual"), _LINEAR), Call(_ADD, _LINEAR, Var("residual")))

@@ -1,0 +1,96 @@
+"""Keep float32 on the way to a quantiser, which computes in float32 anyway."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxquant import lowering
+from fxquant.attributes import read_buffer, tensor_of
+from fxquant.dataflow import moves_values
+from fxquant.match import Call, Match, Var
+from fxquant.ops import add_noise, quantize, quantize_twin
+from fxquant.rewrite import Rule, rewrite
+
+_HALF = (torch.bfloat16, torch.float16)
+_QUANTIZERS = (quantize, quantize_twin, add_noise)
+_GELU = Call(F.gelu, Call("to", Var("product"), Var("dtype"), name="cast"), ...)
+_INPUT = Call(_QUANTIZERS, Call("to", Var("x"), Var("dtype")), ...)
+_NORM = Call(F.layer_norm, Var("x"), Var("shape"), ...)
+
+
+def keep_float32(gm: fx.GraphModule) -> PassResult:
+    """
+    Leave out roundings to bfloat16 or float16 of values that are about to become codes.
+
+    Before:  q = quantize(gelu(linear(dequantize(...), dequantize(...), b).to(bfloat16)), s, z, 0, 255)
+             p = quantize(layer_norm(x, (C,), gamma, beta, eps), s, z, 0, 255)                      # x, gamma, beta: bfloat16
+    Becomes: q = quantize(gelu(linear(dequantize(...), dequantize(...), b)), s, z, 0, 255)
+             p = quantize(layer_norm(x.to(float32), (C,), gamma_float32, beta_float32, eps), s, z, 0, 255)
+
+    A float32 image that was cast is read before the cast. A value that anything but quantisers reads, moved or not, is rounded
+    as before.
+    """
+    return rewrite(gm, RULES, "keep_float32")
+
+
+def _drop_cast(graph: fx.Graph, m: Match) -> fx.Node | None:
+    root, cast, product = m["root"], m["cast"], m["product"]
+    in_float32 = isinstance(product, fx.Node) and all(lowering.is_quantized(a) for a in product.args[:2])
+    if m["dtype"] not in _HALF or not in_float32 or len(cast.users) > 1 or not _becomes_codes(root):
+        return None
+    gelu = graph.call_function(F.gelu, (product,), root.kwargs)
+    gelu.meta["val"] = _in_float32(root)
+    return gelu
+
+
+def _widen_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
+    root, value = m["root"], m["root"].meta.get("val")
+    _, shape, *rest = root.args
+    parameters, options = rest[:2], rest[2:]
+    if not isinstance(value, Tensor) or value.dtype not in _HALF or root.kwargs or not _becomes_codes(root):
+        return None
+    if any(p is not None and (not isinstance(p, fx.Node) or p.op != "get_attr") for p in parameters):
+        return None
+    wide = [p if p is None else read_buffer(graph, f"{p.target}_float32", tensor_of(p).float()) for p in parameters]
+    x = graph.call_method("to", (m["x"], torch.float32))
+    x.meta["val"] = _in_float32(m["x"])
+    norm = graph.call_function(F.layer_norm, (x, shape, *wide, *options))
+    norm.meta["val"] = _in_float32(root)
+    return norm
+
+
+def _read_input(graph: fx.Graph, m: Match) -> fx.Node | None:
+    root, x = m["root"], m["x"]
+    value = x.meta.get("val") if isinstance(x, fx.Node) else None
+    if m["dtype"] not in _HALF or not isinstance(value, Tensor) or value.dtype is not torch.float32:
+        return None
+    return graph.create_node("call_function", root.target, (x, *root.args[1:]))
+
+
+def _in_float32(node: fx.Node) -> Any:
+    value = node.meta.get("val")
+    return torch.empty_like(value, dtype=torch.float32) if isinstance(value, Tensor) else None
+
+
+def _becomes_codes(node: fx.Node) -> bool:
+    """Say whether nothing but quantisers reads the values of `node`, through moves and questions about their shape."""
+    stack, quantized = list(node.users), False
+    while stack:
+        user = stack.pop()
+        if user.target in _QUANTIZERS:
+            quantized = True
+        elif user.target is getattr or user.target == "size":
+            continue
+        elif moves_values(user) and user.target not in ("to", "float", "type_as"):
+            stack.extend(user.users)
+        else:
+            return False
+    return quantized
+
+
+RULES: tuple[Rule, ...] = ((_GELU, _drop_cast), (_NORM, _widen_norm), (_INPUT, _read_input))

@@ -1,0 +1,179 @@
+"""Give chosen int8 linear layers back to the float product, where int8 does not pay."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxquant.attributes import read_buffer, tensor_of
+from fxquant.linear_site import LinearSite, linear_site
+from fxquant.lowering import INT8_LINEARS
+from fxquant.match import Call, Match
+from fxquant.meta import Record, record_of, set_record
+from fxquant.numerics import storage_offset
+from fxquant.ops import (
+    attention_quantize,
+    dequantize,
+    dequantize_twin,
+    int8_linear_gelu_quantize,
+    int8_linear_gelu_quantize_twin,
+    layer_norm_quantize,
+    quantize,
+    quantize_twin,
+)
+from fxquant.rewrite import Rule, rewrite
+
+# Where the arguments of the quantiser begin: scale, zero point, qmin, qmax; or high, low, split, qmin, qmax.
+_UNIFORM: dict[Any, int] = {quantize: 1, layer_norm_quantize: 4, attention_quantize: 6, int8_linear_gelu_quantize: 7}
+_TWIN: dict[Any, int] = {quantize_twin: 1, int8_linear_gelu_quantize_twin: 7}
+
+
+@dataclass(frozen=True)
+class RestoreFloat:
+    """
+    Replace the int8 linear layers that `reasons` names by float ones that read what the codes stand for.
+
+    Before:  q = layer_norm_quantize(x, gamma, beta, 1e-06, s, z, 0, 255)
+             p = int8_linear_gelu_quantize(q, w_int8, s_w, b, "none", bfloat16, False, s_p, z_p, 0, 255)
+    Becomes: q = quantize(layer_norm(x.to(float32), (C,), gamma, beta, 1e-06), s, z, 0, 255)
+             y = linear(dequantize(q, s, z, 0, 255).to(bfloat16), w_float, b_float)
+             p = quantize(gelu(y), s_p, z_p, 0, 255)
+
+    q: (B, N, K) int8, w_float: (O, K) in the dtype of the model, y: (B, N, O), p: int8. reasons: label of the layer -> why,
+    which the report then shows. Products of activations stay, and so does a layer whose codes come from elsewhere than a
+    quantiser. A layer norm that only such layers read comes apart, for a compiler to make one kernel of it and what follows.
+    """
+
+    reasons: Mapping[str, str]
+
+    def __call__(self, gm: fx.GraphModule) -> PassResult:
+        """Run the pass."""
+        dtype = gm.meta.get("dtype", torch.float32)
+        rule = (Call(INT8_LINEARS, ...), lambda graph, m: self._restore(graph, m, dtype))
+        restored = rewrite(gm, (rule,), "restore_float")
+        opened = rewrite(restored.graph_module, (_OPEN_NORM,), "restore_float")
+        return PassResult(opened.graph_module, restored.modified or opened.modified)
+
+    def _restore(self, graph: fx.Graph, m: Match, dtype: torch.dtype) -> fx.Node | None:
+        root = m["root"]
+        site, record = linear_site(root), record_of(root)
+        if site is None or record is None or record.label not in self.reasons:
+            return None
+        source = _source(site.codes)
+        if source is None:
+            return None
+        product = _float_product(graph, site, source, record, dtype)
+        set_record(product, record.left_float(self.reasons[record.label]))
+        return _follow(graph, product, site, dtype)
+
+
+class _Source(NamedTuple):
+    """What the codes of a layer stand for: the arguments of `dequantize`, or of `dequantize_twin`, behind the codes."""
+
+    arguments: tuple[Any, ...]
+    twin: bool
+
+    @property
+    def scale(self) -> Tensor:
+        return tensor_of(self.arguments[0])
+
+    def zero_point(self) -> Tensor:
+        """Return the zero point as stored."""
+        if self.twin:
+            return torch.zeros_like(self.scale, dtype=torch.int32)
+        _, zero_point, _, qmax = self.arguments
+        zero = torch.zeros_like(self.scale, dtype=torch.int32) if zero_point is None else tensor_of(zero_point)
+        return zero - storage_offset(qmax)
+
+
+def _source(codes: Any) -> _Source | None:
+    """Return how the quantiser behind patches and moves made `codes`."""
+    while isinstance(codes, fx.Node) and codes.args and codes.target not in _UNIFORM and codes.target not in _TWIN:
+        codes = codes.args[0]
+    if not isinstance(codes, fx.Node) or codes.op != "call_function":
+        return None
+    if codes.target in _TWIN:
+        begin = _TWIN[codes.target]
+        return _Source(tuple(codes.args[begin : begin + 5]), True)
+    begin = _UNIFORM[codes.target]
+    return _Source(tuple(codes.args[begin : begin + 4]), False)
+
+
+def _float_product(graph: fx.Graph, site: LinearSite, source: _Source, record: Record, dtype: torch.dtype) -> fx.Node:
+    """Build ``linear(dequantize(codes), weight, bias)`` in `dtype`; both constants are what lowering folded, unfolded."""
+    scale, depth = tensor_of(site.scale).double(), site.codes.meta["val"].shape[-1]
+    integers = tensor_of(site.weight)[: scale.shape[0], :depth].double()
+    bias = tensor_of(site.bias).double() + scale * source.zero_point() * integers.sum(1)
+    if site.weight_zero_point is not None:
+        integers = integers - tensor_of(site.weight_zero_point).double()[:, None]
+    weight = integers * (scale / source.scale.double())[:, None]
+    names = {"weight_float": weight, "bias_float": bias}
+    constants = [read_buffer(graph, f"{record.label}.{name}", t.to(dtype)) for name, t in names.items()]
+    x = graph.call_function(dequantize_twin if source.twin else dequantize, (site.codes, *source.arguments))
+    x.meta["val"] = torch.empty_like(site.codes.meta["val"], dtype=torch.float32)
+    return graph.call_function(F.linear, (_cast(graph, x, torch.float32, dtype), *constants))
+
+
+def _follow(graph: fx.Graph, y: fx.Node, site: LinearSite, dtype: torch.dtype) -> fx.Node:
+    """Build the steps behind the product: GELU, the residual, the quantiser."""
+    y.meta["val"] = torch.empty(
+        (*site.codes.meta["val"].shape[:-1], tensor_of(site.scale).shape[0]), dtype=dtype, device="meta"
+    )
+    y = _cast(graph, y, dtype, site.dtype)
+    if site.gelu is not None:
+        y = graph.call_function(F.gelu, (y,), {} if site.gelu == "none" else {"approximate": site.gelu})
+    if site.residual is not None:
+        y = graph.call_function(operator.add, (site.residual, y))
+    if site.quantizer is None:
+        return y
+    scale, zero_point, low, split, noise, qmin, qmax = site.quantizer
+    if low is not None:
+        return graph.call_function(quantize_twin, (y, scale, low, split, qmin, qmax, *_given(noise)))
+    return graph.call_function(quantize, (y, scale, zero_point, qmin, qmax, *_given(noise, axis=True)))
+
+
+def _cast(graph: fx.Graph, x: fx.Node, found: torch.dtype, wanted: torch.dtype) -> fx.Node:
+    if found is wanted:
+        return x
+    new = graph.call_method("to", (x, wanted))
+    new.meta["val"] = torch.empty_like(x.meta["val"], dtype=wanted)
+    return new
+
+
+def _given(noise: fx.Node | None, axis: bool = False) -> tuple[Any, ...]:
+    """Return the last arguments of a quantiser, none where there is no noise."""
+    return () if noise is None else (None, noise) if axis else (noise,)
+
+
+def _open_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
+    root: fx.Node = m["root"]
+    x, weight, bias, epsilon, *quantizer = root.args
+    value = root.meta.get("val")
+    if not isinstance(value, Tensor) or any(user.target is not dequantize for user in root.users):
+        return None
+    known = x.meta.get("val") if isinstance(x, fx.Node) else None
+    if isinstance(known, Tensor) and known.dtype is not torch.float32:
+        x = _cast(graph, x, known.dtype, torch.float32)  # type: ignore[arg-type]
+    norm = graph.call_function(F.layer_norm, _without_defaults(x, (value.shape[-1],), weight, bias, epsilon))
+    norm.meta["val"] = torch.empty_like(value, dtype=torch.float32)
+    noise = _given(quantizer[4] if len(quantizer) > 4 else None, axis=True)  # type: ignore[arg-type]
+    return graph.call_function(quantize, (norm, *quantizer[:4], *noise))
+
+
+def _without_defaults(x: Any, shape: tuple[int, ...], *rest: Any) -> tuple[Any, ...]:
+    """Return the arguments of a layer norm as canonical graphs spell them."""
+    count = max(
+        (i + 1 for i, (a, default) in enumerate(zip(rest, _NORM_DEFAULTS, strict=True)) if a != default), default=0
+    )
+    return (x, shape, *rest[:count])
+
+
+_NORM_DEFAULTS = (None, None, 1e-5)
+_OPEN_NORM: Rule = (Call(layer_norm_quantize, ...), _open_norm)

@@ -1,0 +1,125 @@
+"""Run a model on the kernels for x86 processors, with its weights packed once and for all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxquant.attributes import read_buffer, tensor_of
+from fxquant.kernels import cpu
+from fxquant.kernels.activation_table import gelu_table
+from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.linear_site import linear_site
+from fxquant.lowering import INT8_LINEARS
+from fxquant.match import Call, Match
+from fxquant.meta import record_of, set_record
+from fxquant.ops import attention_quantize, layer_norm_quantize, quantize, quantize_twin
+from fxquant.rewrite import Rule, rewrite
+
+_NO_QUANTIZER = (None, None, None, None, None, 0, 0)
+_FLOATS = (torch.float32, torch.bfloat16)
+
+
+def use_cpu_kernels(gm: fx.GraphModule) -> PassResult:
+    """
+    Replace operators by the kernels that compute them, which read packed weights.
+
+    Before:  y = int8_linear_add(q, w_int8, s, b, x, bfloat16, False)
+    Becomes: y = cpu_gemm(q, w_packed, compensation, s, None, b, None, x, None, None, None, None, None, 0, 0, True)
+
+    Quantisers of one scale, `layer_norm_quantize` and `attention_quantize` become `cpu_quantize`, `cpu_layer_norm_quantize` and
+    `cpu_attention`. What the kernels do not take, such as an affine weight, stays.
+    """
+    return rewrite(gm, RULES, "use_cpu_kernels")
+
+
+def _linear(graph: fx.Graph, m: Match) -> fx.Node | None:
+    root = m["root"]
+    site, record = linear_site(root), record_of(root)
+    if site is None or record is None or site.weight_zero_point is not None:
+        return None
+    weight, scale = tensor_of(site.weight), tensor_of(site.scale)
+    depth = _last_axis(site.codes)
+    if depth is None or depth % 4 or site.dtype not in _FLOATS:
+        return None
+    packed, compensation = cpu.pack(weight, scale.shape[0], depth)
+    table = None if site.gelu is None else read_buffer(graph, f"{record.label}.gelu_table", gelu_table(site.gelu))
+    arguments = (
+        site.codes,
+        read_buffer(graph, f"{record.label}.weight_packed", packed),
+        read_buffer(graph, f"{record.label}.compensation", compensation),
+        *(site.scale, site.low, site.bias, table, site.residual),
+        *(site.quantizer or _NO_QUANTIZER),
+        site.dtype is torch.bfloat16,
+    )
+    new = graph.call_function(KERNELS.cpu_gemm.default, arguments)
+    set_record(new, record)
+    return new
+
+
+def _quantize(graph: fx.Graph, m: Match) -> fx.Node | None:
+    root = m["root"]
+    if not _is_float(root.args[0]):
+        return None
+    if root.target is quantize:
+        x, scale, zero_point, qmin, qmax, axis, noise = (*root.args, None, None)[:7]
+        split = low = None
+    else:
+        x, scale, low, split, qmin, qmax, noise = (*root.args, None)[:7]
+        zero_point = axis = None
+    if axis is not None or (noise is not None and tensor_of(noise).dim() != 1):
+        return None
+    return graph.call_function(KERNELS.cpu_quantize.default, (x, scale, zero_point, low, split, qmin, qmax, noise))
+
+
+def _layer_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
+    x, weight, bias, epsilon, scale, zero_point, qmin, qmax, noise = (*m["root"].args, None)[:9]
+    if not _is_float(x):
+        return None
+    weight, bias = (_in_float32(graph, t) for t in (weight, bias))
+    arguments = (x, weight, bias, epsilon, scale, zero_point, qmin, qmax, noise)
+    return graph.call_function(KERNELS.cpu_layer_norm_quantize.default, arguments)
+
+
+def _attention(graph: fx.Graph, m: Match) -> fx.Node | None:
+    root = m["root"]
+    q, k, v, factor, bias, mask, scale, zero_point, qmin, qmax, noise = (*root.args, None)[:11]
+    known = [n.meta.get("val") for n in (q, k, v)]
+    if not all(isinstance(t, Tensor) for t in known) or not cpu.attends(*known):
+        return None
+    bias, mask = (_in_float32(graph, t) for t in (bias, mask))
+    new = graph.call_function(
+        KERNELS.cpu_attention.default, (q, k, v, factor, bias, mask, scale, zero_point, qmin, qmax, noise)
+    )
+    record = record_of(root)
+    if record is not None:
+        set_record(new, record)
+    return new
+
+
+def _in_float32(graph: fx.Graph, node: Any) -> Any:
+    """Return a constant in float32, as the kernels read it."""
+    if node is None or tensor_of(node).dtype is torch.float32:
+        return node
+    return read_buffer(graph, f"{node.target}_float32", tensor_of(node).float())
+
+
+def _last_axis(node: fx.Node) -> int | None:
+    value = node.meta.get("val")
+    return int(value.shape[-1]) if isinstance(value, Tensor) else None
+
+
+def _is_float(node: object) -> bool:
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return isinstance(value, Tensor) and value.dtype in _FLOATS
+
+
+RULES: tuple[Rule, ...] = (
+    (Call(INT8_LINEARS, ...), _linear),
+    (Call((quantize, quantize_twin), ...), _quantize),
+    (Call(layer_norm_quantize, ...), _layer_norm),
+    (Call(attention_quantize, ...), _attention),
+)
