@@ -18,6 +18,7 @@ check: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python bench/latency.py
 
 clean:
@@ -26,5 +27,5 @@ clean:
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,plot,test,bench,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,plot,test,dev]'
 	touch $@

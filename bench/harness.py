@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import statistics
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fxquant.cli.output import write_json
 from fxquant.environment import describe_environment
@@ -17,8 +14,6 @@ from fxquant.timing import Timing, time_interleaved
 
 RESULTS = Path(__file__).parent / "results"
 Competitor = Callable[[], Any]
-# What decides how fast bytes and bfloat16 multiply on an x86 processor.
-_FEATURES = ("avx2", "avx_vnni", "avx512_f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
 
 def measure(competitors: Mapping[str, Competitor], rounds: int, description: str) -> dict[str, Timing]:
@@ -38,8 +33,8 @@ def summarize(timings: Mapping[str, Timing], batch: int) -> dict[str, Any]:
     return {
         name: {
             "median_ms": round(timing.median * 1e3, 3),
-            "p10_ms": round(_percentile(timing.seconds, 10) * 1e3, 3),
-            "p90_ms": round(_percentile(timing.seconds, 90) * 1e3, 3),
+            "p10_ms": round(timing.percentile(10) * 1e3, 3),
+            "p90_ms": round(timing.percentile(90) * 1e3, 3),
             "min_ms": round(min(timing.seconds) * 1e3, 3),
             "ms_per_image": round(timing.median * 1e3 / batch, 3),
             "times_faster_than": {
@@ -61,18 +56,7 @@ def write_results(name: str, rows: Any, **facts: Any) -> Path:
 def describe_run() -> dict[str, Any]:
     """Return when, from which commit and on what something is measured."""
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return {"date": now, "commit": _commit(), "environment": describe_environment() | {"features": _features()}}
-
-
-def _percentile(values: tuple[float, ...], percent: int) -> float:
-    if len(values) < 2:
-        return values[0]
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
-
-
-def _features() -> list[str]:
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return [name for name in _FEATURES if known.get(name)]
+    return {"date": now, "commit": _commit(), "environment": describe_environment()}
 
 
 def _commit() -> str:

@@ -8,14 +8,18 @@ from typing import Any
 
 from harness import RESULTS
 
+from fxquant.timing import Timing
+
 README = Path(__file__).parents[1] / "README.md"
 MARKERS = ("<!-- latency:begin -->", "<!-- latency:end -->")
-SHOWN = ("fp32", "fp32 compile", "bf16 compile", "int8", "int8 compile", "int8 bf16 compile")
+FORMAT = 2  # of the rows; 1 had other columns
+SHOWN = (
+    *("fp32-compile", "bf16-compile", "pt2e", "torchao-dynamic", "onnxruntime", "openvino-bf16", "openvino-int8-bf16"),
+    *("fxquant", "fxquant-compile", "fxquant-bf16-compile"),
+)
 # Columns of ratios: how much faster the first is than the second.
-RATIOS = (
-    ("int8 compile", "fp32 compile"),
-    ("int8 bf16 compile", "fp32 compile"),
-    ("int8 bf16 compile", "bf16 compile"),
+RATIOS = tuple(
+    ("fxquant-bf16-compile", other) for other in ("fp32-compile", "bf16-compile", "pt2e", "openvino-int8-bf16")
 )
 
 
@@ -25,15 +29,18 @@ def render(rows: list[dict[str, Any]]) -> str:
     lines = [_line(header), _line(["---"] * 2 + ["---:"] * (len(header) - 2))]
     for row in rows:
         results = row["results"]
-        cells = [f"{results[name]['median_ms']:.0f}" for name in SHOWN]
-        ratios = [f"**{results[one]['times_faster_than'][other]:.1f}x**" for one, other in RATIOS]
+        cells = [_milliseconds(results.get(name)) for name in SHOWN]
+        ratios = [_ratio(results.get(one), results.get(other)) for one, other in RATIOS]
         lines.append(_line([f"`{row['model']}`", str(row["batch"]), *cells, *ratios]))
     return "\n".join(lines)
 
 
 def update_readme() -> None:
-    """Put the table between the markers of README.md."""
-    data = json.loads((RESULTS / "latency.json").read_text(encoding="utf-8"))
+    """Put the table between the markers of README.md; leave with a message where there are no rows for it."""
+    file = RESULTS / "latency.json"
+    data = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if data.get("format") != FORMAT:
+        raise SystemExit("bench/results/latency.json has no rows of this table yet: run python bench/latency.py")
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(MARKERS[0])
     _, found, after = rest.partition(MARKERS[1])
@@ -44,14 +51,29 @@ def update_readme() -> None:
     )
 
 
+def _milliseconds(result: dict[str, Any] | None) -> str:
+    if result is None or result["p50_ms"] is None:
+        return "-"
+    return f"{result['p50_ms']:.0f}" + ("*" if result["status"] == "disagrees" else "")
+
+
+def _ratio(one: dict[str, Any] | None, other: dict[str, Any] | None) -> str:
+    if not one or not other or not one["seconds"] or not other["seconds"]:
+        return "-"
+    first, second = (Timing(tuple(result["seconds"])) for result in (one, other))
+    return f"**{first.speedup_over(second):.2f}x**"
+
+
 def _note(data: dict[str, Any]) -> str:
     environment, rows = data["environment"], data["rows"]
     threads = sorted({row["threads"] for row in rows})
     features = ", ".join(f for f in environment["features"] if f.endswith(("vnni", "int8", "bf16")))
+    engines = ", ".join(f"{name} {version}" for name, version in environment["engines"].items() if name != "triton")
     return (
         f"Milliseconds per batch, medians of {max(row['rounds'] for row in rows)} interleaved rounds, and the median ratio of "
         f"rounds timed side by side. {environment['processor']} ({features}), {' or '.join(map(str, threads))} threads, torch "
-        f"{environment['torch']}, {data['date'][:10]}. `int8 bf16` computes what is not int8 in bfloat16."
+        f"{environment['torch']}, {engines}, {data['date'][:10]}. `bf16` beside a name computes what is not int8 in bfloat16. "
+        "-: did not run or was not installed; *: its output is too far from the float model's (the file says how far)."
     )
 
 

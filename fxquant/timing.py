@@ -34,6 +34,14 @@ class Timing:
         lower, _, upper = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return lower, upper
 
+    def percentile(self, percent: int) -> float:
+        """Return the seconds that `percent` of the rounds, 1 to 99, did not exceed, interpolated between rounds."""
+        if not 1 <= percent <= 99:
+            raise ConfigError(f"percent must be 1 to 99, got {percent}")
+        if len(self.seconds) < 2:
+            return self.seconds[0]
+        return statistics.quantiles(self.seconds, n=100, method="inclusive")[percent - 1]
+
     def speedup_over(self, other: Timing) -> float:
         """Return how many times faster this is than `other`, the median of the ratios of rounds timed side by side."""
         return statistics.median(b / a for a, b in zip(self.seconds, other.seconds, strict=True))

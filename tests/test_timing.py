@@ -20,6 +20,15 @@ def test_statistics() -> None:
     assert Timing((7.0,)).quartiles == (7, 7)
 
 
+def test_percentiles_are_interpolated() -> None:
+    timing = Timing(tuple(float(i) for i in range(101)))
+    assert (timing.percentile(1), timing.percentile(50), timing.percentile(95)) == (1, 50, 95)
+    assert Timing((1.0, 2.0)).percentile(95) == pytest.approx(1.95)
+    assert Timing((7.0,)).percentile(95) == 7
+    with pytest.raises(ConfigError, match="percent must be 1 to 99, got 100"):
+        timing.percentile(100)
+
+
 def test_speedup_is_the_median_of_ratios_within_rounds() -> None:
     fast, slow = Timing((1.0, 10.0, 1.0)), Timing((2.0, 20.0, 3.0))
     assert fast.speedup_over(slow) == 2
@@ -57,4 +66,8 @@ def test_environment_names_versions_but_no_host() -> None:
     assert environment["torch"] == torch.__version__
     assert environment["threads"] == torch.get_num_threads()
     assert environment["processor"]
+    assert set(environment["features"]) <= {"avx2", "avx_vnni", "avx512_f"} | {
+        f"{unit}_{kind}" for unit in ("avx512", "amx") for kind in ("bf16", "vnni", "int8")
+    }
+    assert all(isinstance(found, str) for found in environment["engines"].values())
     assert not any("/" in str(value) for key, value in environment.items() if key != "processor")

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+import fxquant
+from fxquant.config import QuantConfig
 from fxquant.errors import ConfigError, InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -81,6 +83,50 @@ def collect_options(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 def format_value(value: Any) -> str:
     """Return `value` as `recipe_option` reads it."""
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the timm model and where its weights come from."""
+    parser.add_argument("model", metavar="MODEL", help="timm name, best with its tag: deit_small_patch16_224.fb_in1k")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--pretrained", action="store_true", help="timm's pretrained weights")
+    weights.add_argument("--checkpoint", type=Path, metavar="F", help="a local state dict (.safetensors, .pth)")
+    parser.add_argument("--num-classes", type=positive, metavar="N", help="classes of the checkpoint (the model's own)")
+    parser.add_argument("--img-size", type=positive, metavar="N", help="image height and width (the model's own)")
+
+
+def add_recipe_options(group: argparse._ArgumentGroup) -> None:
+    """Add the recipe, its options and bits, and what calibration gets; `resolve_recipe` reads them."""
+    group.add_argument("--recipe", default="default", help=f"one of {', '.join(fxquant.recipes())} (%(default)s)")
+    group.add_argument(
+        "--option",
+        type=recipe_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the recipe, such as published=true; repeatable, see fxquant recipes",
+    )
+    group.add_argument("--w-bits", type=int, default=8, metavar="N", help="bits of weights, 2 to 8 (%(default)s)")
+    group.add_argument("--a-bits", type=int, default=8, metavar="N", help="bits of activations, 2 to 8 (%(default)s)")
+    group.add_argument("--calib", type=positive, default=32, metavar="N", help="calibration images (%(default)s)")
+    group.add_argument(
+        "--memory", type=gibibytes, metavar="GIB", help="that a search for scales may hold; the rest goes to disk (2)"
+    )
+    group.add_argument("--no-patch-embed", action="store_true", help="leave the patch embedding float")
+    group.add_argument("--no-head", action="store_true", help="leave the classifier head float")
+    group.add_argument("--attention", action="store_true", help="quantise the products inside attention as well")
+
+
+def resolve_recipe(options: argparse.Namespace) -> tuple[QuantConfig, dict[str, Any]]:
+    """
+    Return the config that the options of `add_recipe_options` ask for, and the recipe's options by name.
+
+    A switch that was not given is left to the recipe. Raises `ConfigError` for what `fxquant.recipe` does not take.
+    """
+    given = {"patch_embed": not options.no_patch_embed, "head": not options.no_head, "attention": options.attention}
+    switches = [(name, value) for name, value in given.items() if value == (name == "attention")]
+    recipe_options = collect_options([*options.option, *switches])
+    return fxquant.recipe(options.recipe, options.w_bits, options.a_bits, **recipe_options), recipe_options
 
 
 def add_run_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 import fxquant
 from fxquant.cli.arguments import (
     DTYPES,
+    add_model_options,
+    add_recipe_options,
     add_run_options,
-    collect_options,
     format_value,
-    gibibytes,
     natural,
     positive,
-    recipe_option,
     resolve_device,
+    resolve_recipe,
     start_run,
 )
 from fxquant.cli.measure import Row, Task, calibrate_model, format_rows, measure_converted, measure_float
@@ -61,13 +61,8 @@ def add_parser(subparsers: Any) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser("eval", help="measure a timm model on an image folder", description=DESCRIPTION)
     parser.set_defaults(run=run)
-    parser.add_argument("model", metavar="MODEL", help="timm name, best with its tag: deit_small_patch16_224.fb_in1k")
+    add_model_options(parser)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the image folder")
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--pretrained", action="store_true", help="timm's pretrained weights")
-    weights.add_argument("--checkpoint", type=Path, metavar="F", help="a local state dict (.safetensors, .pth)")
-    parser.add_argument("--num-classes", type=positive, metavar="N", help="classes of the checkpoint (the model's own)")
-    parser.add_argument("--img-size", type=positive, metavar="N", help="image height and width (the model's own)")
     parser.add_argument("--class-map", type=Path, metavar="F", help="class folder names by index, one per line (.txt)")
     _add_quantisation(parser)
     _add_measurement(parser)
@@ -110,25 +105,8 @@ def run(options: argparse.Namespace) -> None:
 
 def _add_quantisation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("quantisation")
-    group.add_argument("--recipe", default="default", help=f"one of {', '.join(fxquant.recipes())} (%(default)s)")
-    group.add_argument(
-        "--option",
-        type=recipe_option,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the recipe, such as published=true; repeatable, see fxquant recipes",
-    )
-    group.add_argument("--w-bits", type=int, default=8, metavar="N", help="bits of weights, 2 to 8 (%(default)s)")
-    group.add_argument("--a-bits", type=int, default=8, metavar="N", help="bits of activations, 2 to 8 (%(default)s)")
-    group.add_argument("--calib", type=positive, default=32, metavar="N", help="calibration images (%(default)s)")
-    group.add_argument(
-        "--memory", type=gibibytes, metavar="GIB", help="that a search for scales may hold; the rest goes to disk (2)"
-    )
+    add_recipe_options(group)
     group.add_argument("--target", choices=("int8", "fake"), default="int8", help="integer products or simulation")
-    group.add_argument("--no-patch-embed", action="store_true", help="leave the patch embedding float")
-    group.add_argument("--no-head", action="store_true", help="leave the classifier head float")
-    group.add_argument("--attention", action="store_true", help="quantise the products inside attention as well")
     group.add_argument("--strict", action="store_true", help="fail where anything asked for stays float")
 
 
@@ -146,8 +124,7 @@ def _add_measurement(parser: argparse.ArgumentParser) -> None:
 
 def _resolve(options: argparse.Namespace) -> _Setting:
     """Check and load everything, what is quickest to refuse first."""
-    recipe_options = collect_options([*options.option, *_switches(options)])
-    config = fxquant.recipe(options.recipe, options.w_bits, options.a_bits, **recipe_options)
+    config, recipe_options = resolve_recipe(options)
     tree = read_image_tree(options.data, options.class_map)
     calibration, evaluation = draw_images(tree, options.calib, options.limit, options.seed)
     source = build_timm_model(
@@ -169,12 +146,6 @@ def _resolve(options: argparse.Namespace) -> _Setting:
         ImageBatches(calibration, *loading),
         ImageBatches(evaluation, *loading),
     )
-
-
-def _switches(options: argparse.Namespace) -> list[tuple[str, bool]]:
-    """Return the products that were switched; the others are left to the recipe."""
-    given = {"patch_embed": not options.no_patch_embed, "head": not options.no_head, "attention": options.attention}
-    return [(name, value) for name, value in given.items() if value == (name == "attention")]
 
 
 def _describe(options: argparse.Namespace, setting: _Setting) -> dict[str, str]:

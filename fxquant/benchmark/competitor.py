@@ -1,0 +1,82 @@
+"""What the benchmark wants of an engine: a call to time, its output, and proof of what it computed with."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fxquant.benchmark.subject import Subject
+
+# Attention stays float in most int8 engines and is up to a third of the products.
+LEAST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """
+    What an engine's own graph or profile says that it ran.
+
+    products: number of matrix products by the dtype they multiply. kernels: the same by kernel and dtype.
+    """
+
+    products: Mapping[str, int]
+    kernels: Mapping[str, int]
+
+    @classmethod
+    def of(cls, found: Iterable[tuple[str, str]]) -> Evidence:
+        """Count pairs of kernel and dtype, one per matrix product."""
+        pairs = list(found)
+        return cls(Counter(dtype for _, dtype in pairs), Counter(f"{kernel} {dtype}" for kernel, dtype in pairs))
+
+    @property
+    def total(self) -> int:
+        """Number of matrix products."""
+        return sum(self.products.values())
+
+    def objection(self, precision: str) -> str | None:
+        """Say why this is no run in `precision`, such as "int8"; None where at least half of the products were."""
+        count = self.products.get(precision, 0)
+        if self.total and count >= LEAST_SHARE * self.total:
+            return None
+        ran = ", ".join(f"{kernel} x{number}" for kernel, number in self.kernels.items()) or "no matrix product found"
+        return f"not {precision}: {count} of {self.total} products; it ran {ran}"
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """
+    A model built for one batch of images.
+
+    run: one call, without copying results off the device. output: the logits ``(B, N)``, float32 on the CPU. evidence: looks
+    at what ran; called after `run`.
+    """
+
+    run: Callable[[], Any]
+    output: Callable[[], Tensor]
+    evidence: Callable[[], Evidence]
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """
+    One way to run a model.
+
+    precision: the dtype that most of its products must have, or it is not what its name says. needs: what it imports
+    beyond fxquant. devices: types of device it runs on.
+    """
+
+    name: str
+    summary: str
+    precision: str
+    build: Callable[[Subject, Tensor], Engine]
+    needs: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+    def missing(self) -> list[str]:
+        """Return the packages it needs that are not installed."""
+        return [name for name in self.needs if importlib.util.find_spec(name) is None]

@@ -1,0 +1,37 @@
+"""The int8 model of fxquant, beside float32 and beside bfloat16."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+import fxquant
+from fxquant.benchmark.competitor import Competitor, Engine
+from fxquant.benchmark.subject import Subject
+from fxquant.benchmark.torch_engine import torch_engine
+
+
+def build_fxquant(subject: Subject, images: Tensor, *, dtype: torch.dtype, compiled: bool = False) -> Engine:
+    """Return the converted model that computes what is not int8 in `dtype`."""
+    gm = subject.quantized(dtype)
+    return torch_engine(fxquant.compile(gm) if compiled else gm, images.to(device=subject.device, dtype=dtype))
+
+
+FXQUANT = Competitor("fxquant", "int8, rest float32, eager", "int8", partial(build_fxquant, dtype=torch.float32))
+FXQUANT_COMPILE = Competitor(
+    "fxquant-compile",
+    "int8, rest float32, fxquant.compile",
+    "int8",
+    partial(build_fxquant, dtype=torch.float32, compiled=True),
+)
+FXQUANT_BF16 = Competitor(
+    "fxquant-bf16", "int8, rest bfloat16, eager", "int8", partial(build_fxquant, dtype=torch.bfloat16)
+)
+FXQUANT_BF16_COMPILE = Competitor(
+    "fxquant-bf16-compile",
+    "int8, rest bfloat16, fxquant.compile",
+    "int8",
+    partial(build_fxquant, dtype=torch.bfloat16, compiled=True),
+)

@@ -1,0 +1,54 @@
+"""Which kernel runs each product of an int8 graph, products of the same kind in one line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+import fxquant
+from fxquant.report import ProductReport
+
+
+@dataclass(frozen=True)
+class KernelLine:
+    """
+    Products that one kernel runs. name: of the products, with * for the numbers that differ. macs: sum for one batch.
+
+    reason: why they stay float, None where they are int8.
+    """
+
+    name: str
+    product: str
+    kernel: str
+    int8: bool
+    count: int
+    macs: int
+    reason: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all fields."""
+        return dict(vars(self))
+
+
+def list_kernels(gm: fx.GraphModule, compiled: bool) -> list[KernelLine]:
+    """Return the products of a converted graph as it runs on its device, eagerly or under `fxquant.compile`."""
+    model: nn.Module = fxquant.compile(gm) if compiled else gm
+    # What only torch.compile was applied to keeps the kernels of the graph.
+    return group_products(fxquant.report(model if hasattr(model, "graph_module") else gm))
+
+
+def group_products(products: Iterable[ProductReport]) -> list[KernelLine]:
+    """Join the products that differ in the numbers of their names alone, in the order of the graph."""
+    lines: dict[tuple[Any, ...], list[int]] = {}
+    for record in products:
+        name = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", record.name)
+        key = (name, record.product, record.kernel, record.int8, None if record.int8 else record.reason or "float")
+        lines.setdefault(key, []).append(record.macs or 0)
+    return [
+        KernelLine(name, product, kernel, int8, len(macs), sum(macs), reason)
+        for (name, product, kernel, int8, reason), macs in lines.items()
+    ]

@@ -1,0 +1,54 @@
+"""How much memory a call takes, on a GPU exactly, on a Linux processor from what the kernel says of the process."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def held_bytes(device: torch.device) -> int | None:
+    """Return what the process holds now: allocated on a GPU, resident on a processor; None where that cannot be told."""
+    gc.collect()
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    _trim()
+    return _status("VmRSS")
+
+
+def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
+    """Return the most that the process holds during one call of `run`; None where that cannot be told."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        return torch.cuda.max_memory_allocated(device)
+    gc.collect()
+    _trim()
+    try:
+        _CLEAR.write_text("5")  # the peak starts again from what is resident now: man 5 proc
+    except OSError:
+        return None
+    run()
+    return _status("VmHWM")
+
+
+def _trim() -> None:
+    """Give the memory that was freed back to the system, so that it is not counted."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):  # not glibc
+        return
+
+
+def _status(key: str) -> int | None:
+    try:
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)

@@ -1,0 +1,143 @@
+"""Where the time of a graph goes: to products, which int8 helps, or to what it cannot help."""
+
+from __future__ import annotations
+
+import operator
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+
+class OpClass(str, Enum):
+    """What a node is for."""
+
+    PRODUCTS = "products"
+    QUANTISE = "quantise"
+    NORMALISATION = "normalisation"
+    ACTIVATION = "activation"
+    ATTENTION = "attention"
+    REST = "rest"
+
+
+# The name of a node's function or method -> its class. An operator that fuses several belongs to the one it is named after
+# here; whatever is not named is the rest.
+CLASSES: dict[OpClass, tuple[str, ...]] = {
+    OpClass.PRODUCTS: (
+        *("linear", "conv2d", "conv1d", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum"),
+        *("int8_linear", "int8_linear_twin", "int8_matmul", "int8_matmul_twin", "onednn_linear"),
+        *("int8_linear_add", "int8_linear_gelu_quantize", "int8_linear_twin_add", "int8_linear_gelu_quantize_twin"),
+        "cpu_gemm",
+    ),
+    OpClass.QUANTISE: (
+        *("quantize", "dequantize", "quantize_twin", "dequantize_twin", "fake_quantize_summed_twin"),
+        *("add_noise", "denoise_bias", "pack_twin", "unpack_twin", "cpu_quantize"),
+    ),
+    OpClass.NORMALISATION: (
+        *("layer_norm", "layer_norm_quantize", "cpu_layer_norm_quantize"),
+        *("rms_norm", "batch_norm", "group_norm", "instance_norm", "normalize"),
+    ),
+    OpClass.ACTIVATION: (
+        *("gelu", "gelu_quantize", "silu", "relu", "relu6", "sigmoid", "tanh", "hardswish", "quick_gelu", "glu"),
+    ),
+    # The products inside a fused attention kernel count as attention: int8 does not reach them.
+    OpClass.ATTENTION: (
+        "softmax",
+        "log_softmax",
+        "scaled_dot_product_attention",
+        "attention",
+        "attention_quantize",
+        "cpu_attention",
+    ),
+}
+_CLASS_OF = {name: op_class for op_class, names in CLASSES.items() for name in names}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Seconds per call by class, and by operator within it, slowest first."""
+
+    seconds: Mapping[OpClass, float]
+    operators: Mapping[OpClass, Mapping[str, float]]
+
+    @property
+    def total(self) -> float:
+        """Seconds of all nodes together."""
+        return sum(self.seconds.values())
+
+    def share(self, op_class: OpClass) -> float:
+        """Return the part of the total that a class takes, 0..1."""
+        return self.seconds[op_class] / self.total if self.total else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return milliseconds and shares by class."""
+        return {
+            op_class.value: {
+                "ms": round(seconds * 1e3, 4),
+                "share": round(self.share(op_class), 4),
+                "operators_ms": {name: round(s * 1e3, 4) for name, s in self.operators[op_class].items()},
+            }
+            for op_class, seconds in self.seconds.items()
+        }
+
+
+def classify(node: fx.Node) -> OpClass:
+    """Return the class of a node by what it calls."""
+    return _CLASS_OF.get(operator_name(node), OpClass.REST)
+
+
+def operator_name(node: fx.Node) -> str:
+    """Return the name of the function or method that a node calls, without the overload of an ATen operator."""
+    if node.op == "call_function":
+        name = str(getattr(node.target, "__name__", node.target))
+        return name if node.target in vars(operator).values() else name.partition(".")[0]
+    return str(node.target) if node.op == "call_method" else node.op
+
+
+def profile_graph(gm: fx.GraphModule, images: Tensor, rounds: int = 5) -> Profile:
+    """
+    Run the graph node by node, `rounds` times after a first one that is not counted, and return medians.
+
+    It is the eager graph that is timed: a compiler fuses much of what is not a product, which the shares here show as the
+    most that there is to gain. Where there is an accelerator it is synchronised after each node.
+    """
+    clock = _Clock(gm)
+    with torch.no_grad():
+        for _ in range(rounds + 1):
+            clock.run(images)
+    medians = ((node, statistics.median(measured[1:])) for node, measured in clock.seconds.items())
+    return collect_profile((classify(node), operator_name(node), median) for node, median in medians)
+
+
+def collect_profile(found: Iterable[tuple[OpClass, str, float]]) -> Profile:
+    """Add up triples of class, operator and seconds."""
+    seconds: dict[OpClass, float] = dict.fromkeys(OpClass, 0.0)
+    operators: dict[OpClass, dict[str, float]] = {op_class: defaultdict(float) for op_class in OpClass}
+    for op_class, name, spent in found:
+        seconds[op_class] += spent
+        operators[op_class][name] += spent
+    ordered = {c: dict(sorted(inner.items(), key=lambda item: -item[1])) for c, inner in operators.items()}
+    return Profile(seconds, ordered)
+
+
+class _Clock(fx.Interpreter):
+    """Run a graph and note the seconds of each node that computes something."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm)
+        self.seconds: dict[fx.Node, list[float]] = defaultdict(list)
+
+    def run_node(self, n: fx.Node) -> Any:
+        start = time.perf_counter()
+        result = super().run_node(n)
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        if n.op.startswith("call_"):
+            self.seconds[n].append(time.perf_counter() - start)
+        return result

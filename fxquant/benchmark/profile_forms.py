@@ -1,0 +1,44 @@
+"""The profiles that ``fxquant bench --profile`` shows: int8 and bfloat16, eager and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import fxquant
+from fxquant.benchmark.profile import Profile, profile_graph
+from fxquant.benchmark.profile_compiled import profile_compiled
+from fxquant.benchmark.subject import Subject
+
+
+def profile_forms(subject: Subject, images: Tensor, rounds: int = 5) -> dict[str, Profile | str]:
+    """
+    Return the profiles of the int8 model beside float32 and of the bfloat16 model, by the competitor's name.
+
+    images: float32 ``(B, C, H, W)``. A form that cannot be compiled here has the reason in the place of a profile.
+    """
+    plain = images.to(subject.device)
+    brain = plain.to(torch.bfloat16)
+
+    def compiled_bfloat16() -> Callable[[Tensor], Tensor]:
+        return torch.compile(subject.model(torch.bfloat16))
+
+    def compiled_int8() -> Callable[[Tensor], Tensor]:
+        return fxquant.compile(subject.quantized())
+
+    float_graph = fxquant.trace(subject.model(torch.bfloat16), brain)
+    return {
+        "fxquant": profile_graph(subject.quantized(), plain, rounds),
+        "fxquant-compile": _try_compiled(compiled_int8, plain, rounds),
+        "bf16": profile_graph(float_graph, brain, rounds),
+        "bf16-compile": _try_compiled(compiled_bfloat16, brain, rounds),
+    }
+
+
+def _try_compiled(build: Callable[[], Callable[[Tensor], Tensor]], images: Tensor, rounds: int) -> Profile | str:
+    try:
+        return profile_compiled(build, images, rounds)
+    except Exception as error:  # dynamo and its backends wrap any exception in many ways
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,0 +1,229 @@
+"""``fxquant bench MODEL``: latency, throughput and memory of the int8 model beside what else could run the model."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxquant.benchmark.competitors import BASELINE, COMPETITORS
+from fxquant.benchmark.kernels import KernelLine, list_kernels
+from fxquant.benchmark.profile import Profile
+from fxquant.benchmark.profile_forms import profile_forms
+from fxquant.benchmark.run import WARM_UP, Outcome, run_batch, select_competitors
+from fxquant.benchmark.subject import Subject
+from fxquant.cli.arguments import (
+    add_model_options,
+    add_recipe_options,
+    add_run_options,
+    format_value,
+    positive,
+    resolve_device,
+    resolve_recipe,
+    start_run,
+)
+from fxquant.cli.models import TimmModel, build_timm_model
+from fxquant.cli.output import format_table, print_facts, write_json
+from fxquant.data import resolve_data_config
+from fxquant.environment import describe_environment
+
+DESCRIPTION = """
+Time a timm model on random images: fxquant's int8 beside float32, bfloat16 and other int8 engines, all in interleaved rounds.
+Each engine is first checked: that it computes in the precision its name says, and what the float model computes. Engines that
+are not installed are skipped; pip install 'fxquant[bench]' installs them.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """Everything that the command found out."""
+
+    batches: dict[int, list[Outcome]]
+    load: dict[int, float]  # processes that wanted to run: near the number of threads if alone
+    kernels: list[KernelLine]
+    profiles: dict[int, dict[str, Profile | str]]
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser("bench", help="time a timm model and its competitors", description=DESCRIPTION)
+    parser.set_defaults(run=run)
+    add_model_options(parser)
+    add_recipe_options(parser.add_argument_group("quantisation"))
+    group = parser.add_argument_group("measurement")
+    group.add_argument("--batch", type=positive, nargs="+", default=[1, 8], metavar="N", help="batch sizes (1 8)")
+    group.add_argument("--rounds", type=positive, default=31, metavar="N", help="timed calls of each (%(default)s)")
+    names = ", ".join(competitor.name for competitor in COMPETITORS)
+    group.add_argument(
+        "--competitors",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help=f"only these, and always {BASELINE.name}; all: {names}",
+    )
+    group.add_argument("--profile", action="store_true", help="also say what the time goes to, eager and compiled")
+    group.add_argument("--device", default="cpu", help="such as cpu or cuda (%(default)s)")
+    add_run_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure every batch size; print tables as they are ready and write the JSON file."""
+    start_run(options)
+    competitors = select_competitors(options.competitors)
+    config, recipe_options = resolve_recipe(options)
+    device = resolve_device(options.device)
+    source = build_timm_model(
+        options.model,
+        pretrained=options.pretrained,
+        checkpoint=options.checkpoint,
+        num_classes=options.num_classes,
+        img_size=options.img_size,
+    )
+    size = tuple(resolve_data_config(source.model, options.img_size)["input_size"])
+    random = torch.Generator().manual_seed(options.seed)
+    calibration = torch.randn(options.calib, *size, generator=random)
+    subject = Subject(source.model, calibration, config, device=device, seed=options.seed, memory=options.memory)
+    print_facts(_describe(options, source, size))
+    measured = _Measured({}, {}, [], {})
+    for batch in dict.fromkeys(options.batch):
+        images = torch.randn(batch, *size, generator=random)
+        _measure_batch(subject, images, competitors, options, measured)
+    _list_kernels(subject, measured)
+    if options.json:
+        write_json(options.json, _as_json(options, source, size, recipe_options, measured))
+
+
+def _measure_batch(
+    subject: Subject, images: Tensor, competitors: Sequence[Any], options: argparse.Namespace, measured: _Measured
+) -> None:
+    batch = len(images)
+    outcomes = run_batch(subject, images, competitors, options.rounds, f"batch {batch}")
+    measured.batches[batch], measured.load[batch] = outcomes, round(os.getloadavg()[0], 1)
+    print(f"\nbatch {batch}\n{format_outcomes(outcomes, batch)}", flush=True)
+    for outcome in outcomes:
+        if outcome.reason:
+            print(f"{outcome.name}: {outcome.reason}", flush=True)
+    if options.profile:
+        measured.profiles[batch] = profile_forms(subject, images)
+        for name, profile in measured.profiles[batch].items():
+            shown = profile if isinstance(profile, str) else format_profile(profile)
+            print(f"\nwhere the time goes: {name}, batch {batch}\n{shown}", flush=True)
+
+
+def _list_kernels(subject: Subject, measured: _Measured) -> None:
+    """Print the kernels of the fastest kind of fxquant model that was measured."""
+    ran = {o.name for outcomes in measured.batches.values() for o in outcomes if o.timing}
+    compiled = bool(ran & {"fxquant-compile", "fxquant-bf16-compile"})
+    if compiled or ran & {"fxquant", "fxquant-bf16"}:
+        measured.kernels.extend(list_kernels(subject.quantized(), compiled))
+        how = "fxquant.compile" if compiled else "eager"
+        print(f"\nproducts of the int8 model, {how}\n{format_kernels(measured.kernels)}")
+
+
+def format_outcomes(outcomes: Sequence[Outcome], batch: int) -> str:
+    """Return the table of one batch size; a competitor without a time has an empty line."""
+    header = ["", "p50 ms", "p95 ms", "images/s", f"x {BASELINE.name}", "memory MB", "int8 products", "SQNR dB"]
+    lines = []
+    for outcome in outcomes:
+        timing, evidence = outcome.timing, outcome.evidence
+        cells = ["", "", ""]
+        if timing:
+            cells = [f"{timing.median * 1e3:.2f}", f"{timing.percentile(95) * 1e3:.2f}", f"{batch / timing.median:.1f}"]
+        cells.append(f"{outcome.speedup:.2f}" if outcome.speedup else "")
+        cells.append(f"{outcome.memory / 1e6:.0f}" if outcome.memory is not None else "")
+        cells.append(f"{evidence.products.get('int8', 0)}/{evidence.total}" if evidence else "")
+        cells.append(f"{outcome.agreement.sqnr:.1f}" if outcome.agreement else outcome.status.value)
+        lines.append([outcome.name, *cells])
+    return format_table(header, lines)
+
+
+def format_kernels(kernels: Sequence[KernelLine]) -> str:
+    """Return the table of products and their kernels."""
+    total = sum(line.macs for line in kernels)
+    rows = [
+        [
+            f"{line.name} x{line.count}",
+            f"{line.macs / total:.1%}" if total else "?",
+            line.kernel,
+            "int8" if line.int8 else f"float: {line.reason}",
+        ]
+        for line in kernels
+    ]
+    return format_table(["", "MACs", "kernel", "runs on"], rows, text=(0, 2, 3))
+
+
+def format_profile(profile: Profile) -> str:
+    """Return the table of classes, with the slowest operators of each."""
+    rows = []
+    for op_class, seconds in profile.seconds.items():
+        slowest = [f"{_short(name)} {s * 1e3:.2f}" for name, s in list(profile.operators[op_class].items())[:3] if s]
+        rows.append([op_class.value, f"{seconds * 1e3:.2f}", f"{profile.share(op_class):.1%}", ", ".join(slowest)])
+    return format_table(["", "ms", "share", "slowest, ms"], rows, text=(0, 3))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 40 else f"{name[:37]}..."
+
+
+def _profiles_as_json(profiles: dict[str, Profile | str]) -> dict[str, Any] | None:
+    return {name: {"failed": p} if isinstance(p, str) else p.as_json() for name, p in profiles.items()} or None
+
+
+def _describe(options: argparse.Namespace, source: TimmModel, size: tuple[int, ...]) -> dict[str, str]:
+    environment = describe_environment()
+    parameters = sum(p.numel() for p in source.model.parameters())
+    given = "".join(f", {name}={format_value(value)}" for name, value in options.option)
+    engines = ", ".join(f"{name} {version}" for name, version in environment["engines"].items())
+    return {
+        "model": f"{source.name}, {parameters / 1e6:.1f} M parameters, on {options.device}",
+        "weights": source.weights,
+        "input": f"{'x'.join(map(str, size))}, random, seed {options.seed}",
+        "quantise": f"recipe {options.recipe}{given}, W{options.w_bits}A{options.a_bits}, {options.calib} random images",
+        "processor": f"{environment['processor']}, {environment['threads']} of {environment['cores']} cores, "
+        f"{' '.join(environment['features']) or environment['cpu_capability']}",
+        "gpu": environment["gpu"] or "none",
+        "versions": f"torch {environment['torch']}, timm {environment['timm']}{', ' if engines else ''}{engines}",
+        "timing": f"one call of each engine per round, {options.rounds} rounds; {WARM_UP} calls to warm up, one before each "
+        "timed call",
+    }
+
+
+def _as_json(
+    options: argparse.Namespace,
+    source: TimmModel,
+    size: tuple[int, ...],
+    recipe_options: dict[str, Any],
+    measured: _Measured,
+) -> dict[str, Any]:
+    arguments = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items() if key != "run"}
+    return {
+        "command": "bench",
+        "arguments": arguments,
+        "model": {"name": source.name, "weights": source.weights, "input_size": list(size)},
+        "recipe": {
+            "name": options.recipe,
+            "options": recipe_options,
+            "w_bits": options.w_bits,
+            "a_bits": options.a_bits,
+        },
+        "baseline": BASELINE.name,
+        "rounds": options.rounds,
+        "warm_up_calls": WARM_UP,
+        "batches": [
+            {
+                "batch": batch,
+                "load": measured.load[batch],
+                "results": [outcome.as_json(batch) for outcome in outcomes],
+                "profile": _profiles_as_json(measured.profiles.get(batch, {})),
+            }
+            for batch, outcomes in measured.batches.items()
+        ],
+        "products": [line.as_json() for line in measured.kernels],
+        "environment": describe_environment(),
+    }
