@@ -8,6 +8,7 @@
 namespace fxquant {
 
 constexpr int64_t QUERIES = 6;   // rows of one tile
+constexpr int64_t LEAST_QUERIES = 48;  // worth packing keys and values for once more
 constexpr int64_t WIDE = 4;      // registers of one tile, across
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }

@@ -141,6 +141,20 @@ inline void finish(const Epilogue& e, const int32_t* sums, const int32_t* below,
   }
 }
 
+// Ask for the rows that a tile will add and write while its products are still being summed.
+template <typename T>
+inline void prefetch(const Epilogue& e, int64_t row, int64_t rows, int64_t column, int64_t columns) {
+  constexpr int64_t LINE = 64;
+  const int64_t width = e.quantizer != nullptr ? 1 : sizeof(T);
+  for (int64_t i = row; i < row + rows; ++i) {
+    const int64_t at = i * e.outputs + column;
+    for (int64_t byte = 0; byte < columns * width; byte += LINE) __builtin_prefetch(static_cast<char*>(e.out) + at * width + byte, 1);
+    if (e.residual == nullptr) continue;
+    for (int64_t byte = 0; byte < columns * static_cast<int64_t>(sizeof(T)); byte += LINE)
+      __builtin_prefetch(static_cast<const char*>(e.residual) + at * sizeof(T) + byte);
+  }
+}
+
 // One block of rows times one panel.
 template <typename T, bool TWIN_INPUT>
 void gemm_block(const int8_t* codes, const int8_t* packed, int64_t depth, int64_t first, int64_t last, int64_t column,
@@ -152,6 +166,7 @@ void gemm_block(const int8_t* codes, const int8_t* packed, int64_t depth, int64_
   for (int64_t row = first; row < last; row += TILE_ROWS) {
     const int64_t rows = std::min(TILE_ROWS, last - row);
     const int8_t* tile = codes + row * depth;
+    prefetch<T>(e, row, rows, column, columns);
     if constexpr (TWIN_INPUT) {
       multiply_tile<Codes::POSITIVE>(rows, vectors, tile, depth, panel, depth, zeros, sums);
       multiply_tile<Codes::NEGATIVE>(rows, vectors, tile, depth, panel, depth, zeros, below);

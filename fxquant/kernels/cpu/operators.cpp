@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <tuple>
@@ -164,14 +165,19 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale, con
   const auto rows = [](const Tensor& t, int64_t b, int64_t h) {
     return Rows<T>{pointer<T>(t) + b * t.stride(0) + h * t.stride(1), t.stride(2)};
   };
-  torch::stable::parallel_for(0, batch * heads, 1, [&](int64_t begin, int64_t end) {
+  // Fewer heads than keep all threads busy: their queries come in several parts.
+  const int64_t threads = torch::stable::get_num_threads(), most = (queries + LEAST_QUERIES - 1) / LEAST_QUERIES;
+  const int64_t parts = batch * heads % threads == 0 ? 1 : std::clamp<int64_t>(4 * threads / (batch * heads), 1, most);
+  const int64_t part = round_up((queries + parts - 1) / parts, QUERIES);
+  torch::stable::parallel_for(0, batch * heads * parts, 1, [&](int64_t begin, int64_t end) {
     Head<Dot> head(keys, depth);
     float inverse[QUERIES];
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / heads, h = task % heads;
-      head.pack(rows(k, b, h), rows(v, b, h));
-      for (int64_t first = 0; first < queries; first += QUERIES) {
-        const int64_t count = std::min(QUERIES, queries - first);
+      const int64_t b = task / parts / heads, h = task / parts % heads;
+      if (task == begin || task % parts == 0) head.pack(rows(k, b, h), rows(v, b, h));
+      const int64_t last = std::min(queries, (task % parts + 1) * part);
+      for (int64_t first = task % parts * part; first < last; first += QUERIES) {
+        const int64_t count = std::min(QUERIES, last - first);
         head.attend(rows(q, b, h), first, count, static_cast<float>(scale), biases ? biases + h * biased : nullptr,
                     masks ? masks + b % windows * queries * keys : nullptr, inverse);
         for (int64_t i = 0; i < count; ++i)
