@@ -1,8 +1,8 @@
 """
 How close an int8 ViT is to the time that its matrix products alone would take.
 
-The limit is the number of operations of all products that run on int8, at the best rate that `torch._int_mm` reaches on any of
-their shapes in the same interleaved run.
+The limit is the number of operations of all linear layers that run on int8, at the best rate that `torch._int_mm` reaches on
+any of their shapes in the same interleaved run.
 
     python bench/gemm_limit.py [--model vit_base_patch16_224] [--batch 8] [--threads 2]   # bench/results/gemm_limit.json
 """

@@ -119,15 +119,15 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
     _expect(prepared, Stage.PREPARED, "convert", "a graph from fxquant.prepare that was calibrated")
     inputs = _recorded_inputs(prepared)
     # Most weights end as int8: the copy shares them with the prepared model until it is known which stay.
-    shared = {id(t): t for t in (*prepared.parameters(), *prepared.buffers())}
-    gm = copy.deepcopy(prepared, dict(shared))
+    shared = (*prepared.parameters(), *prepared.buffers())
+    gm = copy.deepcopy(prepared, {id(t): t for t in shared})
     propagate_shapes(gm, inputs)
     gm = pipeline.run(gm, pipeline.CONVERT, Stage.QUANTISED)
     if target == "int8":
         gm = pipeline.run(gm, pipeline.LOWER, Stage.LOWERED)
         propagate_shapes(gm, inputs)
         gm = pipeline.run(gm, pipeline.FUSE, Stage.LOWERED)
-    own_tensors(gm, set(shared))
+    own_tensors(gm, shared)
     propagate_shapes(gm, inputs)
     if strict:
         _refuse_float(gm, target)
@@ -175,10 +175,11 @@ def compile(
     backend: "auto" runs a model converted to int8 on the kernels made for the device: on x86 processors with AVX512-VNNI those
     of `fxquant.kernels.cpu`, or oneDNN's where it measures faster; on CUDA those of `fxquant.kernels.triton`. "aten" uses
     nothing but torch's own operators, `torch._int_mm` among them. On a CPU weights are packed here: weights that change later
-    are not seen. example_inputs: on CUDA, a batch of the size that will run; layers that int8 makes slower there go back to
-    float. `fxquant.report` of the result tells what runs on which kernel and why.
+    are not seen. example_inputs: a batch of the size that will run, where that is not the size that calibrated the model; it
+    decides what is measured. On CUDA, layers that int8 makes slower at that size then go back to float. `fxquant.report` of the
+    result tells what runs on which kernel and why.
 
-    Raises `ConfigError` for any other backend.
+    Raises `ConfigError` for any other backend, `UnsupportedGraphError` for what is no graph.
     """
     inputs = None if example_inputs is None else tracing.tensor_arguments(example_inputs)
     return compile_graph(gm, backend, inputs)

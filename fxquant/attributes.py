@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -85,14 +85,20 @@ def prune(gm: fx.GraphModule) -> None:
     _drop_plain_tensors(gm, targets)
 
 
-def own_tensors(gm: fx.GraphModule, shared: set[int]) -> None:
-    """Replace the parameters and buffers whose `id` is in `shared` by copies; those that were one tensor stay one."""
+def own_tensors(gm: fx.GraphModule, shared: Iterable[Tensor]) -> None:
+    """Replace the parameters and buffers that lie in the memory of `shared` tensors by copies; what was one stays one."""
+    storages = {t.untyped_storage().data_ptr() for t in shared}
     copies: dict[int, Tensor] = {}
     for module in gm.modules():
         for store in (module._parameters, module._buffers):
             for name, value in store.items():
-                if value is not None and id(value) in shared:
-                    store[name] = copies.setdefault(id(value), copy.deepcopy(value))  # type: ignore[assignment]
+                if value is not None and value.untyped_storage().data_ptr() in storages:
+                    if id(value) not in copies:
+                        own = value.detach().clone()
+                        copies[id(value)] = (
+                            nn.Parameter(own, value.requires_grad) if name in module._parameters else own
+                        )
+                    store[name] = copies[id(value)]  # type: ignore[assignment]
 
 
 def _drop_plain_tensors(gm: fx.GraphModule, targets: set[str]) -> None:

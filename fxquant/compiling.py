@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
 
 from fxquant import kernels, pipeline
-from fxquant.errors import ConfigError
+from fxquant.errors import ConfigError, UnsupportedGraphError
 from fxquant.kernels import cpu, triton, use_backend
 from fxquant.kernels.cpu.choose import all_linear_sites, sites_for_onednn
 from fxquant.ops.onednn_linear import is_available as has_onednn
+from fxquant.shapes import propagate_shapes
 from fxquant.spec import Stage, stage_of
 
 
@@ -21,10 +23,14 @@ def compile_graph(gm: fx.GraphModule, backend: str, example_inputs: Sequence[Any
     """Return `gm` compiled; an int8 model runs on the kernels made for the device, unless `backend` is "aten"."""
     if backend not in kernels.BACKENDS:
         raise ConfigError(f"unknown backend {backend!r}: expected one of {', '.join(map(repr, kernels.BACKENDS))}")
+    if not isinstance(gm, fx.GraphModule):
+        raise UnsupportedGraphError(f"compile expected a graph that fxquant made, found a {type(gm).__name__}")
     device, onednn = _device(gm), frozenset[str]()
     mode = "max-autotune" if device == "cuda" else None
     if stage_of(gm) is Stage.LOWERED and backend == "auto":
         gm = _copied(gm)
+        if example_inputs is not None:
+            propagate_shapes(gm, example_inputs)
         if device == "cpu":
             own = cpu.is_available()
             onednn = sites_for_onednn(gm) if own else all_linear_sites(gm) if has_onednn() else onednn
@@ -48,12 +54,15 @@ class CompiledGraph(nn.Module):
         super().__init__()
         self.graph_module = graph_module
         self.backend = backend
+        self.mode = mode
         self.freeze = freeze
         self.compiled = torch.compile(graph_module, mode=mode)
 
     def forward(self, *args: Any) -> Any:
         """Run the compiled graph."""
         with torch.no_grad(), use_backend(self.backend):
+            if self.mode is not None:  # it records CUDA graphs, whose outputs the next call overwrites
+                return tree_map_only(Tensor, torch.clone, self.compiled(*args))
             if not self.freeze:
                 return self.compiled(*args)
             import torch._inductor.config as inductor

@@ -15,22 +15,23 @@ from fxquant.ops.onednn_linear import onednn_linear
 CPU_KERNELS = "fxquant AVX512"
 
 
-def kernel_of(node: fx.Node) -> str:
-    """Return the name of what computes a product, eagerly, on the device that the graph is on."""
+def kernel_of(node: fx.Node, backend: str) -> str:
+    """Return the name of what computes a product on the device that the graph is on; backend: see `fxquant.compile`."""
     if runs_on_cpu_kernel(node):
         return CPU_KERNELS
     if node.target is onednn_linear:
         return "oneDNN qlinear_pointwise"
-    devices = {tensor_of(a).device.type for a in node.all_input_nodes if a.op == "get_attr"}
+    devices = {tensor_of(a).device for a in node.all_input_nodes if a.op == "get_attr"} if backend == "auto" else set()
+    kind = {device.type for device in devices}
     fused = node.target is attention_quantize
     if not fused and node.target not in lowering.INT8_PRODUCTS:
         return f"torch {getattr(node.target, '__name__', node.target)}"
-    if devices == {"cpu"} and _fits_cpu(node) and cpu.is_available():
+    if kind == {"cpu"} and _fits_cpu(node) and cpu.expected_obstacle() is None:
         return CPU_KERNELS
-    if devices == {"cuda"} and not fused and triton.obstacle(0) is None:
+    if kind == {"cuda"} and not fused and triton.obstacle(next(iter(devices)).index or 0) is None:
         return "Triton"
     if fused:
-        return "torch matmul, softmax, matmul"
+        return "torch scaled_dot_product_attention"
     return "torch._int_mm" if node.target in lowering.INT8_LINEARS else "torch bmm or _int_mm"
 
 

@@ -16,6 +16,7 @@ from fxquant.attributes import tensor_of
 from fxquant.dataflow import PRODUCTS
 from fxquant.errors import UnsupportedGraphError
 from fxquant.kernel_names import kernel_of, runs_on_cpu_kernel
+from fxquant.kernels import chosen_backend
 from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.meta import Operand, Record, module_path, record_of
 from fxquant.ops import (
@@ -136,16 +137,17 @@ def report(gm: nn.Module) -> Report:
 
     Raises `UnsupportedGraphError` for a module that is no graph.
     """
+    backend = getattr(gm, "backend", chosen_backend())
     gm = getattr(gm, "graph_module", gm)
     if not isinstance(gm, fx.GraphModule):
         raise UnsupportedGraphError(f"report expected a graph that fxquant made, found a {type(gm).__name__}")
     stage = stage_of(gm)
     nodes = [n for n in gm.graph.nodes if n.target in (*_INT8, *_FLOAT_PRODUCTS)]
     dtype = str(gm.meta.get("dtype", torch.float32)).removeprefix("torch.")
-    return Report(tuple(_product(n, stage) for n in nodes), stage.value if stage else "unknown", dtype)
+    return Report(tuple(_product(n, stage, str(backend)) for n in nodes), stage.value if stage else "unknown", dtype)
 
 
-def _product(node: fx.Node, stage: Stage | None) -> ProductReport:
+def _product(node: fx.Node, stage: Stage | None, backend: str) -> ProductReport:
     record = record_of(node)
     int8 = node.target in _INT8
     module = record.module if record else module_path(node)
@@ -159,7 +161,7 @@ def _product(node: fx.Node, stage: Stage | None) -> ProductReport:
         int8=int8,
         requested=record.requested if record else False,
         reason=None if int8 else _reason(node, record, stage),
-        kernel=kernel_of(node),
+        kernel=kernel_of(node, backend),
         searched_tokens=record.tokens if record else None,
     )
 

@@ -90,10 +90,15 @@ def sizes_of(gm: fx.GraphModule) -> Sizes | None:
     free = [(i, axis) for i, n in enumerate(inputs) for axis, size in enumerate(checked[n].args[1]) if size is None]
     # Twice, and one more than that: nothing but the batch itself grows like that.
     runs = [examples, *([_resized(t, 0, 2 * t.shape[0] + more) for t in examples] for more in (0, 1))]
-    for index, axis in free:
-        for more in _GROWTH if axis else ():
-            runs.append([_resized(t, axis, t.shape[axis] + more) if i == index else t for i, t in enumerate(examples)])
+    batch = int(examples[0].shape[0])
     accepted = [(int(run[0].shape[0]), numbers) for run in runs if (numbers := _numbers(gm, run)) is not None]
+    for index, axis in free:
+        size = examples[index].shape[axis]
+        grown = [
+            [_resized(t, axis, larger) if i == index else t for i, t in enumerate(examples)]
+            for larger in ((*(size + more for more in _GROWTH), 2 * size) if axis else ())
+        ]
+        accepted += [(batch, numbers) for run in grown if (numbers := _numbers(gm, run)) is not None]
     found = [numbers for _, numbers in accepted]
     sizes = Sizes(batches=tuple(batch for batch, _ in accepted))
     if len(set(sizes.batches)) < 3:

@@ -11,7 +11,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxquant.attributes import read_buffer, tensor_of
 from fxquant.kernels import cpu
 from fxquant.kernels.activation_table import gelu_table
-from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.kernels.cpu.operators import KERNELS, NO_QUANTIZER
 from fxquant.linear_site import linear_site
 from fxquant.lowering import INT8_LINEARS
 from fxquant.match import Call, Match
@@ -19,7 +19,6 @@ from fxquant.meta import record_of, set_record
 from fxquant.ops import attention_quantize, layer_norm_quantize, quantize, quantize_twin
 from fxquant.rewrite import Rule, rewrite
 
-_NO_QUANTIZER = (None, None, None, None, None, 0, 0)
 _FLOATS = (torch.float32, torch.bfloat16)
 
 
@@ -46,13 +45,15 @@ def _linear(graph: fx.Graph, m: Match) -> fx.Node | None:
     if depth is None or depth % 4 or site.dtype not in _FLOATS:
         return None
     packed, compensation = cpu.pack(weight, scale.shape[0], depth)
-    table = None if site.gelu is None else read_buffer(graph, f"{record.label}.gelu_table", gelu_table(site.gelu))
+    table = (
+        None if site.gelu is None else read_buffer(graph, f"{record.label}.gelu_table", gelu_table(site.gelu).clone())
+    )
     arguments = (
         site.codes,
         read_buffer(graph, f"{record.label}.weight_packed", packed),
         read_buffer(graph, f"{record.label}.compensation", compensation),
         *(site.scale, site.low, site.bias, table, site.residual),
-        *(site.quantizer or _NO_QUANTIZER),
+        *(site.quantizer or NO_QUANTIZER),
         site.dtype is torch.bfloat16,
     )
     new = graph.call_function(KERNELS.cpu_gemm.default, arguments)

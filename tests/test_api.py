@@ -259,3 +259,14 @@ def test_examples_that_are_not_what_the_model_takes(example: Any, reason: str) -
         fxquant.trace(module_of(_scaled), example)
     with pytest.raises(InputError, match="too many positional arguments"):
         fxquant.trace(VIT, (images(), None, None, None))
+
+
+def test_a_converted_model_lives_on_memory_of_its_own() -> None:
+    model = small_swin()
+    prepared = fxquant.prepare(model, fxquant.recipe("minmax"))
+    fxquant.calibrate(prepared, [images()], progress=False)
+    for target in ("int8", "fake"):
+        converted = fxquant.convert(prepared, target)  # type: ignore[arg-type]
+        theirs = {t.untyped_storage().data_ptr() for m in (model, prepared) for t in (*m.parameters(), *m.buffers())}
+        own = {name: t for name, t in converted.state_dict().items() if t.numel()}
+        assert not [name for name, t in own.items() if t.untyped_storage().data_ptr() in theirs]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from fxquant.attributes import add_buffer, get_tensor, prune, read_buffer, tensor_of
+from fxquant.attributes import add_buffer, get_tensor, own_tensors, prune, read_buffer, tensor_of
 from tests.helpers import graph_of, module_of
 
 
@@ -79,3 +79,26 @@ def test_prune_keeps_modules_that_are_called() -> None:
     gm.add_module("spare", nn.Linear(2, 2))
     prune(gm)
     assert set(gm.state_dict()) == {"0.weight", "0.bias"}
+
+
+def test_own_tensors_copies_whatever_lies_in_shared_memory() -> None:
+    shared = nn.Parameter(torch.randn(4))
+    gm = graph_of_nothing()
+    gm.weight, gm.same = shared, shared
+    gm.register_buffer("view", shared.detach()[1:3])
+    gm.register_buffer("own", torch.ones(2))
+    own = gm.own
+    own_tensors(gm, [shared])
+    assert isinstance(gm.weight, nn.Parameter)
+    assert gm.weight is gm.same
+    assert gm.own is own
+    for value in (gm.weight, gm.view):
+        assert value.untyped_storage().data_ptr() != shared.untyped_storage().data_ptr()
+    assert torch.equal(gm.weight, shared)
+    assert torch.equal(gm.view, shared[1:3])
+
+
+def graph_of_nothing() -> fx.GraphModule:
+    graph = fx.Graph()
+    graph.output(graph.placeholder("x"))
+    return fx.GraphModule(nn.Module(), graph)

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import ConfigError, LayerSpec, QuantConfig, TwinGELU, TwinSoftmax
+from fxquant import ConfigError, LayerSpec, QuantConfig, TwinGELU, TwinSoftmax, UnsupportedGraphError
 from fxquant.compiling import CompiledGraph
 from fxquant.kernel_names import CPU_KERNELS
 from fxquant.kernels import cpu, use_backend
+
+needs_cpu_kernels = pytest.mark.skipif(cpu.obstacle() is not None, reason=f"needs the CPU kernels: {cpu.obstacle()}")
 
 
 class Block(nn.Module):
@@ -101,3 +103,42 @@ def test_exports_with_a_free_batch_size(config: str) -> None:
     for images in (x, x[:3], torch.randn(7, 20, 16)):
         with use_backend("aten"):  # which is what is exported
             assert torch.equal(exported(images), gm(images))
+
+
+@needs_cpu_kernels
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_images_of_another_dtype(dtype: torch.dtype) -> None:
+    torch._dynamo.reset()
+    gm, x = converted()
+    found = fxquant.compile(gm)(x.to(dtype))
+    assert close(gm(x.to(dtype).float()), found.float())
+
+
+@needs_cpu_kernels
+def test_a_model_that_was_cast_is_refused() -> None:
+    gm, x = converted()
+    with pytest.raises(RuntimeError, match="expected a scale in float32, found another dtype"):
+        gm.to(torch.bfloat16)(x.bfloat16())
+
+
+def test_the_report_names_the_kernels_of_the_backend() -> None:
+    gm, _ = converted()
+    kernels = {r.kernel for r in fxquant.report(fxquant.compile(gm, backend="aten")) if r.int8}
+    assert kernels == {"torch._int_mm"}
+    with use_backend("aten"):
+        assert {r.kernel for r in fxquant.report(gm) if r.int8} == {"torch._int_mm"}
+
+
+def test_refuses_what_is_no_graph() -> None:
+    gm, _ = converted()
+    with pytest.raises(
+        UnsupportedGraphError, match="compile expected a graph that fxquant made, found a CompiledGraph"
+    ):
+        fxquant.compile(fxquant.compile(gm))  # type: ignore[arg-type]
+
+
+def test_an_example_decides_the_shapes_of_the_report() -> None:
+    gm, x = converted()
+    for batch in (1, 7):
+        compiled = fxquant.compile(gm, example_inputs=x[:1].repeat(batch, 1, 1))
+        assert {r.output_shape[0] for r in fxquant.report(compiled) if r.output_shape} == {batch}

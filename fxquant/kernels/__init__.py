@@ -1,8 +1,8 @@
 """
 Kernels written for one kind of device, and the choice of the one that runs.
 
-An operator of `fxquant.ops` asks `backend_for` which kernels to use for its operands and falls back on its own torch
-implementation where there are none. `use_backend` decides for a block of code.
+An operator of `fxquant.ops` asks `use_cpu_kernels` and `use_triton_kernels` for its operands; where neither holds, its own
+torch implementation runs. `use_backend` decides for a block of code.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ def use_backend(name: str) -> Iterator[None]:
         yield
     finally:
         _chosen.reset(token)
+
+
+def chosen_backend() -> str:
+    """Return the name that `use_backend` holds at this moment."""
+    return _chosen.get()
 
 
 def use_cpu_kernels(*tensors: Tensor | None) -> bool:

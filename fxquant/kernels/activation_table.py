@@ -25,6 +25,11 @@ def gelu_table(approximate: str) -> Tensor:
     """
     if approximate not in APPROXIMATIONS:
         raise ValueError(f"expected one of {APPROXIMATIONS}, got {approximate!r}")
+    with torch.device("cpu"), torch.inference_mode(False):  # whatever holds where it is first asked for
+        return _fit(approximate)
+
+
+def _fit(approximate: str) -> Tensor:
     nodes = torch.arange(DEGREE + 4, dtype=torch.float64)
     distance = STEP / 2 * torch.cos((2 * nodes + 1) * math.pi / (2 * (DEGREE + 4)))
     t = STEP * torch.arange(SEGMENTS, dtype=torch.float64)[:, None] + distance

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxquant.kernels import cpu, use_cpu_kernels, use_triton_kernels
+from fxquant.kernels import cpu, use_cpu_kernels
 from fxquant.ops.quantize import quantize
 
 
@@ -34,24 +33,11 @@ def attention_quantize(
     if cpu.attends(q, k, v) and use_cpu_kernels(q, k, v, bias, mask, scale, noise):
         quantizer = cpu.Quantizer(scale, zero_point, None, None, noise, qmin, qmax)
         return cpu.attention_quantize(q, k, v, factor, bias, mask, quantizer)
-    attend = _attend_fused if use_triton_kernels(q, k, v) else _attend
-    context = attend(q, k, v, factor, bias, mask)  # (B, H, N, D)
+    context = _attend(q, k, v, factor, bias, mask)  # (B, H, N, D)
     return quantize(context.transpose(1, 2).flatten(2), scale, zero_point, qmin, qmax, None, noise)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None, mask: Tensor | None) -> Tensor:
-    # The products read their operands in the dtype they have, as the fused kernels of torch do.
-    scores = torch.matmul(q, k.transpose(-2, -1)).float() * factor  # (B, H, N, M)
-    if bias is not None:
-        scores = scores + bias.float()
-    if mask is not None:
-        windows = scores.reshape(-1, mask.shape[0], *scores.shape[1:])  # (B', W, H, N, M)
-        scores = (windows + mask.float()[:, None]).reshape(scores.shape)
-    context: Tensor = torch.matmul(scores.softmax(-1).to(v.dtype), v)
-    return context
-
-
-def _attend_fused(q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None, mask: Tensor | None) -> Tensor:
     """Attend by the kernels of torch, to which bias and mask are one addend to the scores."""
     addend = None if bias is None else bias.expand(*q.shape[:2], -1, -1)  # (B, H, N, M)
     if mask is not None:

@@ -1,6 +1,6 @@
 """Kernels for x86 processors with AVX512-VNNI: C++ that is built once per machine and kept in the user's cache."""
 
-from fxquant.kernels.cpu.build import is_available, obstacle
+from fxquant.kernels.cpu.build import expected_obstacle, is_available, obstacle
 from fxquant.kernels.cpu.operators import (
     Quantizer,
     attends,
@@ -18,6 +18,7 @@ __all__ = [
     "Quantizer",
     "attends",
     "attention_quantize",
+    "expected_obstacle",
     "fits",
     "is_available",
     "layer_norm_quantize",

@@ -18,6 +18,8 @@ FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-std=c++17", "-fPIC", "-s
 # Features the kernels are written for; avx512_bf16 makes them faster where it is there.
 NEEDED = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_vnni")
 
+NO_COMPILER = "no C++ compiler was found: install g++ or clang++, or name one in CXX"
+
 logger = logging.getLogger(__name__)
 
 
@@ -29,12 +31,13 @@ def is_available() -> bool:
 @functools.cache
 def obstacle() -> str | None:
     """Return why the kernels cannot run on this machine, None where they are built and loaded."""
-    missing = [name for name in NEEDED if not torch.cpu.get_capabilities().get(name)]
-    if missing:
-        return f"the processor has no {', '.join(missing)}"
-    compiler = next((path for name in _compilers() if (path := shutil.which(name))), None)
+    missing = _missing_features()
+    if missing is not None:
+        return missing
+    compiler = _compiler()
     if compiler is None:
-        return "no C++ compiler was found: install g++ or clang++, or name one in CXX"
+        logger.warning("fxquant's kernels for this processor do not run, torch's operators do instead: %s", NO_COMPILER)
+        return NO_COMPILER
     try:
         torch.ops.load_library(str(_library(compiler)))
     except (OSError, subprocess.CalledProcessError) as error:
@@ -44,6 +47,22 @@ def obstacle() -> str | None:
         )
         return f"{Path(compiler).name} could not build them: {detail.strip().partition(chr(10))[0]}"
     return None
+
+
+def expected_obstacle() -> str | None:
+    """Return `obstacle` as far as it can be told without building anything."""
+    if obstacle.cache_info().currsize:
+        return obstacle()
+    return _missing_features() or (NO_COMPILER if _compiler() is None else None)
+
+
+def _missing_features() -> str | None:
+    missing = [name for name in NEEDED if not torch.cpu.get_capabilities().get(name)]
+    return f"the processor has no {', '.join(missing)}" if missing else None
+
+
+def _compiler() -> str | None:
+    return next((path for name in _compilers() if (path := shutil.which(name))), None)
 
 
 def _compilers() -> tuple[str, ...]:

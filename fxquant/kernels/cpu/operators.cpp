@@ -36,6 +36,23 @@ std::vector<int64_t> sizes_with_last(const Tensor& t, int64_t last) {
 
 Tensor whole(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
+// Values in a dtype that the kernels read.
+Tensor readable(const Tensor& t) {
+  const bool read = t.scalar_type() == ScalarType::Float || is_bfloat16(t);
+  return whole(read ? t : torch::stable::to(t, ScalarType::Float));
+}
+
+const Tensor& expect(const Tensor& t, ScalarType dtype, const char* name) {
+  STD_TORCH_CHECK(t.scalar_type() == dtype, "fxquant: expected ", name, dtype == ScalarType::Float ? " in float32" : " in int32",
+                  ", found another dtype: a converted model is not cast, choose float_dtype before");
+  return t;
+}
+
+const Maybe& expect(const Maybe& t, ScalarType dtype, const char* name) {
+  if (t.has_value()) expect(*t, dtype, name);
+  return t;
+}
+
 Tensor make(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
   return torch::stable::new_empty(like, sizes, dtype);
 }
@@ -44,14 +61,15 @@ Tensor make(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dt
 Quantizer quantizer(const Tensor& scale, const Maybe& zero_point, const Maybe& low, const Maybe& split, const Maybe& noise,
                     int64_t qmin, int64_t qmax) {
   Quantizer q{};
-  q.scale = *pointer<float>(scale);
-  q.low = low.has_value() ? *pointer<float>(*low) : 0.0f;
-  q.split = split.has_value() ? *pointer<float>(*split) : 0.0f;
-  q.zero_point = zero_point.has_value() ? static_cast<float>(*pointer<int32_t>(*zero_point)) : 0.0f;
+  q.scale = *pointer<float>(expect(scale, ScalarType::Float, "a scale"));
+  q.low = low.has_value() ? *pointer<float>(expect(*low, ScalarType::Float, "a scale")) : 0.0f;
+  q.split = split.has_value() ? *pointer<float>(expect(*split, ScalarType::Float, "a split")) : 0.0f;
+  q.zero_point = 0.0f;
+  if (zero_point.has_value()) q.zero_point = static_cast<float>(*pointer<int32_t>(expect(*zero_point, ScalarType::Int, "a zero point")));
   q.qmin = static_cast<float>(qmin);
   q.qmax = static_cast<float>(qmax);
   q.offset = qmax > 127 ? 128 : 0;
-  q.noise = pointer<float>(noise);
+  q.noise = pointer<float>(expect(noise, ScalarType::Float, "noise"));
   return q;
 }
 
@@ -86,14 +104,18 @@ void multiply_blocks(const Tensor& codes, const Tensor& packed, int64_t rows, in
 Tensor gemm(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Maybe scale_low, Tensor bias,
             Maybe activation, Maybe residual, Maybe q_scale, Maybe q_zero_point, Maybe q_low, Maybe q_split,
             Maybe q_noise, int64_t qmin, int64_t qmax, bool bfloat16) {
+  const ScalarType dtype = bfloat16 ? ScalarType::BFloat16 : ScalarType::Float;
   codes = whole(codes);
+  for (const Tensor& t : {scale, bias}) expect(t, ScalarType::Float, "scales and biases");
+  expect(scale_low, ScalarType::Float, "scales");
+  STD_TORCH_CHECK(!residual.has_value() || (!q_scale.has_value() && !activation.has_value()),
+                  "cpu_gemm: a residual is added to float results without GELU only");
   if (residual.has_value()) {
-    residual = whole(*residual);
+    residual = whole(residual->scalar_type() == dtype ? *residual : torch::stable::to(*residual, dtype));
     STD_TORCH_CHECK(residual->numel() * codes.size(codes.dim() - 1) == codes.numel() * scale.size(0),
                     "cpu_gemm: the residual has another size than the result");
   }
   const int64_t depth = codes.size(codes.dim() - 1), rows = codes.numel() / depth, outputs = scale.size(0);
-  const ScalarType dtype = bfloat16 ? ScalarType::BFloat16 : ScalarType::Float;
   Tensor out = make(codes, sizes_with_last(codes, outputs), q_scale.has_value() ? ScalarType::Char : dtype);
   Quantizer q{};
   if (q_scale.has_value()) q = quantizer(*q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax);
@@ -121,7 +143,9 @@ void normalize_rows(const Tensor& x, const Maybe& weight, const Maybe& bias, dou
 
 Tensor layer_norm_quantize(Tensor x, Maybe weight, Maybe bias, double epsilon, Tensor scale, Maybe zero_point,
                            int64_t qmin, int64_t qmax, Maybe noise) {
-  x = whole(x);
+  x = readable(x);
+  expect(weight, ScalarType::Float, "weights of a layer norm");
+  expect(bias, ScalarType::Float, "biases of a layer norm");
   Tensor codes = make(x, {x.sizes().begin(), x.sizes().end()}, ScalarType::Char);
   const Quantizer q = quantizer(scale, zero_point, std::nullopt, std::nullopt, noise, qmin, qmax);
   int8_t* out = static_cast<int8_t*>(codes.mutable_data_ptr());
@@ -146,7 +170,7 @@ void quantize_rows(const Tensor& x, const Quantizer& q, int8_t* codes) {
 
 Tensor quantize_tensor(Tensor x, Tensor scale, Maybe zero_point, Maybe low, Maybe split, int64_t qmin, int64_t qmax,
                        Maybe noise) {
-  x = whole(x);
+  x = readable(x);
   Tensor codes = make(x, {x.sizes().begin(), x.sizes().end()}, ScalarType::Char);
   const Quantizer q = quantizer(scale, zero_point, low, split, noise, qmin, qmax);
   int8_t* out = static_cast<int8_t*>(codes.mutable_data_ptr());
@@ -166,7 +190,8 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale, con
     return Rows<T>{pointer<T>(t) + b * t.stride(0) + h * t.stride(1), t.stride(2)};
   };
   // Fewer heads than keep all threads busy: their queries come in several parts.
-  const int64_t threads = torch::stable::get_num_threads(), most = (queries + LEAST_QUERIES - 1) / LEAST_QUERIES;
+  const int64_t threads = torch::stable::get_num_threads(), most = std::max<int64_t>(1, queries / LEAST_QUERIES);
+  if (batch * heads * queries == 0) return;
   const int64_t parts = batch * heads % threads == 0 ? 1 : std::clamp<int64_t>(4 * threads / (batch * heads), 1, most);
   const int64_t part = round_up((queries + parts - 1) / parts, QUERIES);
   torch::stable::parallel_for(0, batch * heads * parts, 1, [&](int64_t begin, int64_t end) {
@@ -194,8 +219,17 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale, con
 
 Tensor attention(Tensor q, Tensor k, Tensor v, double scale, Maybe bias, Maybe mask, Maybe q_scale, Maybe q_zero_point,
                  int64_t qmin, int64_t qmax, Maybe noise) {
-  STD_TORCH_CHECK(k.size(0) == q.size(0) && v.size(0) == q.size(0) && k.size(1) == q.size(1) && v.size(1) == q.size(1),
-                  "cpu_attention: queries, keys and values differ in batch size or heads");
+  for (const Tensor* t : {&k, &v}) {
+    STD_TORCH_CHECK(t->dim() == 4 && t->size(0) == q.size(0) && t->size(1) == q.size(1) && t->size(3) == q.size(3) &&
+                        t->size(2) == k.size(2) && t->scalar_type() == q.scalar_type(),
+                    "cpu_attention: queries, keys and values do not fit together");
+  }
+  STD_TORCH_CHECK(is_bfloat16(q) || q.scalar_type() == ScalarType::Float, "cpu_attention: expected float32 or bfloat16");
+  for (const Maybe* t : {&bias, &mask}) {
+    STD_TORCH_CHECK(!t->has_value() || ((*t)->size((*t)->dim() - 2) == q.size(2) && (*t)->size((*t)->dim() - 1) == k.size(2)),
+                    "cpu_attention: the bias or mask is not one of these queries and keys");
+    expect(*t, ScalarType::Float, "the bias or mask");
+  }
   for (Tensor* t : {&q, &k, &v})
     if (t->stride(3) != 1) *t = torch::stable::contiguous(*t);
   const std::vector<int64_t> sizes{q.size(0), q.size(2), q.size(1) * q.size(3)};

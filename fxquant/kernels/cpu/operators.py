@@ -52,7 +52,7 @@ class Quantizer(NamedTuple):
     qmax: int
 
 
-_NO_QUANTIZER = (None, None, None, None, None, 0, 0)
+NO_QUANTIZER = (None, None, None, None, None, 0, 0)
 
 
 def pack(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
@@ -118,13 +118,13 @@ def packed_linear(
     Return a linear layer on int8 codes ``(..., K)`` as ``(..., O)``: product, scale, bias, GELU or residual, codes.
 
     packed and compensation are those of `pack`. low makes the input twin-uniform. gelu names the approximation. residual
-    ``(..., O)`` in `dtype` is added last. Values are rounded to `dtype` after each of these steps, as separate operators
-    would. quantizer: the result is int8 codes.
+    ``(..., O)`` in `dtype` is added where there is neither GELU nor quantizer. Values are rounded to `dtype` after each of
+    these steps, as separate operators would. quantizer: the result is int8 codes.
     """
     table = None if gelu is None else gelu_table(gelu)
     result: Tensor = torch.ops.fxquant.cpu_gemm(
         *(codes, packed, compensation, scale, low, bias, table, residual),
-        *(quantizer or _NO_QUANTIZER),
+        *(quantizer or NO_QUANTIZER),
         dtype is torch.bfloat16,
     )
     return result

@@ -27,6 +27,7 @@ from tests.kernels.cpu.operands import (
 )
 
 pytestmark = needs_kernels
+ONE = torch.ones(())
 examples = settings(max_examples=60)
 rows = st.integers(0, 40)
 outputs = st.one_of(st.integers(1, 40), st.sampled_from([63, 64, 65, 127, 128, 130, 200]))
@@ -245,3 +246,29 @@ CALLS: dict[str, Callable[[], tuple[Any, ...]]] = {
 def test_are_well_behaved_operators(name: str) -> None:
     operator = getattr(torch.ops.fxquant, name.partition(" ")[0]).default
     torch.library.opcheck(operator, CALLS[name]())
+
+
+@pytest.mark.parametrize(
+    "steps", [{"gelu": "none"}, {"quantizer": cpu.Quantizer(ONE, None, None, None, None, -128, 127)}]
+)
+def test_a_residual_is_added_to_float_results_alone(steps: dict[str, Any]) -> None:
+    codes, weight = torch.zeros(2, 4, dtype=torch.int8), torch.zeros(3, 4, dtype=torch.int8)
+    with pytest.raises(RuntimeError, match="a residual is added to float results without GELU only"):
+        cpu.linear(codes, weight, torch.ones(3), torch.zeros(3), torch.float32, residual=torch.zeros(2, 3), **steps)
+
+
+def test_operands_of_another_dtype_are_refused() -> None:
+    codes, weight = torch.zeros(2, 4, dtype=torch.int8), torch.zeros(3, 4, dtype=torch.int8)
+    with pytest.raises(RuntimeError, match="scales and biases in float32"):
+        cpu.linear(codes, weight, torch.ones(3), torch.zeros(3).double(), torch.float32)
+    with pytest.raises(RuntimeError, match="residual has another size"):
+        cpu.linear(codes, weight, torch.ones(3), torch.zeros(3), torch.float32, residual=torch.zeros(1, 3))
+    with pytest.raises(RuntimeError, match="a zero point in int32"):
+        cpu.quantize(torch.zeros(2, 4), cpu.Quantizer(ONE, torch.zeros(()), None, None, None, 0, 255))
+    q, short = torch.zeros(1, 2, 3, 16), torch.zeros(1, 2, 2, 16)
+    with pytest.raises(RuntimeError, match="do not fit together"):
+        cpu.attention_quantize(q, q, short, 1.0, None, None, cpu.Quantizer(ONE, None, None, None, None, 0, 255))
+    with pytest.raises(RuntimeError, match="not one of these queries and keys"):
+        cpu.attention_quantize(
+            q, q, q, 1.0, torch.zeros(2, 3, 2), None, cpu.Quantizer(ONE, None, None, None, None, 0, 255)
+        )
