@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <optional>
 #include <tuple>
@@ -25,6 +26,8 @@ const T* pointer(const Tensor& t) { return static_cast<const T*>(t.data_ptr()); 
 
 template <typename T>
 const T* pointer(const Maybe& t) { return t.has_value() ? pointer<T>(*t) : nullptr; }
+
+constexpr int64_t ROWS = 16;  // of a layer norm that one task normalizes
 
 bool is_bfloat16(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16; }
 
@@ -73,14 +76,25 @@ Quantizer quantizer(const Tensor& scale, const Maybe& zero_point, const Maybe& l
   return q;
 }
 
+// Give each thread the next task when it has finished one: a thread that loses its core for a while costs one task, not its
+// share of all. `make_worker` returns what a thread calls with the number of a task.
+template <typename MakeWorker>
+void share(int64_t tasks, const MakeWorker& make_worker) {
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, [&](int64_t, int64_t) {
+    auto worker = make_worker();
+    for (int64_t task = next++; task < tasks; task = next++) worker(task);
+  });
+}
+
 std::tuple<Tensor, Tensor> pack(Tensor weight, int64_t outputs, int64_t depth) {
   const int64_t width = round_up(outputs, LANES), stride = weight.size(1);
   Tensor packed = make(weight, {width * depth}, ScalarType::Char), compensation = make(weight, {width}, ScalarType::Int);
   const int8_t* from = pointer<int8_t>(weight);
   int8_t* to = static_cast<int8_t*>(packed.mutable_data_ptr());
   int32_t* sums = static_cast<int32_t*>(compensation.mutable_data_ptr());
-  torch::stable::parallel_for(0, (outputs + PANEL - 1) / PANEL, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) pack_panel(from, stride, outputs, depth, p * PANEL, to, sums);
+  share((outputs + PANEL - 1) / PANEL, [&] {
+    return [&](int64_t p) { pack_panel(from, stride, outputs, depth, p * PANEL, to, sums); };
   });
   return {packed, compensation};
 }
@@ -93,11 +107,11 @@ void multiply_blocks(const Tensor& codes, const Tensor& packed, int64_t rows, in
   while (block > TILE_ROWS && panels * ((rows + block - 1) / block) < 4 * threads) block = round_up(block / 2, TILE_ROWS);
   const int64_t blocks = (rows + block - 1) / block;
   const int8_t *a = pointer<int8_t>(codes), *b = pointer<int8_t>(packed);
-  torch::stable::parallel_for(0, blocks * panels, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
+  share(blocks * panels, [&] {
+    return [&](int64_t task) {
       const int64_t first = task / panels * block;
       gemm_block<T, TWIN>(a, b, depth, first, std::min(rows, first + block), task % panels * PANEL, e);
-    }
+    };
   });
 }
 
@@ -133,11 +147,12 @@ template <typename T>
 void normalize_rows(const Tensor& x, const Maybe& weight, const Maybe& bias, double epsilon, const Quantizer& q,
                     int8_t* codes) {
   const int64_t width = x.size(x.dim() - 1), rows = x.numel() / width;
-  torch::stable::parallel_for(0, rows, 16, [&](int64_t begin, int64_t end) {
-    std::vector<float> row(round_up(width, LANES));
-    for (int64_t i = begin; i < end; ++i)
-      normalize_row(pointer<T>(x) + i * width, width, pointer<float>(weight), pointer<float>(bias),
-                    static_cast<float>(epsilon), q, row.data(), codes + i * width);
+  share((rows + ROWS - 1) / ROWS, [&] {
+    return [&, row = std::vector<float>(round_up(width, LANES))](int64_t task) mutable {
+      for (int64_t i = task * ROWS; i < std::min(rows, (task + 1) * ROWS); ++i)
+        normalize_row(pointer<T>(x) + i * width, width, pointer<float>(weight), pointer<float>(bias),
+                      static_cast<float>(epsilon), q, row.data(), codes + i * width);
+    };
   });
 }
 
@@ -157,14 +172,17 @@ Tensor layer_norm_quantize(Tensor x, Maybe weight, Maybe bias, double epsilon, T
 template <typename T>
 void quantize_rows(const Tensor& x, const Quantizer& q, int8_t* codes) {
   const int64_t width = x.size(x.dim() - 1), rows = x.numel() / width;
-  torch::stable::parallel_for(0, rows, 1 + 16384 / width, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t j = 0; j < width; j += LANES) {
-        const __mmask16 mask = tail_mask(width - j);
-        const __m512 value = load(pointer<T>(x) + i * width + j, mask);
-        if (q.low == 0) store_codes<false>(codes + i * width + j, mask, value, q, j);
-        else store_codes<true>(codes + i * width + j, mask, value, q, j);
-      }
+  const int64_t some = 1 + 16384 / width;
+  share((rows + some - 1) / some, [&] {
+    return [&](int64_t task) {
+      for (int64_t i = task * some; i < std::min(rows, (task + 1) * some); ++i)
+        for (int64_t j = 0; j < width; j += LANES) {
+          const __mmask16 mask = tail_mask(width - j);
+          const __m512 value = load(pointer<T>(x) + i * width + j, mask);
+          if (q.low == 0) store_codes<false>(codes + i * width + j, mask, value, q, j);
+          else store_codes<true>(codes + i * width + j, mask, value, q, j);
+        }
+    };
   });
 }
 
@@ -194,13 +212,13 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale, con
   if (batch * heads * queries == 0) return;
   const int64_t parts = batch * heads % threads == 0 ? 1 : std::clamp<int64_t>(4 * threads / (batch * heads), 1, most);
   const int64_t part = round_up((queries + parts - 1) / parts, QUERIES);
-  torch::stable::parallel_for(0, batch * heads * parts, 1, [&](int64_t begin, int64_t end) {
-    Head<Dot> head(keys, depth);
-    float inverse[QUERIES];
-    for (int64_t task = begin; task < end; ++task) {
+  share(batch * heads * parts, [&] {
+    return [&, head = Head<Dot>(keys, depth), packed = int64_t{-1}](int64_t task) mutable {
       const int64_t b = task / parts / heads, h = task / parts % heads;
-      if (task == begin || task % parts == 0) head.pack(rows(k, b, h), rows(v, b, h));
+      if (packed != task / parts) head.pack(rows(k, b, h), rows(v, b, h));
+      packed = task / parts;
       const int64_t last = std::min(queries, (task % parts + 1) * part);
+      float inverse[QUERIES];
       for (int64_t first = task % parts * part; first < last; first += QUERIES) {
         const int64_t count = std::min(QUERIES, last - first);
         head.attend(rows(q, b, h), first, count, static_cast<float>(scale), biases ? biases + h * biased : nullptr,
@@ -213,7 +231,7 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale, con
             else store(static_cast<T*>(out) + at, 0xFFFF, y);
           }
       }
-    }
+    };
   });
 }
 
