@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -84,3 +86,17 @@ def test_the_columns_of_a_head_lie_side_by_side() -> None:
     with use_backend("aten"):
         found = attention_quantize(q, k, v, 1.0, None, None, torch.tensor(1.0), None, -128, 127)
     assert found.tolist() == [[[0, 1, 2, 3, 4, 5]]]
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_torch_attends_as_softmax_and_products_do(biased: bool, masked: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 6, 2, 5, 8, generator=generator).unbind()
+    bias = torch.randn(2, 5, 5, generator=generator) if biased else None
+    mask = torch.randn(3, 5, 5, generator=generator) if masked else None
+    scores = q @ k.mT * 0.3 + (0 if bias is None else bias)
+    if mask is not None:
+        scores = (scores.unflatten(0, (2, 3)) + mask[:, None]).flatten(0, 1)
+    module = importlib.import_module("fxquant.ops.attention_quantize")  # the package has the function under this name
+    torch.testing.assert_close(module._attend(q, k, v, 0.3, bias, mask), scores.softmax(-1) @ v)

@@ -140,15 +140,3 @@ def test_fxquant_works_where_there_is_no_triton() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_says_what_is_missing() -> None:
     assert triton.obstacle(0) in ("there is no CUDA device", "Triton is not installed")
-
-
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
-def test_fused_attention_computes_what_its_parts_do(biased: bool, masked: bool) -> None:
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = torch.randn(3, 6, 2, 5, 8, generator=generator).unbind()
-    bias = torch.randn(2, 5, 5, generator=generator) if biased else None
-    mask = torch.randn(3, 5, 5, generator=generator) if masked else None
-    module = importlib.import_module("fxquant.ops.attention_quantize")  # the package has the function under this name
-    expected = module._attend(q, k, v, 0.3, bias, mask)
-    torch.testing.assert_close(module._attend_fused(q, k, v, 0.3, bias, mask), expected)
