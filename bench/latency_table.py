@@ -73,7 +73,7 @@ def _note(data: dict[str, Any]) -> str:
         f"Milliseconds per batch, medians of {max(row['rounds'] for row in rows)} interleaved rounds, and the median ratio of "
         f"rounds timed side by side. {environment['processor']} ({features}), {' or '.join(map(str, threads))} threads, torch "
         f"{environment['torch']}, {engines}, {data['date'][:10]}. `bf16` beside a name computes what is not int8 in bfloat16. "
-        "-: did not run or was not installed; *: its output is too far from the float model's (the file says how far)."
+        "-: not measured, failed or not installed; *: its output is too far from the float model's (see the file)."
     )
 
 

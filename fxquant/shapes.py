@@ -13,7 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from fxquant.errors import InputError
-from fxquant.ops import dequantize, int8_linear, int8_linear_add, int8_linear_gelu_quantize, quantize
+from fxquant.ops import (
+    check_input,
+    dequantize,
+    int8_linear,
+    int8_linear_add,
+    int8_linear_gelu_quantize,
+    quantize,
+)
 
 # Added to a free size for other runs: a model may take only whole patches, and sizes that fit windows say nothing of padding.
 _GROWTH = (1, 2, 4, 8, 16, 32)
@@ -79,8 +86,6 @@ class Sizes:
 
 def sizes_of(gm: fx.GraphModule) -> Sizes | None:
     """Return the sizes in a graph whose inputs are checked by `fxquant.ops.check_input`; None where shapes are unknown."""
-    from fxquant.ops import check_input
-
     checked = {n.args[0]: n for n in gm.graph.nodes if n.target is check_input}
     inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
     if not checked or any(n not in checked or "val" not in n.meta for n in inputs):
