@@ -56,7 +56,9 @@ class CompiledGraph(nn.Module):
         self.backend = backend
         self.mode = mode
         self.freeze = freeze
-        self.compiled = torch.compile(graph_module, mode=mode)
+        # A mode and options exclude each other; CUDA graphs, which the mode asks for, save more than guards cost.
+        options: dict[str, Any] | None = None if mode else {"guard_filter_fn": guards_to_keep}
+        self.compiled = torch.compile(graph_module, mode=mode, options=options)
 
     def forward(self, *args: Any) -> Any:
         """Run the compiled graph."""
@@ -70,6 +72,19 @@ class CompiledGraph(nn.Module):
             # dynamo reads the setting while it traces, before the options of torch.compile are in force
             with inductor.patch(freezing=True, always_keep_tensor_constants=True):
                 return self.compiled(*args)
+
+
+def guards_to_keep(guards: Sequence[Any]) -> list[bool]:
+    """
+    Return which of dynamo's guards are checked at each call: of those on the model's tensors only the first.
+
+    There are hundreds of them, which take as long as a few layers. The tensors of a model are moved and cast together, so that
+    one tells of all.
+    """
+    parts = [guard.name.startswith("self.") for guard in guards]
+    tensors = [part and guard.guard_type == "TENSOR_MATCH" for part, guard in zip(parts, guards, strict=True)]
+    first = tensors.index(True) if any(tensors) else None
+    return [not part or index == first for index, part in enumerate(parts)]
 
 
 def _copied(gm: fx.GraphModule) -> fx.GraphModule:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import ConfigError, LayerSpec, QuantConfig, TwinGELU, TwinSoftmax, UnsupportedGraphError
-from fxquant.compiling import CompiledGraph
+from fxquant.compiling import CompiledGraph, guards_to_keep
 from fxquant.kernel_names import CPU_KERNELS
 from fxquant.kernels import cpu, use_backend
 
@@ -142,3 +144,22 @@ def test_an_example_decides_the_shapes_of_the_report() -> None:
     for batch in (1, 7):
         compiled = fxquant.compile(gm, example_inputs=x[:1].repeat(batch, 1, 1))
         assert {r.output_shape[0] for r in fxquant.report(compiled) if r.output_shape} == {batch}
+
+
+def test_of_the_guards_on_the_models_tensors_the_first_is_kept() -> None:
+    names = [
+        ("x", "TENSOR_MATCH"),
+        ("self._modules", "TYPE_MATCH"),
+        ("self.a", "TENSOR_MATCH"),
+        ("self.b", "TENSOR_MATCH"),
+    ]
+    guards = [SimpleNamespace(name=name, guard_type=kind) for name, kind in (*names, ("", "GRAD_MODE"))]
+    assert guards_to_keep(guards) == [True, False, True, False, True]
+
+
+def test_a_compiled_float_model_follows_its_dtype() -> None:
+    gm = fxquant.trace(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).eval())
+    compiled, x = fxquant.compile(gm), torch.randn(3, 4)
+    assert compiled(x).dtype is torch.float32
+    gm.double()
+    torch.testing.assert_close(compiled(x.double()), gm(x.double()))
