@@ -1,5 +1,6 @@
 """fxquant: Vision Transformers on int8, as a compiler that people can read."""
 
+from fxquant import models
 from fxquant.api import calibrate, compile, convert, prepare, quantize, trace
 from fxquant.checkpoint import load, save
 from fxquant.config import LayerSpec, QuantConfig, Role, TensorSpec
@@ -55,6 +56,7 @@ __all__ = [
     "compile",
     "convert",
     "load",
+    "models",
     "prepare",
     "quantize",
     "recipe",

@@ -14,6 +14,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from fxquant.errors import InputError
+from fxquant.models.itpn import ITPN, checkpoint_filter_fn  # whose names timm knows from now on
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,8 @@ def load_checkpoint(model: nn.Module, file: Path) -> None:
         raise InputError(f"cannot read the checkpoint {str(file)!r}: {error}") from error
     except (AttributeError, TypeError) as error:  # timm expects a dict of tensors
         raise InputError(f"checkpoint {str(file)!r} does not hold a state dict: {error}") from error
+    if isinstance(model, ITPN):
+        state = checkpoint_filter_fn(state, model)  # to this image size
     wanted = model.state_dict()
     problems = [
         *_few("missing", [key for key in wanted if key not in state]),
