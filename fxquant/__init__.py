@@ -18,6 +18,7 @@ from fxquant.observers import EMA, OMSE, MinMax, Percentile
 from fxquant.recipes import recipe, recipes
 from fxquant.report import Report, report
 from fxquant.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
+from fxquant.synthesis import synthesize
 from fxquant.twin import TwinGELU, TwinSoftmax
 
 __version__ = "0.1.0"
@@ -63,5 +64,6 @@ __all__ = [
     "recipes",
     "report",
     "save",
+    "synthesize",
     "trace",
 ]

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import torch
 
 import fxquant
-from fxquant.cli import bench, demo, eval, recipes, report
+from fxquant.cli import bench, demo, eval, recipes, report, synthesize
 from fxquant.errors import FxquantError
 
-COMMANDS = (eval, bench, demo, report, recipes)
+COMMANDS = (eval, bench, synthesize, demo, report, recipes)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,203 @@
+"""``fxquant synthesize MODEL --out FILE``: calibration images made from the model alone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fxquant.cli.arguments import (
+    DTYPES,
+    add_model_options,
+    add_run_options,
+    collect_options,
+    positive,
+    recipe_option,
+    resolve_device,
+    start_run,
+)
+from fxquant.cli.models import TimmModel, build_timm_model
+from fxquant.cli.output import print_facts, write_json
+from fxquant.environment import describe_environment
+from fxquant.errors import InputError
+from fxquant.synthesis import Progress, SynthesisOptions, save_images, save_sheet, synthesize
+from fxquant.synthesis.options import make_options
+from fxquant.synthesis.subject import resolve_normalisation, resolve_size
+
+DESCRIPTION = """
+Make calibration images without data, from a classifier's own attention (PSAQ-ViT): noise is optimised until the similarities
+between patches are spread as those of real images. The images go to a .safetensors file, in the model's normalised space, and
+to a contact sheet to look at. An interrupted run goes on where it was when the same command is given again.
+"""
+_TUPLES = ("jitter", "betas", "tv_target", "mean", "std")
+
+
+@dataclass(frozen=True, eq=False)
+class _Files:
+    out: Path
+    sheet: Path | None
+    state: Path
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "synthesize", help="make calibration images from the model alone", description=DESCRIPTION
+    )
+    parser.set_defaults(run=run)
+    add_model_options(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="F", help="the .safetensors file of the images")
+    parser.add_argument("--sheet", type=Path, metavar="F", help="the contact sheet (OUT with .png)")
+    parser.add_argument("--no-sheet", action="store_true", help="write no contact sheet")
+    parser.add_argument("--state", type=Path, metavar="F", help="of an unfinished run (OUT.state), removed when done")
+    _add_synthesis(parser)
+    add_run_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make the images and write what was asked for."""
+    start_run(options)
+    files = _resolve_files(options)
+    device, dtype = resolve_device(options.device), DTYPES[options.dtype]
+    chosen = collect_options([*options.option, *_switches(options)])
+    settings = make_options(chosen)
+    source = _build(options)
+    size = resolve_size(source.model, options.size or options.img_size)
+    mean, std = resolve_normalisation(source.model, settings)
+    print_facts(_describe(options, source, settings, size, files))
+    reached = deque[Progress](maxlen=1)
+    start = time.perf_counter()
+    try:
+        images = synthesize(
+            source.model.to(device),
+            options.n,
+            size=size,
+            batch=options.batch,
+            seed=options.seed,
+            dtype=dtype,
+            checkpoint=files.state,
+            on_step=reached.append,
+            **chosen,
+        )
+    except KeyboardInterrupt:
+        print(f"\nthe same command goes on from {files.state}", file=sys.stderr)
+        raise
+    seconds = time.perf_counter() - start
+    facts = _as_json(options, source, settings, images, seconds, reached[-1] if reached else None)
+    _write(files, images, facts | {"mean": mean, "std": std})
+    _print_results(files, images, seconds, reached)
+    if options.json:
+        write_json(options.json, facts | {"mean": mean, "std": std, "environment": describe_environment()})
+
+
+def synthesis_option(text: str) -> tuple[str, Any]:
+    """Parse NAME=VALUE as `recipe_option` does; values with commas, and those of options that are tuples, become tuples."""
+    name, value = recipe_option(text)
+    if isinstance(value, str) and "," in value:
+        return name, tuple(recipe_option(f"{name}={part}")[1] for part in value.split(",") if part)
+    return name, (value,) if name in _TUPLES and value is not None else value
+
+
+def _add_synthesis(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("synthesis")
+    group.add_argument("--n", type=positive, default=32, metavar="N", help="images (%(default)s)")
+    group.add_argument("--batch", type=positive, metavar="N", help="images optimised together: less memory (all)")
+    group.add_argument("--size", type=positive, metavar="N", help="height and width (--img-size, or the model's own)")
+    group.add_argument("--iterations", type=positive, metavar="N", help="of each of the two rounds (500)")
+    group.add_argument("--published", action="store_true", help="as the authors' code, its oversights included")
+    names = ", ".join(field.name for field in fields(SynthesisOptions))
+    group.add_argument(
+        "--option",
+        type=synthesis_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"one of {names}; tuples as 15,30; repeatable",
+    )
+    group.add_argument("--device", default="cpu", help="such as cpu or cuda (%(default)s)")
+    dtypes = ("float32", "bfloat16")
+    group.add_argument("--dtype", choices=dtypes, default="float32", help="that the model computes in (%(default)s)")
+
+
+def _switches(options: argparse.Namespace) -> list[tuple[str, Any]]:
+    given = [("iterations", options.iterations), ("published", options.published or None)]
+    return [(name, value) for name, value in given if value is not None]
+
+
+def _resolve_files(options: argparse.Namespace) -> _Files:
+    """Return where everything goes; refuse what could not be written once the work is done."""
+    out: Path = options.out
+    if out.suffix != ".safetensors":
+        raise InputError(f"--out: expected a .safetensors file, got {str(out)!r}")
+    sheet = None if options.no_sheet else options.sheet or out.with_suffix(".png")
+    files = _Files(out, sheet, options.state or out.with_name(f"{out.name}.state"))
+    for file in filter(None, (files.out, files.sheet, files.state)):
+        if file.is_dir() or not file.absolute().parent.is_dir():
+            raise InputError(f"cannot write {str(file)!r}: its folder does not exist, or it is a folder itself")
+    return files
+
+
+def _build(options: argparse.Namespace) -> TimmModel:
+    return build_timm_model(
+        options.model,
+        pretrained=options.pretrained,
+        checkpoint=options.checkpoint,
+        num_classes=options.num_classes,
+        img_size=options.img_size,
+    )
+
+
+def _describe(
+    options: argparse.Namespace, source: TimmModel, settings: SynthesisOptions, size: tuple[int, int], files: _Files
+) -> dict[str, str]:
+    parameters = sum(p.numel() for p in source.model.parameters())
+    published = ", as published" if settings.published else ""
+    resumed = f"goes on from {files.state}" if files.state.exists() else f"state kept in {files.state}"
+    return {
+        "model": f"{source.name}, {parameters / 1e6:.1f} M parameters, {options.dtype} on {options.device}",
+        "weights": source.weights,
+        "images": f"{options.n} of 3x{size[0]}x{size[1]}, {options.batch or options.n} together, seed {options.seed}",
+        "optimise": f"{len(settings.jitter)} rounds of {settings.iterations} iterations{published}; {resumed}",
+    }
+
+
+def _as_json(
+    options: argparse.Namespace,
+    source: TimmModel,
+    settings: SynthesisOptions,
+    images: Tensor,
+    seconds: float,
+    last: Progress | None,
+) -> dict[str, Any]:
+    """Return what is written beside the images; last: None where a finished state was taken up."""
+    return {
+        "command": "synthesize",
+        "model": {"name": source.name, "weights": source.weights},
+        "shape": list(images.shape),
+        "seed": options.seed,
+        "dtype": options.dtype,
+        "options": {field.name: getattr(settings, field.name) for field in fields(settings)},
+        "losses": last.losses._asdict() if last else None,
+        "seconds": seconds,
+    }
+
+
+def _write(files: _Files, images: Tensor, facts: dict[str, Any]) -> None:
+    save_images(files.out, images, facts)
+    if files.sheet is not None:
+        save_sheet(files.sheet, images, facts["mean"], facts["std"])
+    files.state.unlink(missing_ok=True)
+
+
+def _print_results(files: _Files, images: Tensor, seconds: float, reached: Iterable[Progress]) -> None:
+    for progress in reached:
+        named = progress.losses._asdict().items()
+        print("losses    " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in named))
+    print(f"{len(images)} images in {seconds:.1f} s: {files.out}" + (f" and {files.sheet}" if files.sheet else ""))

@@ -1,0 +1,18 @@
+"""Calibration images without data: synthesised from the model, or of Gaussian noise."""
+
+from fxquant.synthesis.gaussian import gaussian_images
+from fxquant.synthesis.image_file import load_images, save_images, save_sheet
+from fxquant.synthesis.objective import Losses
+from fxquant.synthesis.options import SynthesisOptions
+from fxquant.synthesis.synthesize import Progress, synthesize
+
+__all__ = [
+    "Losses",
+    "Progress",
+    "SynthesisOptions",
+    "gaussian_images",
+    "load_images",
+    "save_images",
+    "save_sheet",
+    "synthesize",
+]

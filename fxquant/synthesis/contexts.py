@@ -1,0 +1,164 @@
+"""A copy of a graph that also returns what its attention blocks give: the probabilities-times-values products."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
+
+from fxquant import dataflow
+from fxquant.errors import InputError, UnsupportedGraphError
+from fxquant.meta import Product, module_path
+from fxquant.passes.annotate import product_of
+from fxquant.shapes import propagate_shapes
+
+_CATS = (torch.cat, torch.concat)
+
+
+@dataclass(frozen=True)
+class Site:
+    """
+    One attention block. name: of its module. prefix: tokens to drop, which are no patches. tokens: those that stay.
+
+    windows: of each image, in which attention is computed apart.
+    """
+
+    name: str
+    prefix: int
+    tokens: int
+    windows: int
+
+
+@dataclass(frozen=True, eq=False)
+class ContextGraph:
+    """gm: from images ``(B, 3, H, W)`` to logits ``(B, classes)`` and a context per site, its weights frozen."""
+
+    gm: fx.GraphModule
+    sites: tuple[Site, ...]
+    classes: int
+
+    @property
+    def windowed(self) -> bool:
+        """Whether attention is computed in windows anywhere."""
+        return any(site.windows > 1 for site in self.sites)
+
+
+def expose_contexts(gm: fx.GraphModule, images: Tensor, published: bool = False) -> ContextGraph:
+    """
+    Return a copy of a FLOAT graph whose output is ``(logits, context, ...)``; it shares its weights with `gm`, frozen.
+
+    Products of probabilities and values are found from the data flow, fused or not. images: only the shape and device matter.
+    The tokens that are dropped are those of a parameter, such as the class token, that a concatenation puts before the
+    patches; published: the first one, whatever it is. Attention of fewer than two patches is left out.
+
+    Raises `InputError` where the model does not take the images or gives no logits, `UnsupportedGraphError` where it has no
+    attention.
+    """
+    frozen = _frozen_copy(gm)
+    propagate_shapes(frozen, [images])
+    batch = images.shape[0]
+    logits = _logits(frozen.graph, batch)
+    found = {node: _site(node, batch, published) for node in frozen.graph.nodes if _is_context(node, batch)}
+    sites = {node: site for node, site in found.items() if site.tokens >= 2}
+    if not sites:
+        raise UnsupportedGraphError(
+            "image synthesis needs attention, a product of softmax probabilities and values over at least two patches; this "
+            "model has none. fxquant.synthesis.gaussian_images gives calibration images for any model"
+        )
+    output = next(n for n in frozen.graph.nodes if n.op == "output")
+    output.args = ((logits, *sites),)
+    frozen.graph.eliminate_dead_code()
+    frozen.graph.lint()
+    frozen.recompile()
+    return ContextGraph(frozen, tuple(sites.values()), int(logits.meta["val"].shape[1]))
+
+
+def _frozen_copy(gm: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy whose parameters lie in the memory of the original's but ask for no gradient."""
+    memo: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in gm.parameters()}
+    memo |= {id(b): b.detach() for b in gm.buffers()}
+    return copy.deepcopy(gm, memo)
+
+
+def _logits(graph: fx.Graph, batch: int) -> fx.Node:
+    output = next(n for n in graph.nodes if n.op == "output")
+    leaves = [leaf for leaf in tree_leaves(output.args[0]) if isinstance(leaf, fx.Node)]
+    shapes = [tuple(v.shape) if isinstance(v := leaf.meta.get("val"), Tensor) else None for leaf in leaves]
+    heads = [n for n in graph.nodes if n.target in dataflow.PRODUCTS and dataflow.reaches_output(n)]
+    if len(leaves) != 1 or shapes[0] is None or len(shapes[0]) != 2 or shapes[0][0] != batch or not heads:
+        found = ", ".join(map(str, shapes)) or "nothing"
+        features = ", which are features: nothing but norms and pooling comes after the last block" if not heads else ""
+        raise InputError(
+            f"image synthesis needs a classifier, whose output is one tensor of logits ({batch}, classes); this model gives "
+            f"{found}{features}. Create the model with its head, for example without num_classes=0"
+        )
+    return leaves[0]
+
+
+def _is_context(node: fx.Node, batch: int) -> bool:
+    if node.target not in (torch.matmul, F.scaled_dot_product_attention):
+        return False
+    value = node.meta.get("val")
+    images = isinstance(value, Tensor) and value.dim() >= 3 and value.shape[0] % batch == 0
+    product = product_of(node) if images else None
+    return product in (Product.PV, Product.ATTENTION) or (product is Product.MATMUL and _mixes_probabilities(node))
+
+
+def _mixes_probabilities(node: fx.Node) -> bool:
+    """Say whether the first operand is probabilities that a linear layer over heads, or a gate, has mixed since softmax."""
+    stack, seen = [node.args[0]], set[object]()
+    while stack:
+        source = stack.pop()
+        if not isinstance(source, fx.Node) or source in seen:
+            continue
+        seen.add(source)
+        if source.target is F.softmax:
+            return True
+        if dataflow.moves_values(source) or source.target is F.linear:
+            stack.append(source.args[0])
+        elif dataflow.is_elementwise(source):
+            stack.extend(source.all_input_nodes)
+    return False
+
+
+def _site(node: fx.Node, batch: int, published: bool) -> Site:
+    shape = node.meta["val"].shape
+    prefix = 1 if published else _prefix_tokens(node)
+    windows = shape[0] // batch * shape[2:-2].numel()
+    return Site(module_path(node) or node.name, prefix, int(shape[-2]) - prefix, int(windows))
+
+
+def _prefix_tokens(context: fx.Node) -> int:
+    """Return how many tokens of parameters were put before the patches that `context` is computed from."""
+    tokens = context.meta["val"].shape[-2]
+    stack, seen, found = list(context.all_input_nodes), set[fx.Node](), 0
+    while stack:
+        node = stack.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        stack.extend(node.all_input_nodes)
+        if node.target in _CATS and _joins_tokens(node, tokens):
+            found = max(found, _leading_parameters(node))
+    return found
+
+
+def _joins_tokens(cat: fx.Node, tokens: int) -> bool:
+    value = cat.meta.get("val")
+    axis = cat.args[1] if len(cat.args) > 1 else cat.kwargs.get("dim", 0)
+    return isinstance(value, Tensor) and value.dim() == 3 and axis in (1, -2) and value.shape[1] == tokens
+
+
+def _leading_parameters(cat: fx.Node) -> int:
+    """Return the tokens of the operands of a concatenation that come from parameters, before the first that does not."""
+    operands = cat.args[0] if cat.args else cat.kwargs["tensors"]
+    count = 0
+    for operand in operands:  # type: ignore[union-attr]
+        if not dataflow.is_parameter(operand):
+            break
+        count += int(operand.meta["val"].shape[1])  # type: ignore[union-attr]
+    return count

@@ -1,0 +1,60 @@
+"""Tensors and facts in one safetensors file that is whole or not there; reading it runs no code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fxquant.errors import FxquantError
+
+
+def write_atomically(file: Path, write: Callable[[str], object]) -> None:
+    """Let `write` make a file of a temporary name beside `file`, and rename it; errors are those of `write` and the system."""
+    temporary = str(file.absolute().parent / f".fxquant-{secrets.token_hex(8)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # with the permissions asked for
+        mode = os.fstat(descriptor).st_mode & 0o777
+        os.close(descriptor)
+        write(temporary)
+        os.chmod(temporary, mode)
+        os.replace(temporary, file)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def write_tensors(
+    file: Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], error: type[FxquantError]
+) -> None:
+    """Write `tensors` and `facts` as a file of `kind`; raise `error` where that cannot be done."""
+    held = {
+        name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()
+    }  # safetensors wants memory apart
+    try:
+        metadata = {kind: json.dumps(facts, allow_nan=False)}
+        write_atomically(file, lambda name: save_file(held, name, metadata))
+    except (OSError, SafetensorError, ValueError, TypeError) as reason:
+        raise error(f"cannot write {str(file)!r}: {reason}") from reason
+
+
+def read_tensors(file: Path, kind: str, error: type[FxquantError]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and facts of a file of `kind`; raise `error` where it is none."""
+    try:
+        with safe_open(str(file), framework="pt", device="cpu") as opened:
+            text = (opened.metadata() or {}).get(kind)
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+        facts = json.loads(text) if text is not None else None
+    except (OSError, SafetensorError, ValueError) as reason:
+        raise error(f"cannot read {str(file)!r} as a safetensors file: {reason}") from reason
+    if not isinstance(facts, dict):
+        raise error(f"{str(file)!r} is a safetensors file, but none that image synthesis wrote: it lacks {kind!r}")
+    return tensors, facts

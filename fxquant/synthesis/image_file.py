@@ -1,0 +1,84 @@
+"""Sets of images as files: tensors for calibration, and a sheet to look at."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxquant.errors import InputError
+from fxquant.synthesis.file import read_tensors, write_atomically, write_tensors
+from fxquant.synthesis.options import IMAGENET_MEAN, IMAGENET_STD
+
+_KIND = "fxquant_images"
+_NAME = "images"
+_PADDING = 2  # pixels between the images of a sheet
+
+
+def save_images(path: str | os.PathLike[str], images: Tensor, metadata: Mapping[str, Any] | None = None) -> None:
+    """
+    Write images ``(n, 3, H, W)`` in normalised space and `metadata`, which JSON can hold, to a safetensors file.
+
+    Raises `InputError` for other images and where the file cannot be written.
+    """
+    _check(images, "the images")
+    write_tensors(Path(path), _KIND, {_NAME: images.float()}, metadata or {}, InputError)
+
+
+def load_images(path: str | os.PathLike[str]) -> tuple[Tensor, dict[str, Any]]:
+    """
+    Return the images ``(n, 3, H, W)`` float32 that `save_images` wrote to a file, and their metadata; no code in it is run.
+
+    Raises `InputError` for a file that is missing, damaged or of another kind.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(
+            f"image file {str(file)!r} does not exist" if not file.exists() else f"{str(file)!r} is no file"
+        )
+    tensors, metadata = read_tensors(file, _KIND, InputError)
+    if set(tensors) != {_NAME}:
+        raise InputError(
+            f"expected one tensor {_NAME!r} in {str(file)!r}, found {', '.join(sorted(tensors)) or 'none'}"
+        )
+    _check(tensors[_NAME], repr(str(file)))
+    return tensors[_NAME], metadata
+
+
+def save_sheet(
+    path: str | os.PathLike[str],
+    images: Tensor,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> None:
+    """
+    Write all images ``(n, 3, H, W)`` to one PNG, side by side in a grid about as wide as high.
+
+    mean, std: of their normalisation, which is undone. Raises `InputError` where the file cannot be written.
+    """
+    from PIL import Image  # slow to import, torchvision above all
+    from torchvision.utils import make_grid
+
+    _check(images, "the images")
+    shift, scale = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
+    pixels = (images.detach().float().cpu() * scale + shift).clamp(0, 1)
+    grid = make_grid(pixels, nrow=math.ceil(math.sqrt(len(pixels))), padding=_PADDING, pad_value=1.0)
+    sheet = Image.fromarray((grid * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+    try:
+        write_atomically(Path(path), lambda name: sheet.save(name, format="PNG"))
+    except OSError as error:
+        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
+def _check(images: Tensor, what: str) -> None:
+    if images.dim() != 4 or images.shape[1] != 3 or not images.numel() or not images.is_floating_point():
+        raise InputError(
+            f"expected images (n, 3, H, W) of floating point, {what}: {tuple(images.shape)} of {images.dtype}"
+        )
+    if not bool(images.isfinite().all()):
+        raise InputError(f"expected finite images, {what}: NaN or infinity found")

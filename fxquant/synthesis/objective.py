@@ -1,0 +1,84 @@
+"""What synthesised images are to minimise, and its gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fxquant.synthesis.contexts import ContextGraph
+from fxquant.synthesis.losses import total_variation
+from fxquant.synthesis.options import SynthesisOptions
+from fxquant.synthesis.patch_entropy import patch_entropy
+
+
+class Losses(NamedTuple):
+    """
+    The loss and its parts, each before its weight.
+
+    entropy: minus the patch-similarity entropies of all blocks. total_variation: its distance from the target.
+    """
+
+    total: float
+    entropy: float
+    cross_entropy: float
+    total_variation: float
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Roll images by `offset` pixels in height and width, then mirror them left to right."""
+
+    offset: int
+    flip: bool
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return what the model gets to see of images ``(B, 3, H, W)``."""
+        rolled = images.roll((self.offset, self.offset), (2, 3))
+        return rolled.flip(3) if self.flip else rolled
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """
+    The loss of images for one model: patch-similarity entropy, cross entropy and total variation.
+
+    The sum that PSAQ-ViT (Li et al., ECCV 2022) minimises, each part with its weight of `options`. dtype: of the model; losses
+    are computed in float32.
+    """
+
+    graph: ContextGraph
+    options: SynthesisOptions
+    dtype: torch.dtype
+
+    def gradient(self, images: Tensor, labels: Tensor, tau: float, jitter: Jitter) -> tuple[Losses, Tensor]:
+        """
+        Return the losses of images ``(B, 3, H, W)`` and the gradient of the total with respect to them.
+
+        labels: classes ``(B,)``. tau: the total variation aimed at.
+        """
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            parts = self._parts(jitter(images), labels, tau)
+            weights = (self.options.entropy_weight, self.options.ce_weight, self.options.tv_weight)
+            total = torch.stack([part * weight for part, weight in zip(parts, weights, strict=True)]).sum()
+            (gradient,) = torch.autograd.grad(total, images)
+        return Losses(*torch.stack([total, *parts]).tolist()), gradient
+
+    def _parts(self, images: Tensor, labels: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor]:
+        logits, *contexts = self.graph.gm(images.to(self.dtype))
+        entropies = [
+            patch_entropy(
+                context,
+                len(images),
+                site.prefix,
+                bandwidth=self.options.bandwidth,
+                grid_size=self.options.grid_size,
+            )
+            for context, site in zip(contexts, self.graph.sites, strict=True)
+        ]
+        distance = (total_variation(images) - tau).abs()
+        return -torch.stack(entropies).sum(), F.cross_entropy(logits.float(), labels), distance

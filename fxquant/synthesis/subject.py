@@ -1,0 +1,114 @@
+"""What synthesis has to know of a model: its graph, the size its images have, and how they are normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxquant.api import trace
+from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
+from fxquant.spec import Stage, stage_of
+from fxquant.synthesis.contexts import ContextGraph, expose_contexts
+from fxquant.synthesis.options import IMAGENET_MEAN, IMAGENET_STD, SynthesisOptions
+
+Size = int | tuple[int, int] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """source: the traced model. contexts: its copy that also gives attention outputs. The rest is said of its images."""
+
+    source: fx.GraphModule
+    contexts: ContextGraph
+    height: int
+    width: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return black and white in normalised space, each ``(1, 3, 1, 1)``."""
+        mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (self.mean, self.std))
+        return (0 - mean) / std, (1 - mean) / std
+
+
+def read_subject(model: nn.Module, batch: int, size: Size, options: SynthesisOptions) -> Subject:
+    """
+    Trace `model`, which stays as it is, and find its attention; a graph from `fxquant.trace` is taken as it is.
+
+    batch: images at once. Raises `InputError` where the size is not known or not the model's, and what `expose_contexts` does.
+    """
+    if getattr(model, "num_classes", None) == 0:
+        raise InputError("image synthesis needs a classifier; this model has num_classes=0: create it with its head")
+    height, width = resolve_size(model, size)
+    example = _example(model, batch, height, width)
+    try:
+        source = _as_graph(model, example)
+        contexts = expose_contexts(source, example, options.published)
+    except InputError as error:
+        if size is not None or "does not accept" not in str(error):
+            raise
+        raise InputError(
+            f"images of {height}x{width} pixels, which the model's data config names, do not fit it: give size=, the "
+            f"height and width that it takes. {error}"
+        ) from error
+    mean, std = resolve_normalisation(model, options)
+    return Subject(source, contexts, height, width, mean, std)
+
+
+def resolve_size(model: nn.Module, size: Size) -> tuple[int, int]:
+    """Return height and width: those given, or those of timm's data config, or of the images that a graph was traced with."""
+    if size is not None:
+        pair = (size, size) if isinstance(size, int) else size
+        if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(s, int) and s >= 1 for s in pair)):
+            raise ConfigError(f"size must be a positive whole number or (height, width), got {size!r}")
+        return pair
+    config = _data_config(model)
+    if config:
+        _, height, width = config["input_size"]
+        return int(height), int(width)
+    if isinstance(model, fx.GraphModule):
+        seen = next((n.meta.get("val") for n in model.graph.nodes if n.op == "placeholder"), None)
+        if isinstance(seen, Tensor) and seen.dim() == 4:
+            return int(seen.shape[2]), int(seen.shape[3])
+    raise InputError("the size of the model's images is not known: give size=, such as 224 or (height, width)")
+
+
+def _as_graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
+    if isinstance(model, fx.GraphModule) and stage_of(model) is Stage.FLOAT:
+        return model
+    try:
+        return trace(model)
+    except UnsupportedGraphError:
+        return trace(model, example)  # which lets torch.export capture what symbolic tracing cannot
+
+
+def _example(model: nn.Module, batch: int, height: int, width: int) -> Tensor:
+    tensor = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), torch.empty(0))
+    return torch.zeros(batch, 3, height, width, dtype=tensor.dtype, device=tensor.device)
+
+
+def resolve_normalisation(model: nn.Module, options: SynthesisOptions) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std: those of the options, of timm's data config, or of ImageNet."""
+    if options.mean is not None and options.std is not None:
+        return options.mean, options.std
+    config = _data_config(model)
+    if config:
+        return _floats(config["mean"]), _floats(config["std"])
+    return IMAGENET_MEAN, IMAGENET_STD
+
+
+def _data_config(model: nn.Module) -> dict[str, Any]:
+    """Return timm's data config of `model`, empty for a model that is not timm's."""
+    if not getattr(model, "pretrained_cfg", None):
+        return {}
+    from timm.data import resolve_model_data_config  # slow to import, and few who import fxquant synthesise
+
+    return dict(resolve_model_data_config(model))
+
+
+def _floats(values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(float(v) for v in values)

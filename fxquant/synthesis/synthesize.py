@@ -1,0 +1,177 @@
+"""Images for calibration made from nothing but the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from fxquant.errors import CheckpointError, ConfigError
+from fxquant.synthesis.objective import Losses, Objective
+from fxquant.synthesis.optimisation import State, advance, begin, begin_batch, finish_batch
+from fxquant.synthesis.options import SynthesisOptions, make_options
+from fxquant.synthesis.state_file import StateFile, fingerprint
+from fxquant.synthesis.subject import Size, Subject, read_subject
+
+_DTYPES = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """step: of `steps` in all, counted over all batches of images. losses: before that step."""
+
+    step: int
+    steps: int
+    losses: Losses
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Everything that stays the same from step to step."""
+
+    n: int
+    batch: int
+    subject: Subject
+    objective: Objective
+    bounds: tuple[Tensor, Tensor]
+    lr: float
+    device: torch.device
+
+    @property
+    def steps(self) -> int:
+        return -(-self.n // self.batch) * self.objective.options.steps
+
+    def steps_done(self, state: State) -> int:
+        return -(-len(state.done) // self.batch) * self.objective.options.steps + state.step
+
+
+@torch.inference_mode(False)  # gradients are needed, wherever this is called
+def synthesize(
+    model: nn.Module,
+    n: int = 32,
+    *,
+    size: Size = None,
+    batch: int | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress: bool = True,
+    checkpoint: str | os.PathLike[str] | None = None,
+    save_every: float = 60.0,
+    on_step: Callable[[Progress], None] | None = None,
+    **options: Any,
+) -> Tensor:
+    """
+    Return `n` images ``(n, 3, H, W)`` made from the model alone, float32 in normalised space: a calibration batch without data.
+
+    Images of Gaussian noise are optimised so that the similarities between patches in every attention block are spread as
+    those of real images, whose foreground and background differ, and that the model sees a class in each. This is PSAQ-ViT (Li
+    et al., "Patch Similarity Aware Data-Free Quantization for Vision Transformers", ECCV 2022), 2 rounds of 500 iterations.
+    `options` are its constants, see `SynthesisOptions`; published=True does as the authors' code where it departs from that.
+
+    model: a classifier in eval mode, or its graph from `fxquant.trace`; it is not changed. size: of the images, one number or
+    (height, width); None is that of timm's data config. batch: images optimised together, None is all; fewer take less memory.
+    seed fixes every random choice, whatever the device. device: to compute on and of the result, None is the model's. dtype:
+    that the model computes in, torch.float32 or torch.bfloat16. progress: show a bar with the losses. checkpoint: a file that
+    the state is kept in, every `save_every` seconds and when interrupted; where it exists the synthesis goes on from there,
+    and gives the images it would have given without interruption. on_step: called after each step.
+
+    Raises `ConfigError` for impossible arguments, `InputError` for a model without logits and a size that it does not take,
+    `UnsupportedGraphError` for a model without attention, `CheckpointError` for a checkpoint of another synthesis, naming what
+    differs, and `CalibrationError` where the loss is not finite.
+    """
+    chosen = make_options(options)
+    batch = n if batch is None else min(batch, n)
+    if n < 1 or batch < 1 or seed < 0 or dtype not in _DTYPES:
+        raise ConfigError(
+            f"expected n and batch of at least 1, seed of at least 0, dtype torch.float32 or torch.bfloat16, got n={n}, "
+            f"batch={batch}, seed={seed}, dtype={dtype}"
+        )
+    run = _set_up(model, n, batch, size, device, dtype, chosen)
+    file = StateFile(checkpoint, _settings(run, seed) if checkpoint is not None else {}, save_every)
+    state = file.read(run.device)
+    if state is None:
+        shape = (3, run.subject.height, run.subject.width)
+        state = begin(shape, seed, run.device)
+    return _optimise(run, state, file, progress, on_step).done
+
+
+def _set_up(
+    model: nn.Module,
+    n: int,
+    batch: int,
+    size: Size,
+    device: torch.device | str | None,
+    dtype: torch.dtype,
+    options: SynthesisOptions,
+) -> _Run:
+    subject = read_subject(model, batch, size, options)
+    graph = subject.contexts
+    tensors = (*model.parameters(), *model.buffers())
+    place = torch.device(device) if device is not None else next((t.device for t in tensors), torch.device("cpu"))
+    graph.gm.to(device=place, dtype=dtype)
+    lr = options.lr if options.lr is not None else 0.25 if graph.windowed else 0.20
+    return _Run(n, batch, subject, Objective(graph, options, dtype), subject.bounds(place), lr, place)
+
+
+def _optimise(
+    run: _Run, state: State, file: StateFile, progress: bool, on_step: Callable[[Progress], None] | None
+) -> State:
+    options = run.objective.options
+    with tqdm(
+        total=run.steps, initial=run.steps_done(state), desc="synthesize", unit="step", disable=not progress
+    ) as bar:
+        try:
+            while True:
+                if state.step == options.steps:
+                    state = finish_batch(state)
+                left = run.n - len(state.done)
+                if not left:
+                    break
+                if not len(state.images):
+                    state = begin_batch(state, min(run.batch, left), run.subject.contexts.classes, options)
+                state, losses = advance(state, run.objective, run.lr, run.bounds)
+                bar.set_postfix(_shown(losses), refresh=False)
+                bar.update()
+                file.write_now_and_then(state)
+                if on_step is not None:
+                    on_step(Progress(run.steps_done(state), run.steps, losses))
+        except CheckpointError:
+            raise  # what cannot be written will not be written now
+        except BaseException:
+            file.write(state)
+            raise
+        file.write(state)
+    return state
+
+
+def _settings(run: _Run, seed: int) -> dict[str, Any]:
+    """Return what the images depend on, as JSON gives it back; the device is not among it."""
+    objective = run.objective
+    found = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(objective.options).items()}
+    return {
+        "model": fingerprint(run.subject.source),
+        "n": run.n,
+        "batch": run.batch,
+        "size": [run.subject.height, run.subject.width],
+        "seed": seed,
+        "dtype": str(objective.dtype).removeprefix("torch."),
+        **found,
+        "steps": objective.options.steps,
+        "mean": list(run.subject.mean),
+        "std": list(run.subject.std),
+    }
+
+
+def _shown(losses: Losses) -> dict[str, str]:
+    return {
+        "loss": f"{losses.total:.3f}",
+        "entropy": f"{losses.entropy:.3f}",
+        "ce": f"{losses.cross_entropy:.3f}",
+        "tv": f"{losses.total_variation:.1f}",
+    }
