@@ -83,8 +83,7 @@ def build(name: str, batch: int, fused: bool, **arguments: Any) -> Subject:
 
 def start(subject: Subject, batch: int) -> State:
     """Return the state of `batch` images before their first step."""
-    shape = (3, subject.height, subject.width)
-    return begin_batch(begin(shape, 0, CPU), batch, subject.contexts.classes, OPTIONS)
+    return begin_batch(begin(subject.shape, 0, CPU), batch, subject.contexts.classes, OPTIONS)
 
 
 def compare(name: str, batch: int, rounds: int, **arguments: Any) -> dict[str, Any]:

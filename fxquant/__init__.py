@@ -3,7 +3,7 @@
 from fxquant import models
 from fxquant.api import calibrate, compile, convert, prepare, quantize, trace
 from fxquant.checkpoint import load, save
-from fxquant.config import LayerSpec, QuantConfig, Role, TensorSpec
+from fxquant.config import LayerSpec, QuantConfig
 from fxquant.errors import (
     CalibrationError,
     CheckpointError,
@@ -14,7 +14,10 @@ from fxquant.errors import (
     UnsupportedGraphError,
 )
 from fxquant.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
-from fxquant.observers import EMA, OMSE, MinMax, Percentile
+from fxquant.log2 import Log2, LogIntSoftmax
+from fxquant.observers import EMA, OMSE, MinMax, Percentile, PowerOfTwoFactor
+from fxquant.operands import IntegerNorm, Role, TensorSpec
+from fxquant.placement import Placement, Value
 from fxquant.recipes import recipe, recipes
 from fxquant.report import Report, report
 from fxquant.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
@@ -33,7 +36,10 @@ __all__ = [
     "Gradient",
     "InputError",
     "Inputs",
+    "IntegerNorm",
     "LayerSpec",
+    "Log2",
+    "LogIntSoftmax",
     "Metric",
     "MinMax",
     "Noise",
@@ -44,6 +50,8 @@ __all__ = [
     "PerProjection",
     "PerTensor",
     "Percentile",
+    "Placement",
+    "PowerOfTwoFactor",
     "QuantConfig",
     "Report",
     "Role",
@@ -53,6 +61,7 @@ __all__ = [
     "TwinGELU",
     "TwinSoftmax",
     "UnsupportedGraphError",
+    "Value",
     "calibrate",
     "compile",
     "convert",

@@ -1,8 +1,8 @@
 """
-Configuration: frozen value types that say how each operand of each matrix product is quantised.
+Configuration: frozen value types that say how the operands of matrix products are quantised.
 
-`TensorSpec` describes one operand, `LayerSpec` one product (an operand may have its own spec by the role it plays),
-`QuantConfig` the whole model. A config is never changed: every ``set_*`` returns a new one.
+`LayerSpec` describes one product, whose operands may have specs of their own by the role they play, `QuantConfig` the whole
+model. A config is never changed: every ``set_*`` returns a new one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
 from operator import matmul
 from typing import Any
 
@@ -19,90 +20,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxquant.errors import ConfigError
-from fxquant.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor, RowGroups
-from fxquant.numerics import code_range
-from fxquant.observers.base import Observer, ObserverOptions
-from fxquant.observers.minmax import MinMax
+from fxquant.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+from fxquant.log2 import Log2
+from fxquant.operands import OperandSpec, Role, TensorSpec, check_bool
+from fxquant.placement import Placement
 from fxquant.search import NoisyBias, ScaleSearch
 from fxquant.twin import TwinGELU, TwinSoftmax
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def _check_bool(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be True or False, got {value!r}")
-
-
-class Role(Enum):
-    """What an operand is, found from the data flow."""
-
-    WEIGHT = "weight"
-    ACTIVATION = "activation"
-    NORM = "norm"  # comes from a layer norm
-    GELU = "gelu"  # comes from GELU
-    QUERY = "query"
-    KEY = "key"
-    SOFTMAX = "softmax"
-    VALUE = "value"
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """
-    How one operand is quantised.
-
-    bits: 2..8. signed: codes ``[-2^(b-1), 2^(b-1) - 1]`` rather than ``[0, 2^b - 1]``. symmetric: the zero point is 0.
-    observer: frozen options of the observer that finds the range. narrow: signed codes go without the smallest, as in
-    ``[-127, 127]``.
-
-    Raises `ConfigError` for a value of the wrong type or range, and where the observer cannot find such a range.
-    """
-
-    bits: int = 8
-    signed: bool = False
-    symmetric: bool = False
-    granularity: Granularity = PerTensor()
-    observer: ObserverOptions = MinMax()
-    narrow: bool = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
-            raise ConfigError(f"bits must be an integer from 2 to 8, got {self.bits!r}")
-        if not isinstance(self.granularity, Granularity):
-            raise ConfigError(
-                "granularity must be PerTensor, PerChannel, PerHead, RowGroups or PerProjection, got "
-                f"{self.granularity!r}"
-            )
-        if not isinstance(self.observer, ObserverOptions):
-            raise ConfigError(f"observer must be observer options such as MinMax(), got {self.observer!r}")
-        for name in ("signed", "symmetric", "narrow"):
-            _check_bool(f"TensorSpec.{name}", getattr(self, name))
-        if self.narrow and not self.signed:
-            raise ConfigError("narrow leaves out the smallest of the signed codes: use it with signed=True")
-        self.observer.check(self)
-
-    @property
-    def qmin(self) -> int:
-        """Smallest code."""
-        return code_range(self.bits, self.signed)[0] + self.narrow
-
-    @property
-    def qmax(self) -> int:
-        """Largest code."""
-        return code_range(self.bits, self.signed)[1]
-
-    @property
-    def dtype(self) -> str:
-        """Name of the codes, for people."""
-        return f"{'int' if self.signed else 'uint'}{self.bits}"
-
-    def build(self, name: str) -> Observer:
-        """Return a fresh observer for this spec; `name` is the operand it will be named by in errors."""
-        return self.observer.build(self, name)
-
-
-OperandSpec = TensorSpec | TwinGELU | TwinSoftmax
 
 
 @dataclass(frozen=True)
@@ -116,13 +41,15 @@ class LayerSpec:
     Raises `ConfigError` for a spec that its role cannot have.
     """
 
-    weight: TensorSpec | None = TensorSpec(signed=True, symmetric=True, granularity=PerChannel(0))
-    activation: TensorSpec | None = TensorSpec()
+    weight: TensorSpec | None = field(
+        default_factory=partial(TensorSpec, signed=True, symmetric=True, granularity=PerChannel(0))
+    )
+    activation: TensorSpec | None = field(default_factory=TensorSpec)
     norm: TensorSpec | None = None
     gelu: TensorSpec | TwinGELU | None = None
     query: TensorSpec | None = None
     key: TensorSpec | None = None
-    softmax: TensorSpec | TwinSoftmax | None = None
+    softmax: TensorSpec | TwinSoftmax | Log2 | None = None
     value: TensorSpec | None = None
     search: ScaleSearch | None = None
     noise: NoisyBias | None = None
@@ -130,11 +57,11 @@ class LayerSpec:
     def __post_init__(self) -> None:
         for role in Role:
             value = getattr(self, role.value)
-            twin = {Role.GELU: TwinGELU, Role.SOFTMAX: TwinSoftmax}.get(role)
-            if twin is not None and isinstance(value, twin):
+            special = _SPECIAL.get(role, ())
+            if type(value) in special:
                 continue
             if value is not None and not isinstance(value, TensorSpec):
-                expected = f"TensorSpec, {twin.__name__}" if twin else "TensorSpec"
+                expected = ", ".join(kind.__name__ for kind in (TensorSpec, *special))
                 raise ConfigError(f"LayerSpec.{role.value} must be a {expected} or None, got {value!r}")
             nonsense = value and _nonsense(role, value)
             if nonsense:
@@ -156,6 +83,10 @@ class LayerSpec:
             return self.weight
         specific: OperandSpec | None = getattr(self, role.value)
         return specific if specific is not None else self.activation
+
+
+# LogIntSoftmax is not among them: it reads quantised scores, which only a `Placement` has.
+_SPECIAL: dict[Role, tuple[type, ...]] = {Role.GELU: (TwinGELU,), Role.SOFTMAX: (TwinSoftmax, Log2)}
 
 
 def _nonsense(role: Role, spec: TensorSpec) -> str | None:
@@ -249,6 +180,9 @@ class QuantConfig:
     module that computes them and not one around it (``blocks.0.attn`` or ``.*attn``; not ``blocks.0`` or ``blocks.*``).
 
     float_dtype: what is not int8, the residual stream, norms and attention, is computed in it; None: in the model's own dtype.
+
+    placement: quantise these values, whatever reads them, in place of the activations that products read; specs of activations
+    in `layer` and overrides then have no effect, and `attention` is on where values inside it are quantised.
     """
 
     layer: LayerSpec | None = field(default_factory=LayerSpec)
@@ -257,6 +191,7 @@ class QuantConfig:
     attention: bool = False
     overrides: tuple[Override, ...] = ()
     float_dtype: torch.dtype | None = None
+    placement: Placement | None = None
 
     def __post_init__(self) -> None:
         if self.float_dtype not in (None, *FLOAT_DTYPES):
@@ -264,7 +199,29 @@ class QuantConfig:
         if self.layer is not None and not isinstance(self.layer, LayerSpec):
             raise ConfigError(f"QuantConfig.layer must be a LayerSpec or None, got {self.layer!r}")
         for name in ("patch_embed", "head", "attention"):
-            _check_bool(f"QuantConfig.{name}", getattr(self, name))
+            check_bool(f"QuantConfig.{name}", getattr(self, name))
+        if self.placement is not None:
+            self._check_placement(self.placement)
+
+    def _check_placement(self, placement: Placement) -> None:
+        if not isinstance(placement, Placement):
+            raise ConfigError(f"QuantConfig.placement must be a Placement or None, got {placement!r}")
+        if self.float_dtype not in (None, torch.float32):
+            raise ConfigError(
+                f"a placement rounds float32 values, which float_dtype={self.float_dtype} are not: leave it out"
+            )
+        for layer in (self.layer, *(o.spec for o in self.overrides)):
+            for name in ("search", "noise"):
+                if layer is not None and getattr(layer, name) is not None:
+                    raise ConfigError(
+                        f"a placement quantises values by what observers see of them, and LayerSpec.{name} searches operands "
+                        f"of products: use {name}=None, or no placement"
+                    )
+
+    @property
+    def opens_attention(self) -> bool:
+        """Whether the products of attention are quantised, or values between them."""
+        return self.attention or (self.placement is not None and self.placement.opens_attention)
 
     def set_global(self, spec: LayerSpec | None) -> QuantConfig:
         """Return a config whose products without an override use `spec` (None: stay float)."""

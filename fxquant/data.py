@@ -112,14 +112,15 @@ def draw_images(tree: ImageTree, calibration: int, limit: int | None = None, see
     """
     Draw the images to calibrate with and those to evaluate on; the same arguments give the same images in the same order.
 
-    calibration: how many, drawn at random with the classes taking turns. limit: how many to evaluate on, drawn at random
-    from all classes; None is all of them. Where the tree is `shared` no image serves both purposes.
+    calibration: how many, drawn at random with the classes taking turns; 0 where they come from elsewhere. limit: how many to
+    evaluate on, drawn at random from all classes; None is all of them. Where the tree is `shared` no image serves both
+    purposes.
 
     Raises `InputError` where the folder holds fewer images than asked for.
     """
     held = len(tree.calibration)
     spare = 1 if tree.shared else 0
-    if not 1 <= calibration <= held - spare:
+    if not 0 <= calibration <= held - spare:
         kept = ", one of which has to be left to evaluate on" if spare else ""
         raise InputError(
             f"--calib asks for {calibration} images, {str(tree.calibration.root)!r} holds {held}{kept}: "
@@ -159,8 +160,13 @@ class ImageBatches:
             collate_fn=_collate,
         )
 
+    @property
+    def count(self) -> int:
+        """How many images there are."""
+        return len(self.samples)
+
     def __len__(self) -> int:
-        return math.ceil(len(self.samples) / self.batch_size)
+        return math.ceil(self.count / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:

@@ -72,6 +72,24 @@ def origin(value: object) -> fx.Node | None:
     return value if isinstance(value, fx.Node) else None
 
 
+def observed(value: object) -> fx.Node | None:
+    """Return the call of the observer whose value `value` is, moved or times a number; None where it was not observed."""
+    while isinstance(value, fx.Node) and (moves_values(value) or _scales(value)):
+        value = value.args[0]
+    return value if isinstance(value, fx.Node) and value.op == "call_module" else None
+
+
+def behind_sums(value: object) -> object:
+    """Return what `value` was before anything was added to it, looking through moves as well."""
+    while isinstance(value, fx.Node) and (moves_values(value) or value.target in (operator.add, torch.add)):
+        value = value.args[0]
+    return value
+
+
+def _scales(node: fx.Node) -> bool:
+    return node.target in (operator.mul, torch.mul) and len(node.args) == 2 and isinstance(node.args[1], int | float)
+
+
 def is_parameter(value: object) -> bool:
     """Say whether `value` comes from a parameter or buffer, moved or not."""
     source = origin(value)

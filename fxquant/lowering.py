@@ -12,6 +12,7 @@ from fxquant.attributes import tensor_of
 from fxquant.numerics import storage_offset
 from fxquant.ops import (
     dequantize,
+    dequantize_log2,
     dequantize_twin,
     fake_quantize_summed_twin,
     int8_linear,
@@ -109,9 +110,12 @@ def quantized_twin(value: object) -> QuantizedTwin | None:
     return QuantizedTwin(*value.args)  # type: ignore[arg-type]
 
 
+_DEQUANTIZED = (dequantize, dequantize_log2, dequantize_twin, fake_quantize_summed_twin)
+
+
 def is_quantized(value: object) -> bool:
     """Say whether `value` stands for codes of any kind."""
-    return isinstance(value, fx.Node) and value.target in (dequantize, dequantize_twin, fake_quantize_summed_twin)
+    return isinstance(value, fx.Node) and value.target in _DEQUANTIZED
 
 
 def obstacle(node: fx.Node) -> str | None:
@@ -122,6 +126,8 @@ def obstacle(node: fx.Node) -> str | None:
     for name, value in zip(names, node.args, strict=False):
         if _is_summed(value):
             return f"simulated: the {name} is twin-uniform as published, which has no int8 form"
+        if isinstance(value, fx.Node) and value.target is dequantize_log2:
+            return f"simulated: the {name} is a power of two, and a product of those is made of shifts, not of int8 products"
         if not _reads_codes(value):
             return f"simulated: the {name} is float"
     if not all(is_quantized(value) for value in node.args[:2]):

@@ -7,7 +7,7 @@ from enum import Enum
 
 from torch import fx
 
-from fxquant.config import OperandSpec, Role
+from fxquant.operands import OperandSpec, Role
 from fxquant.search import NoisyBias, ScaleSearch
 
 _KEY = "fxquant"

@@ -124,6 +124,83 @@ def fake_quantize_summed_twin(x: Tensor, split: Tensor, qmax: int) -> Tensor:
     return high + (x.clamp(torch.zeros_like(split), split) / scale).round_().clamp_(0, qmax) * scale
 
 
+def quantize_log2(x: Tensor, qmax: int) -> Tensor:
+    """
+    Return ``q = round(-log2 x)`` of probabilities, as float32; -1 stands for 0, which is what lies beyond ``2^-qmax`` (FQ-ViT).
+
+    Rounds half to even.
+    """
+    exponent = (-torch.log2(x.float())).round_()
+    return torch.where(exponent > qmax, -1.0, exponent.clamp_(min=0))
+
+
+def dequantize_log2(codes: Tensor) -> Tensor:
+    """Return ``2^-q``, and 0 for -1, as float32."""
+    return torch.where(codes < 0, 0.0, torch.exp2(-codes.float()))
+
+
+LN2 = 0.6931  # as FQ-ViT's code has it
+EXP_COEFFICIENTS = (0.35815147, 0.96963238, 1.0)  # exp(x) on (-ln 2, 0] is about a x^2 + b x + c (I-BERT, equation 13)
+EXP_SHIFTS = 30
+
+
+def integer_exponential(steps: Tensor, scale: Tensor) -> Tensor:
+    """
+    Return ``exp(steps * scale)`` times one integer factor, for ``steps <= 0`` in units of `scale`: integers as float32.
+
+    scale: float32, 0-dim or broadcastable (I-BERT, algorithm 2, with FQ-ViT's constants).
+    """
+    a, b, c = EXP_COEFFICIENTS
+    unit = torch.floor(-LN2 / scale)
+    steps = torch.maximum(steps, EXP_SHIFTS * unit)
+    shifts = torch.floor(steps / unit)
+    rest = steps - unit * shifts
+    polynomial = rest * (rest + torch.floor((b / a) / scale)) + torch.floor((c / a) / scale**2)
+    return torch.floor(polynomial * torch.exp2(EXP_SHIFTS - shifts)).clamp_(min=0)
+
+
+def log_int_softmax(scores: Tensor, scale: Tensor, qmax: int) -> Tensor:
+    """
+    Return the softmax of `scores` over the last axis as the codes of `quantize_log2`, float32.
+
+    scale: of the quantised scores, 0-dim, or ``(H,)`` for heads on axis 1. The inverse of a probability is rounded to an
+    integer, and its logarithm is the place of the highest bit, one more from halfway to the next power (FQ-ViT, section 3.3).
+    Rows of the result need not sum to 1.
+    """
+    steps = scores.float() / along(scale, scores.dim(), 1)
+    steps = steps - steps.amax(-1, keepdim=True)
+    powers = integer_exponential(steps, along(scale, scores.dim(), 1))
+    inverse = torch.round(powers.sum(-1, keepdim=True) / powers)
+    exponent = torch.floor(torch.log2(inverse))
+    exponent += inverse - torch.exp2(exponent) >= torch.exp2(exponent - 1)
+    return torch.where(exponent > qmax, -1.0, exponent)
+
+
+MULTIPLIER_BITS = 8
+SHIFTS = 31
+
+
+def integer_layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, scale: Tensor) -> Tensor:
+    """
+    Return the layer norm over the last axis of integers `x` ``(..., C)``, int64, as integers in units of `scale`.
+
+    Mean and deviation come from the exact sums of x and its squares; each channel of each token is then one multiplication by
+    an integer of 8 bits, one addition and one shift, which rounds half to even (FQ-ViT, section 3.2). There is no epsilon.
+    weight, bias: ``(C,)`` or None for 1 and 0.
+    """
+    count = x.shape[-1]
+    total, squares = x.sum(-1, keepdim=True), x.square().sum(-1, keepdim=True)
+    spread = (count * squares - total.square()).clamp(min=1).double().sqrt()  # C times the standard deviation
+    gain = torch.ones(count, dtype=torch.float64, device=x.device) if weight is None else weight.double()
+    offset = torch.zeros_like(gain) if bias is None else bias.double()
+    slope = gain / scale.double() * count / spread
+    intercept = offset / scale.double() - total.double() / count * slope
+    shift = (MULTIPLIER_BITS - 1 - torch.floor(torch.log2(slope.abs()))).clamp(0, SHIFTS)
+    multiplier = torch.floor(slope.abs() * torch.exp2(shift)).clamp(0, 2**MULTIPLIER_BITS - 1) * slope.sign()
+    sums = multiplier.long() * x + torch.round(intercept * torch.exp2(shift)).long()
+    return torch.round(sums.double() * torch.exp2(-shift)).long()
+
+
 def sqnr(reference: Tensor, approximation: Tensor) -> float:
     """Return the signal-to-quantisation-noise ratio ``10 log10(|r|^2 / |r - a|^2)`` in dB (inf when equal)."""
     noise = (reference.double() - approximation.double()).square().sum()

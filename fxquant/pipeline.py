@@ -22,6 +22,7 @@ from fxquant.passes.canonicalize import canonicalize
 from fxquant.passes.cast_floats import CastFloats
 from fxquant.passes.correct_bias import correct_bias
 from fxquant.passes.decompose_attention import decompose_attention
+from fxquant.passes.dequantize_late import dequantize_late
 from fxquant.passes.expand_einsum import expand_einsum
 from fxquant.passes.fold_constants import fold_constants
 from fxquant.passes.fold_noise import fold_noise
@@ -37,6 +38,7 @@ from fxquant.passes.linearize_matmul import linearize_matmul
 from fxquant.passes.lower_convolution import lower_convolution
 from fxquant.passes.lower_linear import lower_linear
 from fxquant.passes.lower_matmul import lower_matmul
+from fxquant.passes.observe_values import ObserveValues
 from fxquant.passes.quantize_early import quantize_early
 from fxquant.passes.quantize_operands import quantize_operands
 from fxquant.passes.restore_float import RestoreFloat
@@ -55,12 +57,14 @@ TRACE: tuple[Pass, ...] = (
 def prepare_passes(config: QuantConfig) -> tuple[Pass, ...]:
     """Return the passes of `fxquant.prepare`."""
     cast: tuple[Pass, ...] = () if config.float_dtype is None else (CastFloats(config.float_dtype),)
+    values: tuple[Pass, ...] = () if config.placement is None else (ObserveValues(config.placement),)
     return (
         *cast,
         fold_constants,  # before annotate: a product of parameters alone is no product at run time
         linearize_matmul,  # after fold_constants: a transposed or sliced weight is one tensor by now
         Annotate(config),
         decompose_attention,  # after annotate: only what the config quantises is opened
+        *values,  # after decompose_attention: scores and probabilities are values by now
         insert_observers,
     )
 
@@ -69,6 +73,7 @@ CONVERT: tuple[Pass, ...] = (
     correct_bias,  # first: a denoised bias is no tensor of the model any more
     add_noise,
     quantize_operands,
+    dequantize_late,
     keep_float32,  # last: it asks what becomes codes
 )
 

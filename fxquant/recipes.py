@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from fxquant.config import FLOAT_DTYPES, LayerSpec, QuantConfig, TensorSpec
+from fxquant.config import FLOAT_DTYPES, LayerSpec, QuantConfig
 from fxquant.errors import ConfigError
 from fxquant.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor
 from fxquant.observers import EMA, OMSE, MinMax, ObserverOptions, Percentile
+from fxquant.operands import TensorSpec
+from fxquant.presets import fqvit, itpn, psaq
 from fxquant.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
 from fxquant.twin import TwinGELU, TwinSoftmax
 
@@ -44,6 +46,9 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     value), ``clip``, ``mean``, ``range``, ``weights`` (search their scales too), and as above ``metric``, ``correct_bias``,
     ``inputs_from``, ``coarse``, ``max_rows`` and ``published``. noisyquant_ptq4vit is ptq4vit with noisy biases and takes
     the options of both.
+
+    fqvit, itpn and psaq round values between the products too, as those systems place their quantisers: see `fxquant.presets`
+    for their options, such as ``observer``, ``power_of_two`` and ``softmax``.
     """
     if name not in RECIPES:
         raise ConfigError(f"unknown recipe {name!r}: expected one of {', '.join(recipes())}")
@@ -226,4 +231,7 @@ RECIPES: dict[str, Callable[..., QuantConfig]] = {
     "vanilla": _vanilla,
     "noisyquant": _noisyquant,
     "noisyquant_ptq4vit": _noisyquant_ptq4vit,
+    "fqvit": fqvit,
+    "itpn": itpn,
+    "psaq": psaq,
 }

@@ -92,11 +92,15 @@ class Report:
     """
     The products of a graph; iterate over it for `ProductReport` records, print it for a table.
 
-    stage: its name. float_dtype: of what is not int8, by name.
+    stage: its name. float_dtype: of what is not int8, by name. rounded: the names of values that are quantised although no
+    product reads them, because a `Placement` says so.
     """
 
-    def __init__(self, records: tuple[ProductReport, ...], stage: str, float_dtype: str) -> None:
+    def __init__(
+        self, records: tuple[ProductReport, ...], stage: str, float_dtype: str, rounded: tuple[str, ...] = ()
+    ) -> None:
         self.records = records
+        self.rounded = rounded
         self.stage = stage
         self.float_dtype = float_dtype
 
@@ -126,6 +130,8 @@ class Report:
         if sampled:
             used, total = min(sampled, key=lambda tokens: tokens[0] / tokens[1])
             lines.append(f"searched on part of the tokens: {len(sampled)} products, the least {used} of {total}")
+        if self.rounded:
+            lines.append(f"rounded to codes and back, no product reads them: {len(self.rounded)} values")
         return "\n".join([head, *lines])
 
 
@@ -144,7 +150,16 @@ def report(gm: nn.Module) -> Report:
     stage = stage_of(gm)
     nodes = [n for n in gm.graph.nodes if n.target in (*_INT8, *_FLOAT_PRODUCTS)]
     dtype = str(gm.meta.get("dtype", torch.float32)).removeprefix("torch.")
-    return Report(tuple(_product(n, stage, str(backend)) for n in nodes), stage.value if stage else "unknown", dtype)
+    products = tuple(_product(n, stage, str(backend)) for n in nodes)
+    return Report(products, stage.value if stage else "unknown", dtype, tuple(_rounded(gm)))
+
+
+def _rounded(gm: fx.GraphModule) -> Iterator[str]:
+    """Yield the names of computed values that are dequantised for anything but a product."""
+    for node in gm.graph.nodes:
+        codes = node.args[0] if node.target is dequantize else None
+        if isinstance(codes, fx.Node) and codes.op != "get_attr" and not all(u.target in PRODUCTS for u in node.users):
+            yield str(node.args[1].target).removesuffix("_scale")
 
 
 def _product(node: fx.Node, stage: Stage | None, backend: str) -> ProductReport:

@@ -12,6 +12,7 @@ from torch import fx
 
 from fxquant import lowering
 from fxquant.attributes import tensor_of
+from fxquant.dataflow import observed
 from fxquant.errors import UnsupportedGraphError
 from fxquant.meta import record_of
 from fxquant.observers.base import Observer
@@ -19,11 +20,15 @@ from fxquant.observers.input_recorder import InputRecorder
 from fxquant.ops import (
     attention_quantize,
     dequantize,
+    dequantize_log2,
     dequantize_twin,
     extract_patches,
     fake_quantize_summed_twin,
+    integer_layer_norm,
     layer_norm_quantize,
+    log_int_softmax,
     quantize,
+    quantize_log2,
     quantize_twin,
 )
 from fxquant.passes.canonicalize import Spelling, respelling
@@ -40,7 +45,15 @@ class Stage(Enum):
 
 
 _PAIRS = {dequantize: quantize, dequantize_twin: quantize_twin}
-_SIMULATION = {*_PAIRS, *_PAIRS.values(), fake_quantize_summed_twin}
+_SIMULATION = {
+    *_PAIRS,
+    *_PAIRS.values(),
+    fake_quantize_summed_twin,
+    dequantize_log2,
+    integer_layer_norm,
+    log_int_softmax,
+    quantize_log2,
+}
 _INTEGER = {*lowering.INT8_PRODUCTS, attention_quantize, extract_patches, layer_norm_quantize}
 _PRODUCTS_TO_LOWER = (F.linear, F.conv2d, torch.matmul)
 
@@ -113,7 +126,7 @@ def _unfinished(node: fx.Node, stage: Stage) -> str | None:
         return None
     if stage is Stage.PREPARED:
         pairs = zip(node.args, record.operands, strict=False)
-        bare = [o.name for a, o in pairs if o.spec and isinstance(a, fx.Node) and a.op != "call_module"]
+        bare = [o.name for a, o in pairs if o.spec and isinstance(a, fx.Node) and observed(a) is None]
         return f"operand {bare[0]!r} has no observer" if bare else None
     if stage is not Stage.LOWERED or node.target not in _PRODUCTS_TO_LOWER:
         return None

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxquant.config import OPERATORS, LayerSpec, QuantConfig, TensorSpec
+from fxquant.config import OPERATORS, LayerSpec, QuantConfig
 from fxquant.errors import CalibrationError, ConfigError
 from fxquant.granularity import PerChannel, PerHead, PerTensor, RowGroups
 from fxquant.observers.base import ObserverOptions, QParams
 from fxquant.observers.minmax import MinMaxObserver
+from fxquant.operands import TensorSpec
 
 try:
     import torch.ao.quantization as ao

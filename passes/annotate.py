@@ -12,9 +12,10 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant import dataflow
 from fxquant.attributes import stride_and_padding, weight_of
-from fxquant.config import LayerSpec, QuantConfig, Role, Scope, TensorSpec
+from fxquant.config import LayerSpec, QuantConfig, Scope
 from fxquant.granularity import PerProjection, PerTensor, RowGroups
 from fxquant.meta import Operand, Product, Record, module_path, record_of, set_record
+from fxquant.operands import Role, TensorSpec
 from fxquant.overrides import refuse_unmatched
 from fxquant.rewrite import edit
 
@@ -148,7 +149,7 @@ def _switched_off(config: QuantConfig, product: Product, operator: str, module: 
     overrides = [o for o in config.overrides if o.spec is not None and o.matches(operator, module)]
     if product in _ATTENTION:
         # blocks.0 at 4 bits asks for its linear layers; blocks.0.attn, or the operator, names the products of attention.
-        on = config.attention or any(o.names(operator, module) for o in overrides)
+        on = config.opens_attention or any(o.names(operator, module) for o in overrides)
         return None if on else "the fused attention kernel is faster; attention=True quantises it"
     if any(o.scope is not Scope.OBJECT_TYPE for o in overrides):
         return None

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant import dataflow
 from fxquant.attributes import tensor_of
 from fxquant.meta import Operand, Record, record_of
 from fxquant.observers.base import Observer
@@ -21,13 +22,15 @@ def insert_observers(gm: fx.GraphModule) -> PassResult:
     Before:  y = linear(x, w, b)
     Becomes: y = linear(observers.fc_input(x), observers.fc_weight(w), b)
 
-    Operands that are one value quantised one way share an observer. Weights are observed here, once.
+    Operands that are one value quantised one way share an observer; those of a value that was observed before need none.
+    Weights are observed here, once.
     """
     return edit(gm, _insert)
 
 
 def _insert(gm: fx.GraphModule) -> bool:
-    if any(node.op == "call_module" for node in gm.graph.nodes):
+    called = [gm.get_submodule(str(n.target)) for n in gm.graph.nodes if n.op == "call_module"]
+    if any(isinstance(module, InputRecorder) for module in called):
         return False
     inserter = _Inserter(gm)
     for node in list(gm.graph.nodes):
@@ -40,22 +43,45 @@ def _insert(gm: fx.GraphModule) -> bool:
     return True
 
 
-class _Inserter:
-    """Keeps the observers of one graph module, and which operands share one."""
+class ObserverHome:
+    """The submodule that holds the observers of a graph module."""
 
     def __init__(self, gm: fx.GraphModule) -> None:
         self.graph = gm.graph
-        self.home, self.path = nn.Module(), "observers"
-        while hasattr(gm, self.path):  # a model may call a part of its own so
-            self.path += "_"
-        gm.add_module(self.path, self.home)
         self.device = next((t.device for t in (*gm.parameters(), *gm.buffers())), None)
+        self.path = "observers"
+        while not isinstance(getattr(gm, self.path, _Home()), _Home):  # a model may call a part of its own so
+            self.path += "_"
+        self.module = getattr(gm, self.path, None) or _Home()
+        gm.add_module(self.path, self.module)
+
+    def call(self, name: str, module: Observer | InputRecorder, source: fx.Node) -> fx.Node:
+        """Add `module` under the first free name and return a new call of it on `source`, which still reads on."""
+        while hasattr(self.module, name):
+            name += "_"
+        self.module.add_module(name, module.to(self.device))
+        with self.graph.inserting_after(source):
+            node = self.graph.call_module(f"{self.path}.{name}", (source,))
+        inherit_meta(node, source)
+        node.meta.pop("fxquant", None)
+        return node
+
+
+class _Home(nn.Module):
+    """What `ObserverHome` adds to a graph module."""
+
+
+class _Inserter(ObserverHome):
+    """Knows which operands share an observer."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm)
         self.shared: dict[Hashable, fx.Node] = {}
 
     def observe(self, node: fx.Node, position: int, operand: Operand, record: Record | None) -> None:
         """Let the operand at `position` of `node` pass through an observer."""
         source = node.args[position] if operand.spec is not None else None
-        if operand.spec is None or not isinstance(source, fx.Node):
+        if operand.spec is None or not isinstance(source, fx.Node) or dataflow.observed(source):
             return
         how = (operand.spec, record and record.search, record and record.noise)
         constant = source.op == "get_attr"
@@ -66,20 +92,10 @@ class _Inserter:
             if constant:
                 observer(tensor_of(source))
                 observer.frozen = True
-            self.shared[key] = self._call(operand.name.replace(".", "_"), observer, source)
+            self.shared[key] = self.call(operand.name.replace(".", "_"), observer, source)
         node.update_arg(position, self.shared[key])
 
     def record_input(self, node: fx.Node, images: bool) -> None:
         """Let an input of the model pass through a recorder."""
-        recorded = self._call(f"input_{node.target}", InputRecorder(str(node.target), images), node)
+        recorded = self.call(f"input_{node.target}", InputRecorder(str(node.target), images), node)
         node.replace_all_uses_with(recorded, delete_user_cb=lambda user: user is not recorded)
-
-    def _call(self, name: str, module: Observer | InputRecorder, source: fx.Node) -> fx.Node:
-        while hasattr(self.home, name):
-            name += "_"
-        self.home.add_module(name, module.to(self.device))
-        with self.graph.inserting_after(source):
-            node = self.graph.call_module(f"{self.path}.{name}", (source,))
-        inherit_meta(node, source)
-        node.meta.pop("fxquant", None)
-        return node

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant import dataflow, lowering
 from fxquant.attributes import read_buffer, tensor_of
-from fxquant.errors import CalibrationError
+from fxquant.errors import CalibrationError, ConfigError
+from fxquant.integer_norm import integer_input
+from fxquant.log2 import LogIntSoftmax
 from fxquant.meta import record_of
 from fxquant.observers.base import Observer, QParams
 from fxquant.observers.input_recorder import InputRecorder
+from fxquant.observers.log2 import Log2Observer
 from fxquant.observers.twin import TwinObserver
+from fxquant.operands import IntegerNorm
 from fxquant.ops import (
     check_input,
     denoise_bias,
     dequantize,
+    dequantize_log2,
     dequantize_twin,
     fake_quantize_summed_twin,
+    integer_layer_norm,
+    log_int_softmax,
     quantize,
+    quantize_log2,
     quantize_twin,
 )
 from fxquant.rewrite import blame, edit, inherit_meta
@@ -37,7 +47,10 @@ def quantize_operands(gm: fx.GraphModule) -> PassResult:
                         dequantize(fc.weight_codes, s_w, None, -128, 127, 0),    # float32 <- int8
                         fc.bias)
 
-    A twin-uniform operand becomes dequantize_twin(quantize_twin(x, high, low, split, -127, 127), high, low, split, -127, 127).
+    A twin-uniform operand becomes dequantize_twin(quantize_twin(x, high, low, split, -127, 127), high, low, split, -127, 127),
+    a power of two dequantize_log2(quantize_log2(p, qmax)), and with it the softmax, where that is computed on integers,
+    dequantize_log2(log_int_softmax(scores, s, qmax)). A norm computed on integers becomes
+    dequantize(integer_layer_norm(x_codes, factor, z, 255, weight, bias, s, z_out, 0, 255), s, z_out, 0, 255).
     A quantised product computes in float32; in a bfloat16 or float16 model its result is cast back.
     """
     return edit(gm, _quantize)
@@ -75,10 +88,14 @@ def _input_checks(gm: fx.GraphModule, recorders: list[InputRecorder]) -> dict[nn
 
 def _quantized(graph: fx.Graph, source: fx.Node, observer: Observer) -> fx.Node:
     constant = source.op == "get_attr"
-    if not constant:
+    if not constant and not isinstance(observer, Log2Observer):  # which has no scale that one value could not give
         _refuse_constant(observer)
     if isinstance(observer, TwinObserver):
         codes, value = _twin(graph, source, observer)
+    elif isinstance(observer, Log2Observer):
+        codes, value = _log2(graph, source, observer)
+    elif isinstance(observer.spec, IntegerNorm):
+        codes, value = _integer_norm(graph, source, observer)
     else:
         codes, value = _uniform(graph, source, observer)
     known = source.meta.get("val")
@@ -132,6 +149,50 @@ def _twin(graph: fx.Graph, source: fx.Node, observer: TwinObserver) -> tuple[fx.
     scales = [read_buffer(graph, f"{name}_{key}", getattr(params, key)) for key in ("high", "low", "split")]
     codes = graph.call_function(quantize_twin, (source, *scales, spec.qmin, spec.qmax))
     return codes, graph.call_function(dequantize_twin, (codes, *scales, spec.qmin, spec.qmax))
+
+
+def _log2(graph: fx.Graph, source: fx.Node, observer: Log2Observer) -> tuple[fx.Node, fx.Node]:
+    observer.calculate_qparams()  # which there are none of, but the operand has to be calibrated
+    if isinstance(observer.spec, LogIntSoftmax):
+        scores = source.args[0]
+        codes = graph.call_function(log_int_softmax, (scores, _scale_of(scores, observer), observer.spec.qmax))
+    else:
+        codes = graph.call_function(quantize_log2, (source, observer.spec.qmax))
+    return codes, graph.call_function(dequantize_log2, (codes,))
+
+
+def _scale_of(scores: object, observer: Log2Observer) -> fx.Node:
+    """Return the scale of quantised scores, to which constants may have been added since."""
+    found = dataflow.behind_sums(scores)
+    operand = lowering.quantized(found)
+    if operand is None:
+        raise ConfigError(
+            f"node {observer.operand!r}: LogIntSoftmax expected quantised scores, found {found}: give Placement.scores a spec, "
+            "or use Log2"
+        )
+    return operand.scale
+
+
+def _integer_norm(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple[fx.Node, fx.Node]:
+    """Compute the norm that gives `source`, or that `source` selects tokens of, on the codes that it reads."""
+    norm, name, spec, params = source, observer.operand, observer.spec, observer.calculate_qparams()
+    if source.target is operator.getitem and isinstance(source.args[0], fx.Node):
+        norm = source.args[0]
+    read = integer_input(graph, norm)
+    if isinstance(read, str):
+        raise ConfigError(
+            f"node {name!r}: an IntegerNorm cannot be computed on integers: {read}; or use a TensorSpec here"
+        )
+    factor = read_buffer(graph, f"{name}_factor", read.factor)
+    zero = read_buffer(graph, f"{name}_input_zero_point", read.zero_point)
+    scale = read_buffer(graph, f"{name}_scale", params.scale)
+    zero_point = None if params.zero_point is None else read_buffer(graph, f"{name}_zero_point", params.zero_point)
+    how = (scale, zero_point, spec.qmin, spec.qmax)
+    parameters = (*norm.args[2:4], None, None)[:2]
+    codes = graph.call_function(integer_layer_norm, (read.codes, factor, zero, read.qmax, *parameters, *how))
+    if source is not norm:
+        codes = graph.call_function(operator.getitem, (codes, source.args[1]))
+    return codes, graph.call_function(dequantize, (codes, *how))
 
 
 def _refuse_constant(observer: Observer) -> None:

@@ -25,13 +25,23 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant import QuantConfig, lowering, pipeline
 from fxquant.meta import record_of
-from fxquant.ops import int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin, quantize, quantize_twin
+from fxquant.ops import (
+    dequantize_log2,
+    int8_linear,
+    int8_linear_twin,
+    int8_matmul,
+    int8_matmul_twin,
+    log_int_softmax,
+    quantize,
+    quantize_log2,
+    quantize_twin,
+)
 from fxquant.spec import Stage
 
 U = 2.0**-24
 PRODUCTS = (F.linear, F.conv2d, torch.matmul)
 INT8 = (int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin)
-QUANTIZERS = (quantize, quantize_twin)
+QUANTIZERS = (quantize, quantize_twin, quantize_log2, log_int_softmax)
 
 
 class Recorder(fx.Interpreter):
@@ -142,4 +152,5 @@ def _label(node: fx.Node) -> str:
 
 
 def _simulated(node: fx.Node) -> bool:
-    return all(lowering.is_quantized(a) for a in node.args[:2])
+    # products of powers of two are made of shifts and stay as they are
+    return all(lowering.is_quantized(a) and a.target is not dequantize_log2 for a in node.args[:2])  # type: ignore[union-attr]

@@ -163,3 +163,12 @@ def test_a_compiled_float_model_follows_its_dtype() -> None:
     assert compiled(x).dtype is torch.float32
     gm.double()
     torch.testing.assert_close(compiled(x.double()), gm(x.double()))
+
+
+def test_a_placement_compiles() -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    x = torch.randn(4, 20, 16)
+    prepared = fxquant.prepare(Block().eval(), fxquant.recipe("fqvit", softmax="log_int", per_head=True))
+    gm = fxquant.convert(fxquant.calibrate(prepared, [x], progress=False))
+    assert close(gm(x), fxquant.compile(gm)(x))

@@ -132,7 +132,11 @@ LOST = "symmetric unsigned codes lose every negative value: use signed=True, or 
             if role != Role.GELU
         ),
         *((r.value, TwinSoftmax(), f"LayerSpec.{r.value} must be a TensorSpec") for r in Role if r != Role.SOFTMAX),
-        ("softmax", TwinGELU(), "LayerSpec.softmax must be a TensorSpec, TwinSoftmax or None, got TwinGELU(bits=8"),
+        (
+            "softmax",
+            TwinGELU(),
+            "LayerSpec.softmax must be a TensorSpec, TwinSoftmax, Log2 or None, got TwinGELU(bits=8",
+        ),
         ("gelu", TwinSoftmax(), "LayerSpec.gelu must be a TensorSpec, TwinGELU or None, got TwinSoftmax(bits=8"),
         ("gelu", 8, "LayerSpec.gelu must be a TensorSpec, TwinGELU or None, got 8"),
         (

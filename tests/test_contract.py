@@ -303,3 +303,32 @@ def test_a_shared_module_is_two_sites() -> None:
     second.check()
     weights = [tensor_of(site.int8.args[1]) for site in (first, second)]
     assert torch.equal(*weights)
+
+
+PLACEMENTS: list[tuple[str, dict[str, Any]]] = [
+    ("fqvit", {"softmax": "uniform"}),
+    ("fqvit", {"softmax": "uniform", "softmax_bits": 4, "per_head": True, "power_of_two": False}),
+    ("fqvit", {"softmax": "log2", "w_bits": 4}),
+    ("fqvit", {"softmax": "log_int", "per_head": True}),
+    ("itpn", {"per_head": True}),
+    ("psaq", {"w_bits": 4, "a_bits": 6}),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "recipe", "options"),
+    [(make, *each) for make in (small_vit, small_swin) for each in PLACEMENTS[make is small_swin :]],
+)
+def test_placements(make: Any, recipe: str, options: dict[str, Any]) -> None:
+    model, x = make(), images(3, seed=1)
+    prepared = calibrated(model, fxquant.recipe(recipe, **options), images(4), images(4, seed=2))
+    found = sites(prepared, x)
+    layers = sum(isinstance(m, nn.Linear | nn.Conv2d) for m in model.modules())
+    blocks = sum(type(m).__name__ in ("Attention", "WindowAttention") for m in model.modules())
+    if recipe == "itpn":
+        # behind norms layers read floats; attention, its projection and the end of the MLP do not
+        assert len(found) == 4 * blocks
+    else:
+        assert len(found) == layers + blocks * (2 if options.get("softmax") == "uniform" else 1)
+    for site in found:
+        site.check()

@@ -183,8 +183,13 @@ def test_draw_refuses_more_than_there_is(shared: ImageTree) -> None:
         InputError, match=r"asks for 15 images, .* holds 15, one of which .*: give a number from 1 to 14"
     ):
         draw_images(shared, 15)
-    with pytest.raises(InputError, match="asks for 0 images"):
-        draw_images(shared, 0)
+    with pytest.raises(InputError, match="asks for -1 images"):
+        draw_images(shared, -1)
+
+
+def test_calibration_images_may_come_from_elsewhere(shared: ImageTree) -> None:
+    calibration, evaluation = draw_images(shared, 0)
+    assert (len(calibration), len(evaluation)) == (0, 15)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

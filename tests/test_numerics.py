@@ -16,7 +16,11 @@ from fxquant.numerics import (
     along,
     code_range,
     dequantize,
+    dequantize_log2,
+    integer_exponential,
+    log_int_softmax,
     quantize,
+    quantize_log2,
     sqnr,
     storage_offset,
     symmetric_scale,
@@ -183,3 +187,80 @@ def test_sqnr_counts_decibels() -> None:
     reference = torch.ones(100)
     assert sqnr(reference, reference * 1.1) == pytest.approx(20, abs=1e-5)
     assert sqnr(reference, reference) == math.inf
+
+
+@given(b=st.integers(2, 7), exponents=st.lists(st.floats(-140, 0), min_size=1, max_size=40))
+def test_powers_of_two_are_within_a_factor_of_root_two(b: int, exponents: list[float]) -> None:
+    qmax, x = 2**b - 1, torch.tensor(exponents).exp2().clamp(max=1)
+    codes = quantize_log2(x, qmax)
+    assert bool(((codes >= -1) & (codes <= qmax)).all())
+    assert torch.equal(codes, codes.round())
+    found, kept = dequantize_log2(codes), codes >= 0
+    ratio = (found[kept].double() / x[kept].double()).log2().abs()
+    assert bool((ratio <= 0.5 + 1e-4).all())
+    assert bool((found[~kept] == 0).all())
+    assert bool((x[~kept].double() <= 2.0 ** -(qmax + 0.5) * (1 + 1e-4)).all()), "only what lies beyond is 0"
+
+
+@given(b=st.integers(2, 7))
+def test_zero_and_one_are_powers_of_two_exactly(b: int) -> None:
+    codes = quantize_log2(torch.tensor([0.0, 1.0, 1.0005]), 2**b - 1)
+    assert codes.tolist() == [-1, 0, 0]
+    assert dequantize_log2(codes).tolist() == [0, 1, 1]
+
+
+@given(b=st.integers(2, 7))
+def test_every_exponent_survives_a_round_trip(b: int) -> None:
+    codes = torch.arange(-1, min(2**b, 126)).float()  # 2^-127 is subnormal, which a CPU may flush
+    assert torch.equal(quantize_log2(dequantize_log2(codes), 2**b - 1), codes)
+
+
+def test_halves_go_to_the_even_exponent() -> None:
+    x = torch.tensor([-0.5, -1.5, -2.5], dtype=torch.float64).exp2()
+    exponents = -torch.log2(x.float())
+    assert torch.equal(quantize_log2(x, 15), exponents.round())
+
+
+@given(scale=st.floats(2**-9, 0.5), steps=st.integers(-300, 0))
+def test_the_integer_exponential_is_proportional_to_the_exponential(scale: float, steps: int) -> None:
+    s = torch.tensor(scale)
+    found = integer_exponential(torch.tensor([float(steps), 0.0]), s)
+    assert torch.equal(found, found.floor())
+    ratio, exact = float(found[0] / found[1]), math.exp(steps * float(s))
+    # floors of ln 2 / s and of b / (a s) are off by a step at most: coarse scales give coarse exponentials
+    assert ratio == pytest.approx(exact, abs=0.01 + 0.75 * scale)
+    assert 0 <= ratio <= 1
+
+
+@given(b=st.integers(2, 7), count=st.integers(1, 64), value=st.integers(-128, 127), scale=st.floats(2**-9, 0.5))
+def test_equal_scores_share_evenly(b: int, count: int, value: int, scale: float) -> None:
+    s, qmax = torch.tensor(scale), 2**b - 1
+    codes = log_int_softmax(torch.full((1, 1, 2, count), float(value)) * s, s, qmax)
+    exponent = math.floor(math.log2(count))
+    exponent += count - 2**exponent >= 2 ** (exponent - 1)
+    assert set(codes.flatten().tolist()) == {exponent if exponent <= qmax else -1}
+
+
+def test_masked_scores_get_nothing() -> None:
+    scale = torch.tensor(0.05)
+    scores = torch.randint(-60, 60, (1, 1, 4, 6), generator=torch.Generator().manual_seed(0)) * scale
+    masked = scores.clone()
+    masked[..., 3:] -= 100
+    for b in (2, 4):
+        codes = log_int_softmax(masked, scale, 2**b - 1)
+        assert bool((codes[..., 3:] == -1).all())
+        assert torch.equal(codes[..., :3], log_int_softmax(scores[..., :3], scale, 2**b - 1))
+        assert bool((codes[..., :3] >= 0).any(-1).all())
+    # the exponential ends at 30 shifts, and 7 bits have an exponent for that
+    assert bool((log_int_softmax(masked, scale, 127)[..., 3:] >= 30).all())
+
+
+@given(spread=st.floats(0.5, 4), seed=st.integers(0, 2**16))
+def test_the_integer_softmax_is_near_the_real_one(spread: float, seed: int) -> None:
+    scale = torch.tensor(spread / 128)
+    scores = torch.randint(-128, 128, (1, 2, 4, 8), generator=torch.Generator().manual_seed(seed)) * scale
+    exact = scores.double().softmax(-1)
+    codes = log_int_softmax(scores, scale, 15)
+    assert bool((codes >= 0).all())
+    # half a power of two for the exponent, another part for rounding the inverse to an integer, and the polynomial
+    assert float((dequantize_log2(codes).double() / exact).log2().abs().max()) <= 0.9

@@ -13,7 +13,7 @@ from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassResult
 
 import fxquant
-from fxquant import CalibrationError, PassError, pipeline
+from fxquant import CalibrationError, PassError, Placement, pipeline
 from fxquant.config import QuantConfig
 from fxquant.rewrite import edit
 from fxquant.spec import Stage, stage_of
@@ -50,7 +50,15 @@ def test_the_order_of_the_passes() -> None:
         "decompose_attention",
         "insert_observers",
     ]
-    assert names(pipeline.CONVERT) == ["correct_bias", "add_noise", "quantize_operands", "keep_float32"]
+    placed = pipeline.prepare_passes(QuantConfig(placement=Placement()))
+    assert names(placed)[-3:] == ["decompose_attention", "observe_values", "insert_observers"]
+    assert names(pipeline.CONVERT) == [
+        "correct_bias",
+        "add_noise",
+        "quantize_operands",
+        "dequantize_late",
+        "keep_float32",
+    ]
     assert names(pipeline.LOWER) == ["fold_noise", "lower_linear", "lower_convolution", "lower_matmul"]
     assert names(pipeline.FUSE) == [
         "fold_sizes",
@@ -90,7 +98,7 @@ def test_every_graph_is_dumped_in_order(tmp_path: Path, monkeypatch: pytest.Monk
     assert "dropout" not in (folder / "01_canonicalize.txt").read_text()
     assert "scaled_dot_product_attention" in (folder / "05_annotate.txt").read_text()
     assert "scaled_dot_product_attention" not in (folder / "06_decompose_attention.txt").read_text()
-    assert "extract_patches" in (folder / "14_lower_convolution.txt").read_text()
+    assert "extract_patches" in (folder / "15_lower_convolution.txt").read_text()
 
 
 def test_nothing_is_written_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

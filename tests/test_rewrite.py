@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from fxquant.config import Role
 from fxquant.errors import CalibrationError, PassError
 from fxquant.match import Call, Match, Var, match
 from fxquant.meta import Operand, Product, Record, record_of, set_record
+from fxquant.operands import Role
 from fxquant.rewrite import Rule, edit, location, rewrite
 from tests.helpers import assert_reads, check_pass, check_unchanged, graph_of, module_of, render
 

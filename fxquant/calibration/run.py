@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Sized
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from tqdm.auto import tqdm
 
+from fxquant.calibration.integer_softmax import RunIntegerSoftmax, has_integer_softmax
 from fxquant.errors import CalibrationError, FxquantError
 
 Batch = Tensor | Sequence[Any]
@@ -18,9 +20,10 @@ def run_batches(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bo
     """Run `prepared` on each batch without gradients and return how many there were."""
     count, total = 0, len(batches) if isinstance(batches, Sized) else None
     shown = tqdm(_on_device(prepared, batches), desc="calibrate", unit="batch", total=total, disable=not progress)
+    integer = has_integer_softmax(prepared)
     with torch.no_grad():
-        for images in shown:
-            _run(prepared, images, count)
+        for images, last in _marking_last(shown) if integer else zip(shown, itertools.repeat(False), strict=False):
+            _run(RunIntegerSoftmax(prepared).run if last else prepared, images, count)
             count += 1
     _refuse_nothing(count)
     return count
@@ -63,7 +66,18 @@ def images_of(batch: Batch, index: int) -> Tensor:
     return images
 
 
-def _run(prepared: fx.GraphModule, images: Tensor, index: int) -> None:
+def _marking_last(batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Yield each batch, and whether it is the last; a copy, as what makes them may use the memory again for the next."""
+    held: Tensor | None = None
+    for batch in batches:
+        if held is not None:
+            yield held, False
+        held = batch.clone()
+    if held is not None:
+        yield held, True
+
+
+def _run(prepared: Callable[[Tensor], Any], images: Tensor, index: int) -> None:
     try:
         prepared(images)
     except FxquantError:

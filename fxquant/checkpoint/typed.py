@@ -16,10 +16,11 @@ from fxquant import observers
 from fxquant.checkpoint import scalars
 from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json
-from fxquant.config import TensorSpec
 from fxquant.errors import CheckpointError
 from fxquant.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+from fxquant.log2 import Log2, LogIntSoftmax
 from fxquant.meta import Operand, Record
+from fxquant.operands import IntegerNorm, TensorSpec
 from fxquant.search import NoisyBias, ScaleSearch
 from fxquant.twin import TwinGELU, TwinSoftmax
 
@@ -28,7 +29,7 @@ TYPES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         *(Record, Operand, TensorSpec, TwinGELU, TwinSoftmax, PerTensor, PerChannel, PerHead, RowGroups, PerProjection),
-        *(ScaleSearch, NoisyBias, *_OBSERVERS),
+        *(IntegerNorm, Log2, LogIntSoftmax, ScaleSearch, NoisyBias, *_OBSERVERS),
     )
 }
 

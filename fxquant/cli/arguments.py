@@ -96,7 +96,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_recipe_options(group: argparse._ArgumentGroup) -> None:
-    """Add the recipe, its options and bits, and what calibration gets; `resolve_recipe` reads them."""
+    """Add the recipe, its options, bits and memory; `resolve_recipe` reads them."""
     group.add_argument("--recipe", default="default", help=f"one of {', '.join(fxquant.recipes())} (%(default)s)")
     group.add_argument(
         "--option",
@@ -108,7 +108,6 @@ def add_recipe_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--w-bits", type=int, default=8, metavar="N", help="bits of weights, 2 to 8 (%(default)s)")
     group.add_argument("--a-bits", type=int, default=8, metavar="N", help="bits of activations, 2 to 8 (%(default)s)")
-    group.add_argument("--calib", type=positive, default=32, metavar="N", help="calibration images (%(default)s)")
     group.add_argument(
         "--memory", type=gibibytes, metavar="GIB", help="that a search for scales may hold; the rest goes to disk (2)"
     )

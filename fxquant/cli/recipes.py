@@ -15,6 +15,7 @@ import fxquant
 from fxquant.cli.arguments import format_value
 from fxquant.config import QuantConfig
 from fxquant.errors import ConfigError
+from fxquant.presets import OBSERVERS, SoftmaxCodes
 from fxquant.recipes import RECIPES
 from fxquant.search import Gradient, Inputs, Metric, Noise, ScaleSearch
 
@@ -29,9 +30,19 @@ DESCRIPTIONS = {
     "vanilla": "largest value of weights and inputs, and nothing else",
     "noisyquant": "clipping scale and noisy bias for the input of each linear layer (NoisyQuant)",
     "noisyquant_ptq4vit": "ptq4vit with noisy biases on all inputs of linear layers (NoisyQuant)",
+    "fqvit": "every value between two operators is rounded, from image to logits (FQ-ViT)",
+    "itpn": "results of linear layers, GELU and both attention products are rounded, norms are not (PTQ-for-iTPN)",
+    "psaq": "as fqvit with one scale per value and float probabilities (PSAQ-ViT)",
 }
 SWITCHES = ("patch_embed", "head", "attention", "float_dtype")
-_CHOICES = {"metric": Metric, "gradient": Gradient, "inputs_from": Inputs, "noise": Noise}
+_CHOICES = {
+    "metric": tuple(member.value for member in Metric),
+    "gradient": tuple(member.value for member in Gradient),
+    "inputs_from": tuple(member.value for member in Inputs),
+    "noise": tuple(member.value for member in Noise),
+    "observer": tuple(OBSERVERS),
+    "softmax": tuple(member.value for member in SoftmaxCodes),
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -52,8 +63,8 @@ def run(options: argparse.Namespace) -> None:
         shown = " ".join(f"{option}={format_value(value)}" for option, value in recipe_defaults(name).items())
         print(textwrap.indent(textwrap.fill(shown, 118 - width, break_on_hyphens=False), " " * width))
     print("\nGive one as --option NAME=VALUE. Where the value is a name, it is one of")
-    for option, kind in _CHOICES.items():
-        print(option.ljust(width) + ", ".join(member.value for member in kind))
+    for option, values in _CHOICES.items():
+        print(option.ljust(width) + ", ".join(values))
 
 
 def describe_recipe(name: str) -> str:
@@ -107,7 +118,8 @@ def _candidates(option: str, declared: Any) -> Iterator[Any]:
         yield declared
     if declared is None or isinstance(declared, bool):
         yield from (True, False)
-    yield from (member.value for member in _CHOICES.get(option, ()))
+    yield from _CHOICES.get(option, ())
+    yield None
 
 
 def _means(name: str, option: str, value: Any, plain: QuantConfig) -> bool:

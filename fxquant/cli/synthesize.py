@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
     settings = make_options(chosen)
     source = _build(options)
     size = resolve_size(source.model, options.size or options.img_size)
-    mean, std = resolve_normalisation(source.model, settings)
+    mean, std = resolve_normalisation(source.model, settings, size[0])
     print_facts(_describe(options, source, settings, size, files))
     reached = deque[Progress](maxlen=1)
     start = time.perf_counter()
@@ -155,7 +155,11 @@ def _build(options: argparse.Namespace) -> TimmModel:
 
 
 def _describe(
-    options: argparse.Namespace, source: TimmModel, settings: SynthesisOptions, size: tuple[int, int], files: _Files
+    options: argparse.Namespace,
+    source: TimmModel,
+    settings: SynthesisOptions,
+    size: tuple[int, int, int],
+    files: _Files,
 ) -> dict[str, str]:
     parameters = sum(p.numel() for p in source.model.parameters())
     published = ", as published" if settings.published else ""
@@ -163,7 +167,7 @@ def _describe(
     return {
         "model": f"{source.name}, {parameters / 1e6:.1f} M parameters, {options.dtype} on {options.device}",
         "weights": source.weights,
-        "images": f"{options.n} of 3x{size[0]}x{size[1]}, {options.batch or options.n} together, seed {options.seed}",
+        "images": f"{options.n} of {'x'.join(map(str, size))}, {options.batch or options.n} together, seed {options.seed}",
         "optimise": f"{len(settings.jitter)} rounds of {settings.iterations} iterations{published}; {resumed}",
     }
 

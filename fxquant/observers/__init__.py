@@ -5,6 +5,7 @@ from fxquant.observers.ema import EMA, EMAObserver
 from fxquant.observers.minmax import MinMax, MinMaxObserver
 from fxquant.observers.omse import OMSE, OMSEObserver
 from fxquant.observers.percentile import Percentile, PercentileObserver
+from fxquant.observers.power_of_two import PowerOfTwoFactor, PowerOfTwoFactorObserver
 
 __all__ = [
     "EMA",
@@ -17,5 +18,7 @@ __all__ = [
     "ObserverOptions",
     "Percentile",
     "PercentileObserver",
+    "PowerOfTwoFactor",
+    "PowerOfTwoFactorObserver",
     "QParams",
 ]

@@ -14,7 +14,7 @@ from fxquant.granularity import RowGroups
 from fxquant.numerics import affine_qparams, dequantize, quantize, symmetric_scale, widen_single
 
 if TYPE_CHECKING:
-    from fxquant.config import TensorSpec
+    from fxquant.operands import TensorSpec
 
 
 @dataclass(frozen=True)

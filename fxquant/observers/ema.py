@@ -12,7 +12,7 @@ from fxquant.errors import ConfigError
 from fxquant.observers.base import Observer, ObserverOptions
 
 if TYPE_CHECKING:
-    from fxquant.config import TensorSpec
+    from fxquant.operands import TensorSpec
 
 
 def check_sigma(sigma: float) -> None:

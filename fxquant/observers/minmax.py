@@ -11,7 +11,7 @@ from torch import Tensor
 from fxquant.observers.base import Observer, ObserverOptions
 
 if TYPE_CHECKING:
-    from fxquant.config import TensorSpec
+    from fxquant.operands import TensorSpec
 
 
 @dataclass(frozen=True)

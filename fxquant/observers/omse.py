@@ -15,7 +15,7 @@ from fxquant.observers.histogram import Grid
 from fxquant.observers.minmax import MinMaxObserver
 
 if TYPE_CHECKING:
-    from fxquant.config import TensorSpec
+    from fxquant.operands import TensorSpec
 
 FACTORS = tuple(1.0 - 0.01 * i for i in range(90))
 MIN_BINS = 2**8

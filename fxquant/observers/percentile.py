@@ -14,7 +14,7 @@ from fxquant.observers.base import ObserverOptions
 from fxquant.observers.ema import EMAObserver, check_sigma
 
 if TYPE_CHECKING:
-    from fxquant.config import TensorSpec
+    from fxquant.operands import TensorSpec
 
 
 @dataclass(frozen=True)

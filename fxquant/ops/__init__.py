@@ -9,7 +9,9 @@ from fxquant.ops.int8_linear_gelu_quantize import int8_linear_gelu_quantize, int
 from fxquant.ops.int8_linear_twin import int8_linear_twin
 from fxquant.ops.int8_matmul import int8_matmul
 from fxquant.ops.int8_matmul_twin import int8_matmul_twin
+from fxquant.ops.integer_layer_norm import integer_layer_norm
 from fxquant.ops.layer_norm_quantize import layer_norm_quantize
+from fxquant.ops.log2 import dequantize_log2, log_int_softmax, quantize_log2
 from fxquant.ops.noise import add_noise, denoise_bias
 from fxquant.ops.quantize import dequantize, quantize
 from fxquant.ops.twin import dequantize_twin, fake_quantize_summed_twin, pack_twin, quantize_twin, unpack_twin
@@ -20,6 +22,7 @@ __all__ = [
     "check_input",
     "denoise_bias",
     "dequantize",
+    "dequantize_log2",
     "dequantize_twin",
     "extract_patches",
     "fake_quantize_summed_twin",
@@ -31,9 +34,12 @@ __all__ = [
     "int8_linear_twin_add",
     "int8_matmul",
     "int8_matmul_twin",
+    "integer_layer_norm",
     "layer_norm_quantize",
+    "log_int_softmax",
     "pack_twin",
     "quantize",
+    "quantize_log2",
     "quantize_twin",
     "unpack_twin",
 ]

@@ -8,14 +8,16 @@ from torch import Tensor
 from fxquant.errors import ConfigError
 
 
-def gaussian_images(n: int, size: int | tuple[int, int], seed: int = 0) -> Tensor:
+def gaussian_images(n: int, size: int | tuple[int, int] | tuple[int, int, int], seed: int = 0) -> Tensor:
     """
-    Return `n` images ``(n, 3, H, W)`` float32 drawn from the standard normal distribution in normalised space.
+    Return `n` images ``(n, C, H, W)`` float32 drawn from the standard normal distribution in normalised space.
 
-    size: height and width, one number for both. They are the starting point of `fxquant.synthesize`, and PSAQ-ViT's (Li et
-    al., ECCV 2022) comparison without synthesis. Raises `ConfigError` where a number is not positive.
+    size: one number for height and width, or both, or (channels, height, width); there are 3 channels unless given. Such images
+    are the starting point of `fxquant.synthesize`, and PSAQ-ViT's (Li et al., ECCV 2022) comparison without synthesis. Raises
+    `ConfigError` where a number is not positive.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    if min(n, height, width) < 1:
-        raise ConfigError(f"expected at least one image of at least one pixel, got {n} of {height}x{width}")
-    return torch.randn(n, 3, height, width, generator=torch.Generator().manual_seed(seed))
+    given = (size, size) if isinstance(size, int) else size
+    shape = (3, *given) if len(given) == 2 else given
+    if min(n, *shape) < 1:
+        raise ConfigError(f"expected at least one image of at least one pixel, got {n} of {shape}")
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))

@@ -22,7 +22,7 @@ _PADDING = 2  # pixels between the images of a sheet
 
 def save_images(path: str | os.PathLike[str], images: Tensor, metadata: Mapping[str, Any] | None = None) -> None:
     """
-    Write images ``(n, 3, H, W)`` in normalised space and `metadata`, which JSON can hold, to a safetensors file.
+    Write images ``(n, C, H, W)`` in normalised space and `metadata`, which JSON can hold, to a safetensors file.
 
     Raises `InputError` for other images and where the file cannot be written.
     """
@@ -32,7 +32,7 @@ def save_images(path: str | os.PathLike[str], images: Tensor, metadata: Mapping[
 
 def load_images(path: str | os.PathLike[str]) -> tuple[Tensor, dict[str, Any]]:
     """
-    Return the images ``(n, 3, H, W)`` float32 that `save_images` wrote to a file, and their metadata; no code in it is run.
+    Return the images ``(n, C, H, W)`` float32 that `save_images` wrote to a file, and their metadata; no code in it is run.
 
     Raises `InputError` for a file that is missing, damaged or of another kind.
     """
@@ -57,7 +57,7 @@ def save_sheet(
     std: Sequence[float] = IMAGENET_STD,
 ) -> None:
     """
-    Write all images ``(n, 3, H, W)`` to one PNG, side by side in a grid about as wide as high.
+    Write all images ``(n, C, H, W)``, of 1 or 3 channels, to one PNG, side by side in a grid about as wide as high.
 
     mean, std: of their normalisation, which is undone. Raises `InputError` where the file cannot be written.
     """
@@ -65,6 +65,8 @@ def save_sheet(
     from torchvision.utils import make_grid
 
     _check(images, "the images")
+    if images.shape[1] not in (1, 3):
+        raise InputError(f"a sheet shows images of 1 or 3 channels, these have {images.shape[1]}")
     shift, scale = (torch.tensor(v).view(1, -1, 1, 1) for v in (mean, std))
     pixels = (images.detach().float().cpu() * scale + shift).clamp(0, 1)
     grid = make_grid(pixels, nrow=math.ceil(math.sqrt(len(pixels))), padding=_PADDING, pad_value=1.0)
@@ -76,9 +78,9 @@ def save_sheet(
 
 
 def _check(images: Tensor, what: str) -> None:
-    if images.dim() != 4 or images.shape[1] != 3 or not images.numel() or not images.is_floating_point():
+    if images.dim() != 4 or not images.numel() or not images.is_floating_point():
         raise InputError(
-            f"expected images (n, 3, H, W) of floating point, {what}: {tuple(images.shape)} of {images.dtype}"
+            f"expected images (n, C, H, W) of floating point, {what}: {tuple(images.shape)} of {images.dtype}"
         )
     if not bool(images.isfinite().all()):
         raise InputError(f"expected finite images, {what}: NaN or infinity found")

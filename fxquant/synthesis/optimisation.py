@@ -51,7 +51,7 @@ def begin_batch(state: State, count: int, classes: int, options: SynthesisOption
     tau = low + (high - low) * float(torch.rand((), generator=generator, dtype=torch.float64))
     if not options.published:
         # A norm over the whole batch: it grows with the root of the number of images and of pixels.
-        tau *= math.sqrt(count / 32) * math.sqrt(shape[1] * shape[2]) / 224
+        tau *= math.sqrt(count / 32 * shape[0] / 3) * math.sqrt(shape[1] * shape[2]) / 224
     zeros = torch.zeros_like(images)
     return State(state.done, images, zeros, zeros, labels, tau, 0, generator.get_state())
 

@@ -71,8 +71,8 @@ class SynthesisOptions:
         if (self.mean is None) != (self.std is None):
             raise ConfigError("mean and std belong together: give both or neither")
         if self.mean is not None and self.std is not None:
-            _numbers("mean", self.mean, 3)
-            if 0 in _numbers("std", self.std, 3):
+            channels = len(_numbers("mean", self.mean))
+            if 0 in _numbers("std", self.std, channels):
                 raise ConfigError(f"std must be positive, got {self.std}")
 
     @property
@@ -113,7 +113,7 @@ def _entries(name: str, values: object, count: int | None = None) -> tuple[Any, 
     return values
 
 
-def _numbers(name: str, values: object, count: int) -> tuple[float, ...]:
+def _numbers(name: str, values: object, count: int | None = None) -> tuple[float, ...]:
     values = _entries(name, values, count)
     for value in values:
         _number(name, value)

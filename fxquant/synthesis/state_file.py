@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxquant.errors import CheckpointError
 from fxquant.synthesis.file import read_tensors, write_tensors
@@ -84,10 +84,10 @@ class StateFile:
 
     def _check(self, tensors: dict[str, Tensor]) -> None:
         """Refuse tensors that no synthesis of these settings has."""
-        images, (height, width) = tensors["images"], self.settings["size"]
+        images, shape = tensors["images"], torch.Size(self.settings["size"])
         for name in ("done", "images", "first_moment", "second_moment"):
             floats = tensors[name].dtype is torch.float32
-            if not floats or tensors[name].shape[1:] != (3, height, width):
+            if not floats or tensors[name].shape[1:] != shape:
                 raise CheckpointError(f"{str(self.file)!r} is damaged: {name} has shape {tuple(tensors[name].shape)}")
         generator = tensors["random"]
         same = all(len(tensors[name]) == len(images) for name in ("first_moment", "second_moment", "labels"))
@@ -97,10 +97,10 @@ class StateFile:
             raise CheckpointError(f"{str(self.file)!r} is damaged: it holds no state of a random generator")
 
 
-def fingerprint(gm: fx.GraphModule) -> str:
-    """Return a digest of a graph's code and tensors."""
-    digest = hashlib.sha256(gm.code.encode())
-    for name, tensor in sorted(gm.state_dict().items()):
+def fingerprint(model: nn.Module) -> str:
+    """Return a digest of a model's tensors, and of a graph's code."""
+    digest = hashlib.sha256(model.code.encode() if isinstance(model, fx.GraphModule) else b"")
+    for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]

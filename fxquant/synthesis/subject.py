@@ -15,7 +15,7 @@ from fxquant.spec import Stage, stage_of
 from fxquant.synthesis.contexts import ContextGraph, expose_contexts
 from fxquant.synthesis.options import IMAGENET_MEAN, IMAGENET_STD, SynthesisOptions
 
-Size = int | tuple[int, int] | None
+Size = int | tuple[int, int] | tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +24,12 @@ class Subject:
 
     source: fx.GraphModule
     contexts: ContextGraph
-    height: int
-    width: int
+    shape: tuple[int, int, int]  # (C, H, W)
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return black and white in normalised space, each ``(1, 3, 1, 1)``."""
+        """Return black and white in normalised space, each ``(1, C, 1, 1)``."""
         mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (0 - mean) / std, (1 - mean) / std
 
@@ -43,8 +42,8 @@ def read_subject(model: nn.Module, batch: int, size: Size, options: SynthesisOpt
     """
     if getattr(model, "num_classes", None) == 0:
         raise InputError("image synthesis needs a classifier; this model has num_classes=0: create it with its head")
-    height, width = resolve_size(model, size)
-    example = _example(model, batch, height, width)
+    shape = resolve_size(model, size)
+    example = _example(model, batch, shape)
     try:
         source = _as_graph(model, example)
         contexts = expose_contexts(source, example, options.published)
@@ -52,28 +51,35 @@ def read_subject(model: nn.Module, batch: int, size: Size, options: SynthesisOpt
         if size is not None or "does not accept" not in str(error):
             raise
         raise InputError(
-            f"images of {height}x{width} pixels, which the model's data config names, do not fit it: give size=, the "
-            f"height and width that it takes. {error}"
+            f"images {shape}, which the model's data config names, do not fit it: give size=, the height and width that it "
+            f"takes, or (channels, height, width). {error}"
         ) from error
-    mean, std = resolve_normalisation(model, options)
-    return Subject(source, contexts, height, width, mean, std)
+    return Subject(source, contexts, shape, *resolve_normalisation(model, options, shape[0]))
 
 
-def resolve_size(model: nn.Module, size: Size) -> tuple[int, int]:
-    """Return height and width: those given, or those of timm's data config, or of the images that a graph was traced with."""
+def resolve_size(model: nn.Module, size: Size) -> tuple[int, int, int]:
+    """
+    Return channels, height and width: those given, or those of timm's data config, or of the images a graph was traced with.
+
+    Where only height and width are given there are 3 channels.
+    """
     if size is not None:
-        pair = (size, size) if isinstance(size, int) else size
-        if not (isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(s, int) and s >= 1 for s in pair)):
-            raise ConfigError(f"size must be a positive whole number or (height, width), got {size!r}")
-        return pair
+        given = (size, size) if isinstance(size, int) else size
+        if not (
+            isinstance(given, tuple) and len(given) in (2, 3) and all(isinstance(s, int) and s >= 1 for s in given)
+        ):
+            raise ConfigError(
+                f"size must be a positive whole number, (height, width) or (channels, height, width), got {size!r}"
+            )
+        return (3, *given) if len(given) == 2 else given
     config = _data_config(model)
     if config:
-        _, height, width = config["input_size"]
-        return int(height), int(width)
+        channels, height, width = (int(n) for n in config["input_size"])
+        return channels, height, width
     if isinstance(model, fx.GraphModule):
         seen = next((n.meta.get("val") for n in model.graph.nodes if n.op == "placeholder"), None)
         if isinstance(seen, Tensor) and seen.dim() == 4:
-            return int(seen.shape[2]), int(seen.shape[3])
+            return int(seen.shape[1]), int(seen.shape[2]), int(seen.shape[3])
     raise InputError("the size of the model's images is not known: give size=, such as 224 or (height, width)")
 
 
@@ -86,19 +92,26 @@ def _as_graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
         return trace(model, example)  # which lets torch.export capture what symbolic tracing cannot
 
 
-def _example(model: nn.Module, batch: int, height: int, width: int) -> Tensor:
+def _example(model: nn.Module, batch: int, shape: tuple[int, int, int]) -> Tensor:
     tensor = next((t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()), torch.empty(0))
-    return torch.zeros(batch, 3, height, width, dtype=tensor.dtype, device=tensor.device)
+    return torch.zeros(batch, *shape, dtype=tensor.dtype, device=tensor.device)
 
 
-def resolve_normalisation(model: nn.Module, options: SynthesisOptions) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std: those of the options, of timm's data config, or of ImageNet."""
-    if options.mean is not None and options.std is not None:
-        return options.mean, options.std
+def resolve_normalisation(
+    model: nn.Module, options: SynthesisOptions, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """
+    Return mean and std, an entry per channel: those of the options, of timm's data config, or of ImageNet.
+
+    Raises `ConfigError` where they are for another number of channels.
+    """
     config = _data_config(model)
-    if config:
-        return _floats(config["mean"]), _floats(config["std"])
-    return IMAGENET_MEAN, IMAGENET_STD
+    mean, std = _floats(config.get("mean", IMAGENET_MEAN)), _floats(config.get("std", IMAGENET_STD))
+    if options.mean is not None and options.std is not None:
+        mean, std = options.mean, options.std
+    if not len(mean) == len(std) == channels:
+        raise ConfigError(f"images of {channels} channels need mean= and std= of as many entries, got {mean} and {std}")
+    return mean, std
 
 
 def _data_config(model: nn.Module) -> dict[str, Any]:

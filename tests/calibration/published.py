@@ -19,8 +19,8 @@ from fxquant import Metric, PerChannel, PerHead, PerTensor, RowGroups, TensorSpe
 from fxquant.calibration.gradients import Sensitivity
 from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.problem import Problem
-from fxquant.config import OperandSpec
 from fxquant.observers.base import Observer
+from fxquant.operands import OperandSpec
 
 DATA = Path(__file__).parents[1] / "data"
 METRICS = {

@@ -13,7 +13,7 @@ from fxquant.calibration.gradients import Sensitivity
 from fxquant.calibration.noise import draw, search_noise
 from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.problem import Problem
-from fxquant.config import OperandSpec
+from fxquant.operands import OperandSpec
 from tests.calibration.published import observer_of
 
 SIGNED = TensorSpec(4, signed=True, symmetric=True)

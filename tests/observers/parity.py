@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fxquant.config import TensorSpec
 from fxquant.numerics import dequantize, quantize
 from fxquant.observers import Observer, ObserverOptions, QParams
+from fxquant.operands import TensorSpec
 
 RECORDED = load_file(Path(__file__).parents[1] / "data" / "observers.safetensors")
 STREAMS = sorted({key.split("/")[0] for key in RECORDED if not key.startswith("weight/")})

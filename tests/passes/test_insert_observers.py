@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fxquant.config import LayerSpec, QuantConfig, TensorSpec
+from fxquant.config import LayerSpec, QuantConfig
 from fxquant.errors import CalibrationError
 from fxquant.granularity import PerChannel
 from fxquant.observers import Observer
+from fxquant.operands import TensorSpec
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.canonicalize import canonicalize
 from fxquant.passes.insert_observers import insert_observers

@@ -38,7 +38,7 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none that image synthesis wrote"):
         load_images(file)
     save_file({"images": torch.zeros(1, 2, 2)}, file, {"fxquant_images": "{}"})
-    with pytest.raises(InputError, match=r"expected images \(n, 3, H, W\)"):
+    with pytest.raises(InputError, match=r"expected images \(n, C, H, W\)"):
         load_images(file)
     save_file({"other": torch.zeros(1, 3, 2, 2)}, file, {"fxquant_images": "{}"})
     with pytest.raises(InputError, match="found other"):

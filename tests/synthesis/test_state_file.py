@@ -19,7 +19,7 @@ from fxquant.synthesis.state_file import StateFile, fingerprint
 from tests.models import small_vit
 
 CPU = torch.device("cpu")
-SETTINGS: dict[str, Any] = {"n": 2, "size": [8, 8], "steps": 10, "jitter": [1, 2]}
+SETTINGS: dict[str, Any] = {"n": 2, "size": [3, 8, 8], "steps": 10, "jitter": [1, 2]}
 NAMES = ("done", "images", "first_moment", "second_moment", "labels", "random")
 
 

@@ -9,23 +9,24 @@ from torch import nn
 import fxquant
 from fxquant.errors import ConfigError, InputError
 from fxquant.synthesis.options import SynthesisOptions
-from fxquant.synthesis.subject import Subject, read_subject, resolve_size
+from fxquant.synthesis.subject import Size, Subject, read_subject, resolve_size
 from tests.models import SIZE, images, small_vit
 from tests.synthesis.recorded import recorded
 
 OPTIONS = SynthesisOptions()
 
 
-def read(model: nn.Module, size: int | tuple[int, int] | None = SIZE, options: SynthesisOptions = OPTIONS) -> Subject:
+def read(model: nn.Module, size: Size = SIZE, options: SynthesisOptions = OPTIONS) -> Subject:
     return read_subject(model, 2, size, options)
 
 
 def test_size_comes_from_the_caller_the_config_or_the_traced_images() -> None:
     model = small_vit()
-    assert resolve_size(model, None) == (224, 224)
-    assert resolve_size(model, (32, 64)) == (32, 64)
+    assert resolve_size(model, None) == (3, 224, 224)
+    assert resolve_size(model, (32, 64)) == (3, 32, 64)
+    assert resolve_size(model, (1, 32, 64)) == (1, 32, 64)
     gm = fxquant.trace(model, images(1))
-    assert resolve_size(gm, None) == (SIZE, SIZE)
+    assert resolve_size(gm, None) == (3, SIZE, SIZE)
     with pytest.raises(InputError, match="give size="):
         resolve_size(fxquant.trace(model), None)
     for wrong in (0, (3,), (3, -3), "224"):
@@ -34,7 +35,7 @@ def test_size_comes_from_the_caller_the_config_or_the_traced_images() -> None:
 
 
 def test_a_size_that_the_model_does_not_take_is_refused_with_the_remedy() -> None:
-    with pytest.raises(InputError, match=r"224x224 pixels, which the model's data config names.*give size="):
+    with pytest.raises(InputError, match=r"224, 224\), which the model's data config names.*give size="):
         read(small_vit(), None)
     with pytest.raises(InputError, match="does not accept an input of shape"):
         read(small_vit(), 40)
@@ -59,3 +60,12 @@ def test_bounds_clip_as_recorded() -> None:
 def test_a_model_without_classes_is_refused() -> None:
     with pytest.raises(InputError, match="num_classes=0"):
         read(small_vit(num_classes=0))
+
+
+def test_images_of_another_number_of_channels_need_their_normalisation() -> None:
+    model = small_vit(in_chans=1)
+    with pytest.raises(ConfigError, match="1 channels need mean= and std="):
+        read(model, (1, SIZE, SIZE))
+    subject = read(model, (1, SIZE, SIZE), SynthesisOptions(mean=(0.5,), std=(0.25,)))
+    assert subject.shape == (1, SIZE, SIZE)
+    assert [bound.shape for bound in subject.bounds(torch.device("cpu"))] == [(1, 1, 1, 1)] * 2

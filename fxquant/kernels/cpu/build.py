@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from fxquant.cache import cache_folder
+
 SOURCES = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared")
 # Features the kernels are written for; avx512_bf16 makes them faster where it is there.
@@ -76,15 +78,10 @@ def _library(compiler: str) -> Path:
     features = sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True)
     parts = [torch.__version__, version, *FLAGS, *features, *(s.read_text(encoding="utf-8") for s in sources)]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    file = _cache_folder() / f"kernels_{digest}.so"
+    file = cache_folder() / f"kernels_{digest}.so"
     if not file.exists():
         _compile(compiler, file)
     return file
-
-
-def _cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "fxquant"
 
 
 def _compile(compiler: str, file: Path) -> None:

@@ -152,13 +152,5 @@ def test_a_compiler_that_cxx_names_comes_first(monkeypatch: pytest.MonkeyPatch) 
     assert build._compilers() == ("g++", "clang++", "c++")
 
 
-def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert build._cache_folder() == tmp_path / "fxquant"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert build._cache_folder() == tmp_path / "home" / ".cache" / "fxquant"
-
-
 def test_available_means_no_obstacle() -> None:
     assert cpu.is_available() == (cpu.obstacle() is None)

@@ -67,19 +67,20 @@ def synthesize(
     **options: Any,
 ) -> Tensor:
     """
-    Return `n` images ``(n, 3, H, W)`` made from the model alone, float32 in normalised space: a calibration batch without data.
+    Return `n` images ``(n, C, H, W)`` made from the model alone, float32 in normalised space: a calibration batch without data.
 
     Images of Gaussian noise are optimised so that the similarities between patches in every attention block are spread as
     those of real images, whose foreground and background differ, and that the model sees a class in each. This is PSAQ-ViT (Li
     et al., "Patch Similarity Aware Data-Free Quantization for Vision Transformers", ECCV 2022), 2 rounds of 500 iterations.
     `options` are its constants, see `SynthesisOptions`; published=True does as the authors' code where it departs from that.
 
-    model: a classifier in eval mode, or its graph from `fxquant.trace`; it is not changed. size: of the images, one number or
-    (height, width); None is that of timm's data config. batch: images optimised together, None is all; fewer take less memory.
-    seed fixes every random choice, whatever the device. device: to compute on and of the result, None is the model's. dtype:
-    that the model computes in, torch.float32 or torch.bfloat16. progress: show a bar with the losses. checkpoint: a file that
-    the state is kept in, every `save_every` seconds and when interrupted; where it exists the synthesis goes on from there,
-    and gives the images it would have given without interruption. on_step: called after each step.
+    model: a classifier in eval mode, or its graph from `fxquant.trace`; it is not changed. size: of the images, one number,
+    (height, width) or (channels, height, width); None is that of timm's data config. batch: images optimised together, None is
+    all; fewer take less memory. seed fixes every random choice, whatever the device. device: to compute on and of the result,
+    None is the model's. dtype: that the model computes in, torch.float32 or torch.bfloat16. progress: show a bar with the
+    losses. checkpoint: a file that the state is kept in, every `save_every` seconds and when interrupted; where it exists the
+    synthesis goes on from there, and gives the images it would have given without interruption. on_step: called after each
+    step.
 
     Raises `ConfigError` for impossible arguments, `InputError` for a model without logits and a size that it does not take,
     `UnsupportedGraphError` for a model without attention, `CheckpointError` for a checkpoint of another synthesis, naming what
@@ -96,8 +97,7 @@ def synthesize(
     file = StateFile(checkpoint, _settings(run, seed) if checkpoint is not None else {}, save_every)
     state = file.read(run.device)
     if state is None:
-        shape = (3, run.subject.height, run.subject.width)
-        state = begin(shape, seed, run.device)
+        state = begin(run.subject.shape, seed, run.device)
     return _optimise(run, state, file, progress, on_step).done
 
 
@@ -158,7 +158,7 @@ def _settings(run: _Run, seed: int) -> dict[str, Any]:
         "model": fingerprint(run.subject.source),
         "n": run.n,
         "batch": run.batch,
-        "size": [run.subject.height, run.subject.width],
+        "size": list(run.subject.shape),
         "seed": seed,
         "dtype": str(objective.dtype).removeprefix("torch."),
         **found,

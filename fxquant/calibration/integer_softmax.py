@@ -1,0 +1,53 @@
+"""Run a prepared model with the integer softmax in place of the float one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import fx
+
+from fxquant import dataflow
+from fxquant.log2 import LogIntSoftmax
+from fxquant.observers.base import Observer
+from fxquant.observers.log2 import Log2Observer
+from fxquant.ops import dequantize_log2, log_int_softmax
+
+
+def has_integer_softmax(prepared: fx.GraphModule) -> bool:
+    """Say whether a prepared model will compute any softmax on integers."""
+    return any(_qmax(module) is not None for module in prepared.modules())
+
+
+class RunIntegerSoftmax(fx.Interpreter):
+    """
+    Observe a batch as a plain call does, except that what is behind a `LogIntSoftmax` sees the probabilities that it will give.
+
+    Scores stay float; their scale is the one observed so far, this batch included, as where FQ-ViT calibrates its last batch.
+    """
+
+    def __init__(self, prepared: fx.GraphModule) -> None:
+        super().__init__(prepared)
+        self.extra_traceback = False  # observers say themselves which node it was
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Compute one node."""
+        qmax = next((q for user in n.users if (q := _qmax(self._module(user))) is not None), None)
+        if n.target is not F.softmax or qmax is None:
+            return super().run_node(n)
+        scores = n.args[0]
+        observer = self._module(dataflow.behind_sums(scores))
+        if not isinstance(scores, fx.Node) or not isinstance(observer, Observer):
+            return super().run_node(n)  # which convert refuses
+        return dequantize_log2(log_int_softmax(self.env[scores], observer.calculate_qparams().scale, qmax))
+
+    def _module(self, node: object) -> object:
+        if not isinstance(node, fx.Node) or node.op != "call_module":
+            return None
+        return self.fetch_attr(str(node.target))
+
+
+def _qmax(module: object) -> int | None:
+    """Return the largest exponent of an observer of a `LogIntSoftmax`, None for anything else."""
+    integer = isinstance(module, Log2Observer) and isinstance(module.spec, LogIntSoftmax)
+    return module.spec.qmax if integer else None  # type: ignore[attr-defined]

@@ -1,0 +1,34 @@
+"""Layer norm on integers: shifts for the power-of-two factors of its input, 8-bit multipliers for its scale."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fxquant import numerics
+
+
+def integer_layer_norm(
+    codes: Tensor,
+    factor: Tensor,
+    zero_point: Tensor,
+    qmax_in: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    scale: Tensor,
+    output_zero_point: Tensor | None,
+    qmin: int,
+    qmax: int,
+) -> Tensor:
+    """
+    Return the int8 codes, as `quantize` stores them, of the layer norm of quantised values ``(..., C)`` over the last axis.
+
+    codes: int8, as stored, of values ``(code - zero_point) * s * factor`` for any s. factor, zero_point: int32 ``(C,)`` or
+    0-dim. weight, bias: float ``(C,)``, or None. scale, 0-dim float32, and output_zero_point, int32 or None for 0, are the
+    result's, with codes in ``[qmin, qmax]``. See `fxquant.numerics.integer_layer_norm`.
+    """
+    steps = (codes.to(torch.int64) + numerics.storage_offset(qmax_in) - zero_point) * factor
+    normed = numerics.integer_layer_norm(steps, weight, bias, scale)
+    if output_zero_point is not None:
+        normed = normed + output_zero_point
+    return (normed.clamp(qmin, qmax) - numerics.storage_offset(qmax)).to(torch.int8)
