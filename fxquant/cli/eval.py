@@ -22,6 +22,7 @@ from fxquant.cli.arguments import (
     resolve_recipe,
     start_run,
 )
+from fxquant.cli.calibration_images import CalibrationSource, TensorBatches, add_calibration_options, made_images
 from fxquant.cli.measure import Row, Task, calibrate_model, format_rows, measure_converted, measure_float
 from fxquant.cli.models import TimmModel, build_timm_model
 from fxquant.cli.output import print_facts, write_json
@@ -53,7 +54,7 @@ class _Setting:
     source: TimmModel
     tree: ImageTree
     data_config: DataConfig
-    calibration: ImageBatches
+    calibration: ImageBatches | TensorBatches
     evaluation: ImageBatches
 
 
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"\nfloat model: top-1 {reference.evaluation.top1:.2f} %")
     _warn_at_chance(reference, setting)
     prepared, seconds = calibrate_model(task, setting.config, options.memory)
-    print(f"calibrated with {len(setting.calibration.samples)} images in {seconds:.1f} s\n")
+    print(f"calibrated with {setting.calibration.count} images in {seconds:.1f} s\n")
     name = f"W{options.w_bits}A{options.a_bits} {options.target}"
     gm, row = measure_converted(
         task,
@@ -106,6 +107,7 @@ def run(options: argparse.Namespace) -> None:
 def _add_quantisation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("quantisation")
     add_recipe_options(group)
+    add_calibration_options(group)
     group.add_argument("--target", choices=("int8", "fake"), default="int8", help="integer products or simulation")
     group.add_argument("--strict", action="store_true", help="fail where anything asked for stays float")
 
@@ -126,7 +128,8 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     """Check and load everything, what is quickest to refuse first."""
     config, recipe_options = resolve_recipe(options)
     tree = read_image_tree(options.data, options.class_map)
-    calibration, evaluation = draw_images(tree, options.calib, options.limit, options.seed)
+    real = options.calib.count if options.calib.kind == "real" else 0
+    drawn, evaluation = draw_images(tree, real, options.limit, options.seed)
     source = build_timm_model(
         options.model,
         pretrained=options.pretrained,
@@ -136,15 +139,20 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     )
     check_classes(tree, source.num_classes, options.class_map is not None)
     data_config = resolve_data_config(source.model, options.img_size)
-    loading = (data_config, options.batch_size, options.workers)
+    batch = options.calib_batch_size or options.batch_size
+    calibration: ImageBatches | TensorBatches
+    if real:
+        calibration = ImageBatches(drawn, data_config, batch, options.workers)
+    else:
+        calibration = TensorBatches(made_images(options, source, data_config), batch)
     return _Setting(
         config,
         recipe_options,
         source,
         tree,
         data_config,
-        ImageBatches(calibration, *loading),
-        ImageBatches(evaluation, *loading),
+        calibration,
+        ImageBatches(evaluation, data_config, options.batch_size, options.workers),
     )
 
 
@@ -152,20 +160,28 @@ def _describe(options: argparse.Namespace, setting: _Setting) -> dict[str, str]:
     parameters = sum(p.numel() for p in setting.source.model.parameters())
     size = "x".join(map(str, setting.data_config["input_size"]))
     shown = {key: setting.data_config[key] for key in ("interpolation", "crop_pct", "crop_mode", "mean", "std")}
-    calibration, evaluation = setting.calibration.samples, setting.evaluation.samples
+    evaluation = setting.evaluation.samples
     apart = ", none of them a calibration image" if setting.tree.shared else ""
     return {
         "model": f"{setting.source.name}, {parameters / 1e6:.1f} M parameters, {options.dtype} on {options.device}",
         "weights": setting.source.weights,
         "input": f"{size}, " + ", ".join(f"{key} {value}" for key, value in shown.items()),
-        "calibrate": f"{len(calibration)} of {len(setting.tree.calibration)} images in {calibration.root}, "
-        f"seed {options.seed}, classes taking turns",
+        "calibrate": _calibrated_with(options, setting),
         "evaluate": f"{len(evaluation)} of {len(setting.tree.evaluation)} images in {evaluation.root}{apart}, "
         f"{len(setting.tree.classes)} classes",
         "quantise": f"recipe {options.recipe}{_shown(options.option)}, W{options.w_bits}A{options.a_bits}, "
         f"patch embedding {_on(setting.config.patch_embed)}, head {_on(setting.config.head)}, "
-        f"attention products {_on(setting.config.attention)}, batches of {options.batch_size}",
+        f"attention products {_on(setting.config.opens_attention)}, "
+        f"batches of {options.calib_batch_size or options.batch_size}",
     }
+
+
+def _calibrated_with(options: argparse.Namespace, setting: _Setting) -> str:
+    if isinstance(setting.calibration, TensorBatches):
+        return f"{setting.calibration.count} images, {options.calib}, seed {options.seed}: none of the folder"
+    drawn = setting.calibration.samples
+    found = len(setting.tree.calibration)
+    return f"{len(drawn)} of {found} images in {drawn.root}, seed {options.seed}, classes taking turns"
 
 
 def _shown(given: list[tuple[str, Any]]) -> str:
@@ -187,10 +203,22 @@ def _warn_at_chance(row: Row, setting: _Setting) -> None:
         )
 
 
+def _calibration_as_json(options: argparse.Namespace, setting: _Setting) -> dict[str, Any]:
+    if isinstance(setting.calibration, TensorBatches):
+        return {"source": str(options.calib), "images": setting.calibration.count, "synthesis": dict(options.synthesis)}
+    return {
+        "source": "real",
+        "folder": str(setting.calibration.samples.root),
+        "found": len(setting.tree.calibration),
+        "files": setting.calibration.samples.names(),
+    }
+
+
 def _as_json(
     options: argparse.Namespace, setting: _Setting, reference: Row, row: Row, seconds: float
 ) -> dict[str, Any]:
-    arguments = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items() if key != "run"}
+    special = (Path, CalibrationSource)
+    arguments = {key: str(v) if isinstance(v, special) else v for key, v in vars(options).items() if key != "run"}
     source = setting.source
     return {
         "command": "eval",
@@ -199,11 +227,7 @@ def _as_json(
         "data": {
             "config": setting.data_config,
             "classes": list(setting.tree.classes),
-            "calibration": {
-                "folder": str(setting.calibration.samples.root),
-                "found": len(setting.tree.calibration),
-                "files": setting.calibration.samples.names(),
-            },
+            "calibration": _calibration_as_json(options, setting),
             "evaluation": {
                 "folder": str(setting.evaluation.samples.root),
                 "found": len(setting.tree.evaluation),

@@ -1,0 +1,128 @@
+"""``--calib``: the images a model is calibrated with, which need not come from a folder."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxquant.cache import cache_folder
+from fxquant.cli.arguments import collect_options, positive
+from fxquant.cli.models import TimmModel
+from fxquant.cli.synthesize import synthesis_option
+from fxquant.data import DataConfig
+from fxquant.errors import InputError
+from fxquant.synthesis import gaussian_images, load_images, synthesize
+from fxquant.synthesis.options import make_options
+from fxquant.synthesis.state_file import fingerprint
+
+DEFAULT = 32
+SOURCES = ("real", "noise", "synthetic")
+_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class CalibrationSource:
+    """kind: one of `SOURCES`, or "file". count: of images; None is all that the file holds."""
+
+    kind: str
+    count: int | None
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        return str(self.file) if self.file else f"{self.kind}:{self.count}"
+
+
+class TensorBatches:
+    """Batches of `size` out of images ``(n, 3, H, W)``, with labels of 0; iterate as often as needed."""
+
+    def __init__(self, images: Tensor, size: int) -> None:
+        self.images, self.size = images, size
+        self.count = len(images)
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for part in self.images.split(self.size):
+            yield part, torch.zeros(len(part), dtype=torch.int64)
+
+
+def add_calibration_options(group: argparse._ArgumentGroup) -> None:
+    """Add where calibration images come from, how many, and in which batches."""
+    group.add_argument(
+        "--calib",
+        type=calibration_source,
+        default=CalibrationSource("real", DEFAULT),
+        metavar="SOURCE",
+        help=f"N images of the data, or real, noise or synthetic (with :N, else {DEFAULT}), or a file that fxquant synthesize "
+        "wrote; synthetic images are made from the model alone, once, and kept in the cache folder",
+    )
+    group.add_argument(
+        "--calib-batch-size", type=positive, metavar="N", help="images per calibration batch (--batch-size)"
+    )
+    group.add_argument(
+        "--synthesis",
+        type=synthesis_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of --calib synthetic, such as iterations=200; repeatable, see fxquant synthesize --help",
+    )
+
+
+def calibration_source(text: str) -> CalibrationSource:
+    """Parse N, SOURCE, SOURCE:N, or the name of a .safetensors file."""
+    if text.endswith(_SUFFIX):
+        return CalibrationSource("file", None, Path(text))
+    kind, colon, count = ("real", ":", text) if text.lstrip("-").isdigit() else text.partition(":")
+    if kind not in SOURCES or (colon and not count.lstrip("-").isdigit()):
+        raise argparse.ArgumentTypeError(
+            f"expected N, {', '.join(SOURCES)}, one of them with :N, or a {_SUFFIX} file, got {text!r}"
+        )
+    return CalibrationSource(kind, positive(count) if colon else DEFAULT)
+
+
+def made_images(options: argparse.Namespace, source: TimmModel, config: DataConfig) -> Tensor:
+    """
+    Return the images ``(n, 3, H, W)`` of a source other than the data, made or read.
+
+    Raises `InputError` where a file does not fit the model, and what `fxquant.synthesize` raises.
+    """
+    calib: CalibrationSource = options.calib
+    size = tuple(config["input_size"])
+    if calib.file is not None:
+        images, _ = load_images(calib.file)
+        if images.shape[1:] != size:
+            raise InputError(
+                f"--calib: expected images {size} for {source.name}, found {tuple(images.shape[1:])} in {calib}"
+            )
+        return images
+    count = calib.count or DEFAULT
+    if calib.kind == "noise":
+        return gaussian_images(count, size[1:], options.seed)
+    chosen = collect_options(options.synthesis)
+    return synthesize(
+        source.model,
+        count,
+        size=size[1:],
+        seed=options.seed,
+        progress=sys.stderr.isatty(),
+        checkpoint=_kept(source, count, size, options.seed, chosen),
+        **chosen,
+    )
+
+
+def _kept(source: TimmModel, count: int, size: tuple[int, ...], seed: int, chosen: dict[str, Any]) -> Path:
+    """Return the file in the cache folder for images of these weights and settings."""
+    settings = (source.name, fingerprint(source.model), count, size, seed, make_options(chosen))
+    folder = cache_folder() / "synthesis"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{hashlib.sha256(repr(settings).encode()).hexdigest()[:24]}{_SUFFIX}"
