@@ -1,0 +1,171 @@
+"""
+What calibration images have to be: real ones, images made from the model alone, or noise, on the stand-ins.
+
+``python bench/datafree.py`` calibrates each recipe at W8A8 and W4A8 on 32 images of each kind and writes
+``bench/results/datafree.json`` and ``docs/datafree.md``. Cells that are there already are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from accuracy import build_model, draw_calibration
+from harness import RESULTS, describe_run
+from standins import IMAGE_SIZE, STANDINS, Glyphs, load_part
+from standins.data import MEAN, STD
+from torch import Tensor, nn
+
+import fxquant
+from fxquant.cli.output import write_json
+from fxquant.numerics import sqnr
+from fxquant.synthesis import gaussian_images
+
+SOURCES = ("real", "synthetic", "noise")
+RECIPES = (
+    "psaq",
+    "minmax",
+    "percentile",
+    "omse",
+    "fqvit",
+    "itpn",
+    "base_ptq",
+    "ptq4vit",
+    "noisyquant",
+    "noisyquant_ptq4vit",
+)
+BITS = ("W8A8", "W4A8")
+COUNT, BATCH, TEST_BATCH = 32, 8, 64
+SHAPE = (1, IMAGE_SIZE, IMAGE_SIZE)
+# The published jitter is of images of 224 pixels.
+SYNTHESIS: dict[str, Any] = {"size": SHAPE, "mean": (MEAN,), "std": (STD,), "jitter": (2, 4)}
+PAGE = Path(__file__).parents[1] / "docs" / "datafree.md"
+Row = dict[str, Any]
+
+
+def images_of(source: str, model: nn.Module, seed: int, iterations: int) -> Tensor:
+    """Return calibration images ``(32, 1, 32, 32)`` of a source."""
+    if source == "real":
+        return draw_calibration(load_part("calibration").images, COUNT, seed)
+    if source == "noise":
+        return gaussian_images(COUNT, SHAPE, seed)
+    progress = sys.stderr.isatty()
+    return fxquant.synthesize(model, COUNT, seed=seed, iterations=iterations, progress=progress, **SYNTHESIS)
+
+
+def logits_of(model: nn.Module, test: Glyphs) -> Tensor:
+    """Return the logits ``(B, classes)`` of all test images."""
+    with torch.no_grad():
+        return torch.cat([model(images) for images, _ in test.batches(TEST_BATCH)])
+
+
+def measure(model: nn.Module, recipe: str, bits: str, images: Tensor, test: Glyphs, seed: int) -> Row:
+    """Return the int8 model's top-1 accuracy in percent and the SQNR of its logits in dB."""
+    config = fxquant.recipe(recipe, int(bits[1]), int(bits[3]))
+    prepared = fxquant.calibrate(fxquant.prepare(model, config), images.split(BATCH), progress=False, seed=seed)
+    expected, found = logits_of(model, test), logits_of(fxquant.convert(prepared), test)
+    return {"top1": top1(found, test), "sqnr_db": round(sqnr(expected, found), 3)}
+
+
+def top1(logits: Tensor, test: Glyphs) -> float:
+    """Return the share of images in their class, in percent."""
+    return round(100 * float((logits.argmax(1) == test.labels).double().mean()), 3)
+
+
+def cells(
+    models: Sequence[str], recipes: Sequence[str], seeds: Sequence[int]
+) -> Iterator[tuple[int, str, str, str, str]]:
+    """Yield seed, model, source, recipe and bits of each cell, those that share images together."""
+    for seed in seeds:
+        for model in models:
+            for source in SOURCES:
+                yield from ((seed, model, source, recipe, bits) for recipe in recipes for bits in BITS)
+
+
+def run(options: argparse.Namespace, folder: Path) -> None:
+    """Measure the cells that the results lack, writing after each."""
+    test = load_part("test", options.limit)
+    settings = {
+        "images": COUNT,
+        "test_images": len(test),
+        "iterations": options.iterations,
+        "outliers": options.outliers,
+    }
+    data = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+    if data and data["settings"] != settings:
+        raise SystemExit(f"{options.out} was measured with {data['settings']}, not {settings}: name another --out")
+    rows: dict[str, Row] = data.get("rows", {})
+    floats: dict[str, float] = data.get("float_top1", {})
+    for seed, name, source, recipe, bits in cells(options.models, options.recipes, options.seeds):
+        key = f"{name} {bits} {recipe} {source} seed {seed}"
+        if key in rows:
+            continue
+        model = build_model(name, options.outliers)
+        if name not in floats:
+            floats[name] = top1(logits_of(model, test), test)
+        file = folder / f"{name} {source} {seed}.pt"
+        if not file.exists():
+            torch.save(images_of(source, model, seed, options.iterations), file)
+        rows[key] = measure(model, recipe, bits, torch.load(file, weights_only=True), test, seed)
+        print(key, rows[key], flush=True)
+        write_json(options.out, describe_run() | {"settings": settings, "float_top1": floats, "rows": rows})
+
+
+def table(data: Mapping[str, Any]) -> str:
+    """Return a page with one line per recipe and bits: the mean over models and seeds for each source."""
+    rows: Mapping[str, Row] = data["rows"]
+    settings = data["settings"]
+    lines = [
+        "# Calibration without data",
+        "",
+        "Top-1 accuracy in percent, and the SQNR of the logits in dB, of int8 stand-ins ("
+        + ", ".join(f"{name} {value:.2f}" for name, value in data["float_top1"].items())
+        + f" as floats; {settings['test_images']} test images, outlier channels: {settings['outliers']}), calibrated on "
+        f"{settings['images']} images: real ones, images made from the model alone by `fxquant.synthesize` (2 rounds of "
+        f"{settings['iterations']} iterations), and Gaussian noise. Means over the models and seeds measured; in brackets, how "
+        "many. Made by `python bench/datafree.py`.",
+        "",
+        "| recipe | bits | " + " | ".join(SOURCES) + " |",
+        "| --- | --- | " + " | ".join("---:" for _ in SOURCES) + " |",
+    ]
+    for bits in BITS:
+        for recipe in dict.fromkeys(key.split()[2] for key in rows):
+            found = [[r for k, r in rows.items() if k.split()[1:4] == [bits, recipe, s]] for s in SOURCES]
+            lines.append(f"| `{recipe}` | {bits} | {' | '.join(_mean(each) for each in found)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(rows: Sequence[Row]) -> str:
+    if not rows:
+        return "-"
+    return f"{fmean(r['top1'] for r in rows):.2f} %, {fmean(r['sqnr_db'] for r in rows):.1f} dB ({len(rows)})"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the benchmark from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=list(STANDINS), choices=list(STANDINS))
+    parser.add_argument("--recipes", nargs="+", default=RECIPES, choices=fxquant.recipes(), metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--iterations", type=int, default=500)
+    parser.add_argument("--outliers", choices=("without", "with"), default="without", help="channels injected")
+    parser.add_argument("--limit", type=int, default=2480, metavar="N", help="test images (%(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=RESULTS / "datafree.json")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        run(options, Path(folder))
+    options.page.write_text(table(json.loads(options.out.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
