@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from imagenet_tables import Evidence, Figure
+from imagenet_tables import Evidence, Figure, Synthesis
 
 from fxquant.cli.arguments import format_value
 from fxquant.cli.output import write_json
@@ -43,28 +43,44 @@ class Job:
     @property
     def options(self) -> dict[str, Any]:
         """Options of the recipe."""
-        return dict(self.figure.options) | (dict(self.figure.published) if self.constants == "published" else {})
+        return self._with_constants(self.figure)
+
+    @property
+    def synthesis(self) -> dict[str, Any] | None:
+        """Options of image synthesis, None where the images are real."""
+        return self._with_constants(self.figure.synthesis) if self.figure.synthesis else None
+
+    @property
+    def drawn(self) -> int:
+        """How many calibration images come from the folder."""
+        return self.calibration if self.figure.synthesis is None else 0
 
     @property
     def key(self) -> str:
         """Name of the row in the file: rows that differ in anything that matters have different ones."""
-        bits = f"W{self.figure.bits}A{self.figure.bits}"
-        options = ",".join(f"{name}={format_value(value)}" for name, value in sorted(self.options.items()))
-        recipe = f"{self.figure.recipe}({options})"
-        found = f"{self.calibration} of {self.images[0]} images"
-        return f"{self.figure.model.tag} {bits} {recipe} {found} {self._evaluation} seed={self.seed} {self.target}"
+        recipe = f"{self.figure.recipe}({_listed(self.options)})"
+        what = f"{self.figure.model.tag} {self.figure.bits} {recipe} {self._calibration}"
+        return f"{what} {self._evaluation} seed={self.seed} {self.target}"
 
     @property
     def float_key(self) -> str:
         """Name of the float model's result on the same images."""
-        drawn = f" seed={self.seed}" if self.limit or self.shared else ""
-        return f"{self.figure.model.tag} float {self._evaluation}{drawn}" + (
-            f" without {self.calibration}" if self.shared else ""
-        )
+        without = f" without {self.drawn}" if self.shared and self.drawn else ""
+        seed = f" seed={self.seed}" if self.limit or without else ""
+        return f"{self.figure.model.tag} float {self._evaluation}{seed}{without}"
+
+    @property
+    def _calibration(self) -> str:
+        made = None if self.synthesis is None else f"synthetic({_listed(self.synthesis)}) images"
+        batches = f" by {self.figure.batch}" if self.figure.batch else ""
+        return f"{self.calibration} {made or f'of {self.images[0]} images'}{batches}"
 
     @property
     def _evaluation(self) -> str:
         return f"on {self.limit or 'all'} of {self.images[1]}"
+
+    def _with_constants(self, source: Figure | Synthesis) -> dict[str, Any]:
+        return dict(source.options) | (dict(source.published) if self.constants == "published" else {})
 
 
 class Results:
@@ -126,7 +142,8 @@ def render(jobs: Sequence[Job], rows: Mapping[str, Row]) -> str:
 
 def _cells(job: Job, row: Row | None) -> list[str]:
     figure = job.figure
-    cells = [figure.model.name, f"W{figure.bits}A{figure.bits}", figure.method, job.constants, str(job.calibration)]
+    images = f"{job.calibration}{'' if figure.synthesis is None else ' synthetic'}"
+    cells = [figure.model.name, figure.bits, figure.method, job.constants, images]
     published = [f"{figure.float_top1:.2f}", f"{figure.top1:.2f}{figure.evidence.value}"]
     drop = f"{figure.float_top1 - figure.top1:.2f}"
     if row is None or not is_done(row):
@@ -153,6 +170,10 @@ def _notes(jobs: Sequence[Job], rows: Mapping[str, Row]) -> list[str]:
         ),
         *_errors((job.key, rows.get(job.key)) for job in jobs),
     ]
+
+
+def _listed(options: Mapping[str, Any]) -> str:
+    return ",".join(f"{name}={format_value(value)}" for name, value in sorted(options.items()))
 
 
 def _errors(rows: Iterable[tuple[str, Row | None]]) -> list[str]:

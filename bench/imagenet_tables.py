@@ -1,4 +1,4 @@
-"""What PTQ4ViT and NoisyQuant published for ImageNet-1k, top-1 in percent, and the recipes that stand for it."""
+"""What PTQ4ViT, NoisyQuant, FQ-ViT and PSAQ-ViT published for ImageNet-1k, top-1 in percent, and the recipes for it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,29 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Synthesis:
+    """That calibration images are made from the model. options, published: of `fxquant.synthesize`, as those of `Figure`."""
+
+    options: Options = ()
+    published: Options = ()
+
+
+@dataclass(frozen=True)
 class Figure:
     """
-    One published accuracy, with as many bits for weights as for activations.
+    One published accuracy.
 
-    table: "ptq4vit" or "noisyquant". calibration: images. options: make the recipe quantise the products that the paper
-    quantises. published: with these as well, it has the constants of the published method; without, those of fxquant.
+    table: one of "ptq4vit", "noisyquant", "fqvit" and "psaq". calibration: images. options: make the recipe quantise what
+    the paper quantises. published: with these as well, it has the constants of the published method; without, those of
+    fxquant. batch: calibration images at a time, where statistics depend on it; None: as many as are evaluated at a time.
+    synthesis: None where the images are real.
     """
 
     table: str
     method: str
     model: Model
-    bits: int
+    w_bits: int
+    a_bits: int
     float_top1: float
     top1: float
     recipe: str
@@ -47,6 +58,18 @@ class Figure:
     evidence: Evidence = Evidence.SOURCE
     options: Options = ()
     published: Options = (("published", True),)
+    batch: int | None = None
+    synthesis: Synthesis | None = None
+
+    @property
+    def bits(self) -> str:
+        """Bits of weights and activations, such as "W4A8"."""
+        return f"W{self.w_bits}A{self.a_bits}"
+
+    @property
+    def departs(self) -> bool:
+        """Whether the published constants are others than those of fxquant."""
+        return bool(self.published or (self.synthesis and self.synthesis.published))
 
 
 # The figures are older than some of timm's default tags. These tags are those whose float accuracy, in timm's
@@ -55,13 +78,16 @@ VIT_S32 = Model("ViT-S/32", "vit_small_patch32_224.augreg_in21k_ft_in1k", 75.994
 VIT_S = Model("ViT-S", "vit_small_patch16_224.augreg_in21k_ft_in1k", 81.384)
 VIT_B = Model("ViT-B", "vit_base_patch16_224.augreg_in21k_ft_in1k", 84.532)
 VIT_B_AUGREG2 = Model("ViT-B augreg2", "vit_base_patch16_224.augreg2_in21k_ft_in1k", 85.096)
+VIT_L = Model("ViT-L", "vit_large_patch16_224.augreg_in21k_ft_in1k", 85.834)
 VIT_B_384 = Model("ViT-B/384", "vit_base_patch16_384.augreg_in21k_ft_in1k", 85.996)
+DEIT_T = Model("DeiT-T", "deit_tiny_patch16_224.fb_in1k", 72.172)
 DEIT_S = Model("DeiT-S", "deit_small_patch16_224.fb_in1k", 79.844)
 DEIT_B = Model("DeiT-B", "deit_base_patch16_224.fb_in1k", 81.992)
 DEIT_B_384 = Model("DeiT-B/384", "deit_base_patch16_384.fb_in1k", 83.106)
 SWIN_T = Model("Swin-T", "swin_tiny_patch4_window7_224.ms_in1k", 81.376)
 SWIN_S = Model("Swin-S", "swin_small_patch4_window7_224.ms_in1k", 83.208)
 SWIN_B = Model("Swin-B", "swin_base_patch4_window7_224.ms_in22k_ft_in1k", 85.272)
+SWIN_B_1K = Model("Swin-B 1k", "swin_base_patch4_window7_224.ms_in1k", 83.606)  # FQ-ViT's, trained on 1k alone
 SWIN_B_384 = Model("Swin-B/384", "swin_base_patch4_window12_384.ms_in22k_ft_in1k", 86.438)
 
 # model, float, BasePTQ W8A8 and W6A6, PTQ4ViT W8A8 and W6A6
@@ -102,12 +128,48 @@ _ALL = (("attention", True), ("patch_embed", True), ("head", True))
 _BLOCKS = (("patch_embed", False), ("head", False))
 _PAPER = (("published", True), ("noise", "uniform"))  # the code's noise is normal
 
+_PTF: Options = (("observer", "minmax"), ("power_of_two", True))
+_UINT8: Options = (("softmax", "uniform"), ("softmax_bits", 8))
+_LIS: Options = (("softmax", "log_int"), ("softmax_bits", 4))
+
+
+def _plain(observer: str) -> Options:
+    """Return the options of FQ-ViT's placement with an observer alone."""
+    return (("observer", observer), ("power_of_two", False), *_UINT8)
+
+
+# FQ-ViT's models, their float accuracy, then a row per method. Its README has Bit-Split and "PTQ for ViT" too, others' methods.
+# The README of PTQ-for-iTPN adds nothing: its "iTPN-B" and "iTPN-L" are ViT-B and ViT-L of this table, digit for digit.
+_FQVIT_MODELS = (DEIT_T, DEIT_S, DEIT_B, VIT_B, VIT_L, SWIN_T, SWIN_S, SWIN_B_1K)
+_FQVIT_FLOAT = (72.21, 79.85, 81.85, 84.53, 85.81, 81.35, 83.20, 83.60)
+# W/A/Attn bits. The published code's log-int-softmax always has 4 bits, so that "8/8/8" of FQ-ViT itself is taken for --ptf
+# without --lis: uint8 probabilities. Logarithms of 8 bits would differ from 4 below 2^-15 only, too little for half a point.
+_FQVIT: tuple[tuple[str, Options, tuple[float, ...]], ...] = (
+    ("MinMax", _plain("minmax"), (70.94, 75.05, 78.02, 23.64, 3.37, 64.38, 74.37, 25.58)),
+    ("EMA", _plain("ema"), (71.17, 75.71, 78.82, 30.30, 3.53, 70.81, 75.05, 28.00)),
+    ("Percentile", _plain("percentile"), (71.47, 76.57, 78.37, 46.69, 5.85, 78.78, 78.12, 40.93)),
+    ("OMSE", _plain("omse"), (71.30, 75.03, 79.57, 73.39, 11.32, 79.30, 78.96, 48.55)),
+    ("FQ-ViT 8/8/8", _PTF + _UINT8, (71.61, 79.17, 81.20, 83.31, 85.03, 80.51, 82.71, 82.97)),
+    ("FQ-ViT 8/8/4", _PTF + _LIS, (71.07, 78.40, 80.85, 82.68, 84.89, 80.04, 82.47, 82.38)),
+)
+_FQVIT_SOURCE = "README of github.com/megvii-research/FQ-ViT, 1000 images in batches of 100 as its script has it"
+
+# model, float, W4A8, W8A8
+_PSAQ = (
+    (DEIT_T, 72.21, 65.57, 71.56),
+    (DEIT_S, 79.85, 73.23, 76.92),
+    (DEIT_B, 81.85, 77.05, 79.10),
+    (SWIN_T, 81.35, 71.79, 75.35),
+    (SWIN_S, 83.20, 75.14, 76.64),
+)
+_PSAQ_SOURCE = "README of github.com/zkkli/PSAQ-ViT, 32 synthetic images as its script has it"
+
 
 def _ptq4vit() -> Iterator[Figure]:
     for model, float_top1, base8, base6, full8, full6 in _PTQ4VIT:
         for bits, base, full in ((8, base8, full8), (6, base6, full6)):
             for method, recipe, top1 in (("BasePTQ", "base_ptq", base), ("PTQ4ViT", "ptq4vit", full)):
-                yield Figure("ptq4vit", method, model, bits, float_top1, top1, recipe, 32, _PTQ4VIT_SOURCE)
+                yield Figure("ptq4vit", method, model, bits, bits, float_top1, top1, recipe, 32, _PTQ4VIT_SOURCE)
 
 
 def _noisyquant_code() -> Iterator[Figure]:
@@ -115,7 +177,7 @@ def _noisyquant_code() -> Iterator[Figure]:
         ("vanilla (code)", "vanilla", 64.612, _VANILLA_SOURCE, ()),
         ("NoisyQuant (code)", "noisyquant", 83.28, _CODE_SOURCE, (("published", True),)),
     ):
-        figure = Figure("noisyquant", method, VIT_B_AUGREG2, 6, 85.10, top1, recipe, 256, source)
+        figure = Figure("noisyquant", method, VIT_B_AUGREG2, 6, 6, 85.10, top1, recipe, 256, source)
         yield replace(figure, options=_BLOCKS, published=published)
 
 
@@ -129,8 +191,27 @@ def _noisyquant_paper() -> Iterator[Figure]:
             source, evidence = _NOISYQUANT_SOURCE, Evidence.QUOTED
             if model is VIT_B and recipe == "noisyquant":
                 source, evidence = _AUTHOR_SOURCE, Evidence.SOURCE
-            figure = Figure("noisyquant", method, model, 6, float_top1, top1, recipe, 1024, source, evidence)
+            figure = Figure("noisyquant", method, model, 6, 6, float_top1, top1, recipe, 1024, source, evidence)
             yield replace(figure, options=options, published=published)
 
 
-FIGURES: tuple[Figure, ...] = (*_ptq4vit(), *_noisyquant_code(), *_noisyquant_paper())
+def _fqvit() -> Iterator[Figure]:
+    for method, options, row in _FQVIT:
+        own_norm: Options = (("integer_norm", True),) if options[: len(_PTF)] == _PTF else ()
+        published: Options = (("last_batch_only", True),) if method == "OMSE" else own_norm
+        for model, float_top1, top1 in zip(_FQVIT_MODELS, _FQVIT_FLOAT, row, strict=True):
+            own = (("image", False),) if model in (VIT_B, VIT_L) else ()  # whose images its code leaves float
+            figure = Figure("fqvit", method, model, 8, 8, float_top1, top1, "fqvit", 1000, _FQVIT_SOURCE)
+            yield replace(figure, options=options + own, published=published, batch=100)
+
+
+def _psaq() -> Iterator[Figure]:
+    for model, float_top1, *row in _PSAQ:
+        # At 32 images of 224 pixels with a class token, the published synthesis is that of fxquant.
+        published: Options = (("published", True),) if model in (SWIN_T, SWIN_S) else ()
+        for w_bits, top1 in zip((4, 8), row, strict=True):
+            figure = Figure("psaq", "PSAQ-ViT", model, w_bits, 8, float_top1, top1, "psaq", 32, _PSAQ_SOURCE)
+            yield replace(figure, published=(), batch=32, synthesis=Synthesis(published=published))
+
+
+FIGURES: tuple[Figure, ...] = (*_ptq4vit(), *_noisyquant_code(), *_noisyquant_paper(), *_fqvit(), *_psaq())

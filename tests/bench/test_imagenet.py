@@ -10,22 +10,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import imagenet
+import imagenet_measure
 import pytest
 import timm
 import torch
-from imagenet_results import Job, Results, describe_gap, is_done, render
-from imagenet_tables import FIGURES, Evidence, Figure, Model
+from imagenet_results import is_done
+from imagenet_tables import Figure, Model
 from safetensors.torch import save_file
 
 import fxquant
 from fxquant.cli.models import build_timm_model
-from fxquant.cli.output import write_json
-from fxquant.errors import InputError
 from tests.cli.conftest import CLASSES, make_class
 
 TINY = Model("tiny", "test_vit.r160_in1k", 0.0)
@@ -35,47 +35,61 @@ SEARCH = (("rounds", 1), ("steps", 4), ("max_rows", 32))
 
 def figure(method: str, recipe: str, model: Model = TINY, **options: Any) -> Figure:
     """Return a made-up figure at six bits."""
-    return Figure("ptq4vit", method, model, 6, 99.0, 90.0, recipe, 4, "nobody", **options)
+    return Figure("ptq4vit", method, model, 6, 6, 99.0, 90.0, recipe, 4, "nobody", **options)
 
 
 TINY_FIGURES = (figure("MinMax", "minmax", published=()), figure("BasePTQ", "base_ptq", options=SEARCH))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("images")
+def make_images(root: Path) -> Path:
+    """Write a folder of images of three classes and return it."""
     for hue, name in enumerate(CLASSES):
         make_class(root / "train" / name, 3, hue, seed=hue)
         make_class(root / "val" / name, 2, hue, seed=10 + hue)
     return root
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("weights")
+def make_checkpoints(root: Path) -> Path:
+    """Write the tiny model's weights and return the folder."""
     torch.manual_seed(0)
     save_file(timm.create_model("test_vit", num_classes=3).state_dict(), root / f"{TINY.tag}.safetensors")
     return root
 
 
-@pytest.fixture(autouse=True)
-def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Publish two figures of a tiny model with three classes."""
+def publish(figures: tuple[Figure, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `figures` be all that was published, of models with three classes, measured by one process."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(imagenet, "FIGURES", TINY_FIGURES)
-    monkeypatch.setattr(imagenet, "build_timm_model", partial(build_timm_model, num_classes=3))
+    monkeypatch.setattr(imagenet, "FIGURES", figures)
+    monkeypatch.setattr(imagenet_measure, "build_timm_model", partial(build_timm_model, num_classes=3))
+
+
+def call_on(data: Path, weights: Path, results: Path, *arguments: object) -> int:
+    """Call the command line; it writes ``out.json`` in the folder `results`."""
+    paths = ["--data", data, "--checkpoints", weights, "--out", results / "out.json"]
+    return imagenet.main([*map(str, paths), "--workers", "0", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoints(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish two figures of a tiny model."""
+    publish(TINY_FIGURES, monkeypatch)
 
 
 @pytest.fixture
 def run(folder: Path, checkpoints: Path, tmp_path: Path) -> Callable[..., int]:
     """Return a call of the command line on the tiny model that writes ``out.json``."""
-
-    def call(*arguments: object) -> int:
-        paths = ["--data", folder, "--checkpoints", checkpoints, "--out", tmp_path / "out.json"]
-        return imagenet.main([*map(str, paths), "--workers", "0", *map(str, arguments)])
-
-    return call
+    return partial(call_on, folder, checkpoints, tmp_path)
 
 
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
@@ -110,7 +124,7 @@ def test_every_row_is_measured_printed_and_found_again(
     assert f"the float model has {reference:.2f} % here and 99.00 % in nobody" in err
 
     written = (tmp_path / "out.json").stat().st_mtime_ns
-    monkeypatch.setattr(imagenet, "build_timm_model", forbid)
+    monkeypatch.setattr(imagenet_measure, "build_timm_model", forbid)
     assert run() == 0
     assert (tmp_path / "out.json").stat().st_mtime_ns == written
     assert capsys.readouterr().out.endswith(out[out.index("## ptq4vit") :])
@@ -183,13 +197,13 @@ def test_processes_of_torchrun_wait_for_each_other_and_fail_together(monkeypatch
 
 
 def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imagenet, "resolve_device", torch.device)
+    monkeypatch.setattr(imagenet_measure, "resolve_device", torch.device)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    assert imagenet._device("cuda").index is None
+    assert imagenet_measure.own_device("cuda").index is None
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert imagenet._device("cuda") == torch.device("cuda:3")
-    assert imagenet._device("cuda:1") == torch.device("cuda:1")
-    assert imagenet._device("cpu") == torch.device("cpu")
+    assert imagenet_measure.own_device("cuda") == torch.device("cuda:3")
+    assert imagenet_measure.own_device("cuda:1") == torch.device("cuda:1")
+    assert imagenet_measure.own_device("cpu") == torch.device("cpu")
 
 
 KILLED = """
@@ -197,12 +211,12 @@ import os, signal, sys
 from pathlib import Path
 from functools import partial
 sys.path[:0] = sys.argv[1:3]
-import imagenet
+import imagenet, imagenet_measure
 from fxquant.cli.models import build_timm_model
 from tests.bench.test_imagenet import TINY_FIGURES
 
 imagenet.FIGURES = TINY_FIGURES
-imagenet.build_timm_model = partial(build_timm_model, num_classes=3)
+imagenet_measure.build_timm_model = partial(build_timm_model, num_classes=3)
 replace, written = Path.replace, []
 
 def kill(self, target):
@@ -236,7 +250,7 @@ def test_a_killed_run_leaves_a_valid_file_to_go_on_from(
     ("arguments", "message"),
     [
         (["--models", "ViT-B", "tiny"], "no published figure for ViT-B: expected test_vit.r160_in1k, tiny"),
-        (["--bits", "W8A8"], "no published figure has all of these"),
+        (["--bits", "W6A8", "--recipes", "minmax"], "no published figure has all of these"),
         (["--checkpoints", "nowhere"], "folder of checkpoints 'nowhere' does not exist"),
         (["--data", "nowhere"], "image folder 'nowhere' does not exist"),
         (["--out", "no/where.json"], "cannot write 'no/where.json'"),
@@ -251,7 +265,8 @@ def test_what_cannot_be_done_is_said_before_anything_is(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(imagenet, "build_timm_model", forbid)
+    monkeypatch.setattr(imagenet, "FIGURES", (TINY_FIGURES[0], replace(TINY_FIGURES[1], a_bits=8)))
+    monkeypatch.setattr(imagenet_measure, "build_timm_model", forbid)
     assert run(*arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -263,55 +278,7 @@ def test_interrupting_keeps_the_rows(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(imagenet, "calibrate_model", interrupt)
+    monkeypatch.setattr(imagenet_measure, "calibrate_model", interrupt)
     assert run() == 130
     assert "run it again to go on" in capsys.readouterr().err
     assert rows_of(tmp_path) == {}
-
-
-def test_a_file_of_something_else_is_not_overwritten(run: Callable[..., int], tmp_path: Path) -> None:
-    file = tmp_path / "out.json"
-    for content in ("{", "[]", '{"rows": 1}'):
-        file.write_text(content)
-        assert run() == 2
-        assert file.read_text() == content
-    with pytest.raises(InputError, match="does not hold rows of this benchmark"):
-        Results(file).put("rows", "key", {})
-
-
-def test_tags_exist_and_have_the_float_accuracy_that_was_published() -> None:
-    models = {published.model for published in FIGURES}
-    assert len({model.tag for model in models}) == len({model.name for model in models}) == 12
-    for published in FIGURES:
-        architecture, _, tag = published.model.tag.partition(".")
-        assert published.model.tag in timm.list_pretrained(f"{architecture}.*"), tag
-        assert timm.get_pretrained_cfg(published.model.tag).num_classes == 1000
-        assert describe_gap(published, published.model.timm_top1) is None
-        assert published.top1 < published.float_top1
-    wrong = next(published for published in FIGURES if published.model.name == "ViT-B")
-    assert "not comparable" in str(describe_gap(wrong, 85.096))
-
-
-def test_published_figures_make_rows_of_recipes_that_exist() -> None:
-    jobs = [
-        Job(published, constants, published.calibration, None, 0, "int8", (1_281_167, 50_000), False)
-        for published in FIGURES
-        for constants in ("published", "fxquant")
-        if constants == "published" or published.published
-    ]
-    assert len({job.key for job in jobs}) == len(jobs) == 2 * len(FIGURES) - 1
-    for job in jobs:
-        fxquant.recipe(job.figure.recipe, job.figure.bits, job.figure.bits, **job.options)
-    assert [sum(published.table == table for published in FIGURES) for table in ("ptq4vit", "noisyquant")] == [44, 20]
-    quoted = [published for published in FIGURES if published.evidence is Evidence.QUOTED]
-    assert len(quoted) == 16
-    text = render(jobs, {})
-    assert "| ViT-B | W6A6 | PTQ4ViT | published | 32 | 84.54 | - | 81.65 | - | 2.89 | - |" in text
-    assert "| ViT-S | W6A6 | NoisyQuant-Linear | fxquant | 1024 | 81.39 | - | 76.86* | - | 4.53 | - |" in text
-
-
-def test_a_lock_that_a_killed_process_held_is_free(tmp_path: Path) -> None:
-    (tmp_path / "out.json.lock").touch()
-    write_json(tmp_path / "out.json", {"floats": {}, "rows": {"a": {"x": 1}}})
-    Results(tmp_path / "out.json").put("rows", "b", {"x": 2})
-    assert Results(tmp_path / "out.json").read()["rows"] == {"a": {"x": 1}, "b": {"x": 2}}
