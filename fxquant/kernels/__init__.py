@@ -1,7 +1,7 @@
 """
 Kernels written for one kind of device, and the choice of the one that runs.
 
-An operator of `fxquant.ops` asks `use_cpu_kernels` and `use_triton_kernels` for its operands; where neither holds, its own
+An operator of `fxquant.ops` asks `on_cpu_kernels` and `on_triton_kernels` for its operands; where neither holds, its own
 torch implementation runs. `use_backend` decides for a block of code.
 """
 
@@ -42,7 +42,7 @@ def chosen_backend() -> str:
     return _chosen.get()
 
 
-def use_cpu_kernels(*tensors: Tensor | None) -> bool:
+def on_cpu_kernels(*tensors: Tensor | None) -> bool:
     """Say whether an operator on these operands runs on fxquant's own kernels for x86 processors."""
     if torch.compiler.is_compiling() or _chosen.get() == "aten":
         return False
@@ -51,7 +51,7 @@ def use_cpu_kernels(*tensors: Tensor | None) -> bool:
     )
 
 
-def use_triton_kernels(*tensors: Tensor | None) -> bool:
+def on_triton_kernels(*tensors: Tensor | None) -> bool:
     """
     Say whether an operator on these operands runs on fxquant's own kernels for NVIDIA GPUs.
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxquant.kernels import cpu, triton, use_cpu_kernels, use_triton_kernels
+from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
 
 PAD_ROWS = 17  # torch._int_mm on CUDA wants more than 16 rows
 
@@ -31,9 +31,9 @@ def int8_linear(
     ``(O,)`` and 0-dim int32 tensors are None for a symmetric weight. pad_rows pads small batches for CUDA.
     """
     fits = weight_zero_point is None and cpu.fits(codes, weight, scale, dtype)
-    if fits and use_cpu_kernels(codes, weight, scale, bias):
+    if fits and on_cpu_kernels(codes, weight, scale, bias):
         return cpu.linear(codes, weight, scale, bias, dtype)
-    if weight_zero_point is None and triton.fits(codes, weight, scale, dtype) and use_triton_kernels(codes, weight):
+    if weight_zero_point is None and triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight):
         return triton.operators.linear(codes, weight, scale, bias, dtype)
     rows = codes.reshape(-1, codes.shape[-1])
     acc = int_mm(rows, weight, pad_rows)[:, : scale.shape[0]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxquant.kernels import cpu, triton, use_cpu_kernels, use_triton_kernels
+from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
 from fxquant.ops.int8_linear import int8_linear
 from fxquant.ops.int8_linear_twin import int8_linear_twin
 
@@ -19,9 +19,9 @@ def int8_linear_add(
     residual ``(..., O)`` has that shape and dtype too.
     """
     alike = residual.dtype is dtype and residual.shape == (*codes.shape[:-1], scale.shape[0])
-    if alike and cpu.fits(codes, weight, scale, dtype) and use_cpu_kernels(codes, weight, scale, bias, residual):
+    if alike and cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, residual):
         return cpu.linear(codes, weight, scale, bias, dtype, residual=residual)
-    if triton.fits(codes, weight, scale, dtype) and use_triton_kernels(codes, weight, residual):
+    if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight, residual):
         return triton.operators.linear(codes, weight, scale, bias, dtype, residual=residual)
     return residual + int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows)
 
@@ -38,8 +38,8 @@ def int8_linear_twin_add(
 ) -> Tensor:
     """Return ``residual + int8_linear_twin(codes, weight, high, low, bias, dtype, pad_rows)``, as `int8_linear_add`."""
     alike = residual.dtype is dtype and residual.shape == (*codes.shape[:-1], high.shape[0])
-    if alike and cpu.fits(codes, weight, high, dtype) and use_cpu_kernels(codes, weight, high, low, bias, residual):
+    if alike and cpu.fits(codes, weight, high, dtype) and on_cpu_kernels(codes, weight, high, low, bias, residual):
         return cpu.linear(codes, weight, high, bias, dtype, low=low, residual=residual)
-    if triton.fits(codes, weight, high, dtype) and use_triton_kernels(codes, weight, residual):
+    if triton.fits(codes, weight, high, dtype) and on_triton_kernels(codes, weight, residual):
         return triton.operators.linear(codes, weight, high, bias, dtype, low=low, residual=residual)
     return residual + int8_linear_twin(codes, weight, high, low, bias, dtype, pad_rows)

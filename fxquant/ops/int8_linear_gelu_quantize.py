@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxquant.kernels import cpu, triton, use_cpu_kernels, use_triton_kernels
+from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
 from fxquant.ops.int8_linear import int8_linear
 from fxquant.ops.quantize import quantize
 from fxquant.ops.twin import quantize_twin
@@ -32,9 +32,9 @@ def int8_linear_gelu_quantize(
     approximate: that of `torch.nn.functional.gelu`. The last five arguments are those of `fxquant.ops.quantize`, for one scale.
     """
     quantizer = cpu.Quantizer(out_scale, out_zero_point, None, None, noise, qmin, qmax)
-    if cpu.fits(codes, weight, scale, dtype) and use_cpu_kernels(codes, weight, scale, bias, out_scale, noise):
+    if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, out_scale, noise):
         return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
-    if triton.fits(codes, weight, scale, dtype) and use_triton_kernels(codes, weight):
+    if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight):
         return triton.operators.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
     y = F.gelu(int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows), approximate=approximate)
     return quantize(y, out_scale, out_zero_point, qmin, qmax, None, noise)
@@ -57,9 +57,9 @@ def int8_linear_gelu_quantize_twin(
 ) -> Tensor:
     """Return the twin-uniform codes of the same values; the last six arguments are those of `fxquant.ops.quantize_twin`."""
     quantizer = cpu.Quantizer(high, None, low, split, noise, qmin, qmax)
-    if cpu.fits(codes, weight, scale, dtype) and use_cpu_kernels(codes, weight, scale, bias, high, noise):
+    if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, high, noise):
         return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
-    if triton.fits(codes, weight, scale, dtype) and use_triton_kernels(codes, weight):
+    if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight):
         return triton.operators.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
     y = F.gelu(int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows), approximate=approximate)
     return quantize_twin(y, high, low, split, qmin, qmax, noise)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxquant.kernels import cpu, triton, use_cpu_kernels, use_triton_kernels
+from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
 from fxquant.ops.int8_linear import int_mm
 
 
@@ -19,9 +19,9 @@ def int8_linear_twin(
     the rows for a single integer product. weight ``(O', K')`` is as in `int8_linear`; high and low ``(O,)`` float32 are the
     products of the two input scales and the weight's.
     """
-    if cpu.fits(codes, weight, high, dtype) and use_cpu_kernels(codes, weight, high, low, bias):
+    if cpu.fits(codes, weight, high, dtype) and on_cpu_kernels(codes, weight, high, low, bias):
         return cpu.linear(codes, weight, high, bias, dtype, low=low)
-    if triton.fits(codes, weight, high, dtype) and use_triton_kernels(codes, weight):
+    if triton.fits(codes, weight, high, dtype) and on_triton_kernels(codes, weight):
         return triton.operators.linear(codes, weight, high, bias, dtype, low=low)
     rows = codes.reshape(-1, codes.shape[-1])
     stacked = torch.cat((rows.clamp(min=0), rows.clamp(max=0)))

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fxquant.kernels import triton, use_triton_kernels
+from fxquant.kernels import on_triton_kernels, triton
 from fxquant.ops.batched_int_mm import batched_int_mm
 
 
@@ -26,7 +26,7 @@ def int8_matmul(
     and ``(B, H, D, N)``; their leading axes broadcast as in `torch.matmul`. scale float32 is the product of both scales, the
     zero points int32 are as stored, None for 0; each is 0-dim, or ``(H, 1, 1)`` for one per head.
     """
-    if triton.multiplies(a, b, dtype) and use_triton_kernels(a, b):
+    if triton.multiplies(a, b, dtype) and on_triton_kernels(a, b):
         return triton.operators.matmul(a, b, scale, None, a_zero_point, b_zero_point, dtype)
     return shifted_product(a, b, a_zero_point, b_zero_point).float().mul_(scale).to(dtype)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxquant.kernels import triton, use_triton_kernels
+from fxquant.kernels import on_triton_kernels, triton
 from fxquant.ops.int8_matmul import shifted_product
 
 
@@ -20,7 +20,7 @@ def int8_matmul_twin(
     zero point are as in `int8_matmul`; high and low float32, 0-dim or ``(H, 1, 1)``, are the products of the two scales of a
     and that of b.
     """
-    if triton.multiplies(a, b, dtype) and use_triton_kernels(a, b):
+    if triton.multiplies(a, b, dtype) and on_triton_kernels(a, b):
         return triton.operators.matmul(a, b, high, low, None, b_zero_point, dtype)
     stacked = torch.cat((a.clamp(min=0), a.clamp(max=0)), dim=-2)  # (..., 2 N, K)
     product = shifted_product(stacked, b, None, b_zero_point).float()

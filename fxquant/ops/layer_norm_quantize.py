@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxquant.kernels import cpu, triton, use_cpu_kernels, use_triton_kernels
+from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
 from fxquant.ops.quantize import quantize
 
 
@@ -27,9 +27,9 @@ def layer_norm_quantize(
     arguments are those of `fxquant.ops.quantize`, for one scale.
     """
     quantizer = cpu.Quantizer(scale, zero_point, None, None, noise, qmin, qmax)
-    if cpu.quantizes(x) and use_cpu_kernels(x, weight, bias, scale, noise):
+    if cpu.quantizes(x) and on_cpu_kernels(x, weight, bias, scale, noise):
         return cpu.layer_norm_quantize(x, weight, bias, epsilon, quantizer)
-    if triton.normalizes(x) and use_triton_kernels(x):
+    if triton.normalizes(x) and on_triton_kernels(x):
         return triton.operators.layer_norm_quantize(x, weight, bias, epsilon, quantizer)
     y = F.layer_norm(x.float(), x.shape[-1:], weight, bias, epsilon)
     return quantize(y, scale, zero_point, qmin, qmax, None, noise)

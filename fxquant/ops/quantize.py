@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fxquant import numerics
-from fxquant.kernels import cpu, triton, use_cpu_kernels, use_triton_kernels
+from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
 from fxquant.ops.noise import add_noise
 
 
@@ -28,10 +28,10 @@ def quantize(
     """
     one_scale = axis is None and scale.numel() == 1 and (noise is None or noise.dim() == 1)
     quantizer = cpu.Quantizer(scale, zero_point, None, None, noise, qmin, qmax)
-    if one_scale and cpu.quantizes(x) and use_cpu_kernels(x, scale, noise):
+    if one_scale and cpu.quantizes(x) and on_cpu_kernels(x, scale, noise):
         return cpu.quantize(x, quantizer)
     # A compiler makes one kernel of these few steps and what is around them.
-    if one_scale and triton.quantizes(x) and not torch.compiler.is_compiling() and use_triton_kernels(x):
+    if one_scale and triton.quantizes(x) and not torch.compiler.is_compiling() and on_triton_kernels(x):
         return triton.operators.quantize(x, quantizer)
     x = x if noise is None else add_noise(x, noise)
     codes = numerics.quantize(x, scale, zero_point, qmin, qmax, axis)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fxquant.errors import ConfigError
-from fxquant.kernels import cpu, use_backend, use_cpu_kernels, use_triton_kernels
+from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, use_backend
 from fxquant.ops import int8_linear, quantize
 
 X = torch.randn(3, 8)
@@ -22,25 +22,25 @@ def available(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_aten_uses_no_kernels(available: None) -> None:
-    assert use_cpu_kernels(X, None)
+    assert on_cpu_kernels(X, None)
     with use_backend("aten"):
-        assert not use_cpu_kernels(X)
+        assert not on_cpu_kernels(X)
         with use_backend("auto"):
-            assert use_cpu_kernels(X)
-        assert not use_cpu_kernels(X)
-    assert use_cpu_kernels(X)
+            assert on_cpu_kernels(X)
+        assert not on_cpu_kernels(X)
+    assert on_cpu_kernels(X)
 
 
 def test_the_choice_ends_with_an_error(available: None) -> None:
     with pytest.raises(KeyError), use_backend("aten"):
         raise KeyError
-    assert use_cpu_kernels(X)
+    assert on_cpu_kernels(X)
 
 
 def test_the_choice_is_one_of_its_thread(available: None) -> None:
     found: list[bool] = []
     with use_backend("aten"):
-        thread = threading.Thread(target=lambda: found.append(use_cpu_kernels(X)))
+        thread = threading.Thread(target=lambda: found.append(on_cpu_kernels(X)))
         thread.start()
         thread.join()
     assert found == [True]
@@ -59,15 +59,15 @@ class Wrapped(Tensor):
 
 
 def test_operands_kernels_cannot_read(available: None) -> None:
-    assert use_cpu_kernels(torch.nn.Parameter(X))
-    assert not use_cpu_kernels(X, X.as_subclass(Wrapped))
-    assert not use_cpu_kernels(X.to("meta"))
-    assert not use_triton_kernels(X)
+    assert on_cpu_kernels(torch.nn.Parameter(X))
+    assert not on_cpu_kernels(X, X.as_subclass(Wrapped))
+    assert not on_cpu_kernels(X.to("meta"))
+    assert not on_triton_kernels(X)
 
 
 def test_compiled_code_uses_torch(available: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert not use_cpu_kernels(X)
+    assert not on_cpu_kernels(X)
 
 
 def test_operators_run_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxquant import ops
-from fxquant.kernels import triton, use_backend, use_triton_kernels
+from fxquant.kernels import on_triton_kernels, triton, use_backend
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="needs operators that are not interpreted"
@@ -119,14 +119,14 @@ def test_torch_operators_stay_where_they_are_asked_for() -> None:
 @pytest.mark.usefixtures("cuda")
 def test_an_exported_graph_keeps_the_operators_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     codes = operands()[0]
-    assert use_triton_kernels(codes, None)
+    assert on_triton_kernels(codes, None)
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
-    assert not use_triton_kernels(codes, None)
+    assert not on_triton_kernels(codes, None)
 
 
 def test_tensors_elsewhere_do_not_run_on_them() -> None:
-    assert not use_triton_kernels(torch.zeros(2), None)
-    assert not use_triton_kernels(torch.zeros(2, device="meta"))
+    assert not on_triton_kernels(torch.zeros(2), None)
+    assert not on_triton_kernels(torch.zeros(2, device="meta"))
 
 
 def test_fxquant_works_where_there_is_no_triton() -> None:
