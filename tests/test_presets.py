@@ -263,3 +263,19 @@ def test_an_integer_norm_reads_integers() -> None:
     fxquant.calibrate(prepared, [torch.randn(2, 3, 32, 32)], progress=False)
     with pytest.raises(ConfigError, match=r"blocks\.0\.norm2.*its input is float"):
         fxquant.convert(prepared)
+
+
+@pytest.mark.parametrize("recipe", ["minmax", "base_ptq", "ptq4vit"])
+def test_powers_of_two_combine_with_other_recipes(recipe: str) -> None:
+    torch.manual_seed(0)
+    model, x = timm.create_model("deit_tiny_patch16_224", **VIT).eval(), torch.randn(8, 3, 32, 32)
+    config = fxquant.recipe(recipe, attention=True)
+    assert config.layer is not None
+    config = replace(config, layer=replace(config.layer, softmax=fxquant.Log2(4)))
+    prepared = fxquant.calibrate(fxquant.prepare(model, config), [x], progress=False)
+    fake, int8 = fxquant.convert(prepared, "fake"), fxquant.convert(prepared)
+    with torch.no_grad():
+        expected, simulated, found = model(x), fake(x), int8(x)
+    assert 0 < (simulated - expected).norm() < 0.1 * expected.norm()
+    assert (found - simulated).norm() < 0.02 * expected.norm()
+    assert {o.dtype for r in fxquant.report(int8) if r.product == "pv" for o in r.operands[:1]} == {"log4"}
