@@ -36,6 +36,7 @@ FAMILIES: dict[str, str] = {
     "Swin S3": "swin_s3_tiny_224",
     "SwinV2": "swinv2_tiny_window8_256",
     "SwinV2 CR": "swinv2_cr_tiny_ns_224",
+    "iTPN": "itpn_base",
     "CaiT": "cait_xxs24_224",
     "PiT": "pit_ti_224",
     "PVTv2": "pvt_v2_b0",
