@@ -76,15 +76,20 @@ class CompiledGraph(nn.Module):
 
 def guards_to_keep(guards: Sequence[Any]) -> list[bool]:
     """
-    Return which of dynamo's guards are checked at each call: of those on the model's tensors only the first.
+    Return which of dynamo's guards are checked at each call: of those on the model's tensors the first of each dtype.
 
-    There are hundreds of them, which take as long as a few layers. The tensors of a model are moved and cast together, so that
-    one tells of all.
+    There are hundreds of them, which take as long as a few layers. The tensors of a model are moved together, and those of one
+    dtype cast together, so that one tells of all.
     """
-    parts = [guard.name.startswith("self.") for guard in guards]
-    tensors = [part and guard.guard_type == "TENSOR_MATCH" for part, guard in zip(parts, guards, strict=True)]
-    first = tensors.index(True) if any(tensors) else None
-    return [not part or index == first for index, part in enumerate(parts)]
+    kept, known = [], set[object]()
+    for guard in guards:
+        if not guard.name.startswith("self."):
+            kept.append(True)
+            continue
+        dtype = getattr(guard.value, "dtype", None) if guard.guard_type == "TENSOR_MATCH" else None
+        kept.append(dtype is not None and dtype not in known)
+        known.add(dtype)
+    return kept
 
 
 def _copied(gm: fx.GraphModule) -> fx.GraphModule:

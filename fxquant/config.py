@@ -182,7 +182,8 @@ class QuantConfig:
     float_dtype: what is not int8, the residual stream, norms and attention, is computed in it; None: in the model's own dtype.
 
     placement: quantise these values, whatever reads them, in place of the activations that products read; specs of activations
-    in `layer` and overrides then have no effect, and `attention` is on where values inside it are quantised.
+    in `layer` and overrides then have no effect. What a product that is left float gives stays float too. Attention is
+    opened, and its products quantised, where values inside it are placed.
     """
 
     layer: LayerSpec | None = field(default_factory=LayerSpec)

@@ -98,7 +98,7 @@ def is_parameter(value: object) -> bool:
 
 def flows_to(node: fx.Node, target: object) -> bool:
     """Say whether the result of `node` reaches a call of `target` through moves and elementwise operators only."""
-    return any(user.target is target for user in _downstream(node))
+    return any(user.target is target for user in downstream(node))
 
 
 def reaches_output(node: fx.Node) -> bool:
@@ -125,7 +125,7 @@ def reaches_output(node: fx.Node) -> bool:
 def projections(node: fx.Node) -> int:
     """Return how many of query, key and value the result of a linear layer becomes, through moves, scaling and norms."""
     found = set[str]()
-    for user in _downstream(node, through=(F.layer_norm,)):
+    for user in downstream(node, through=(F.layer_norm,)):
         if user.target is F.scaled_dot_product_attention:
             found.update(name for name, a in zip("qkv", user.args, strict=False) if _reaches(node, a))
         elif user.target is torch.matmul:
@@ -166,7 +166,8 @@ def reads_input(value: object) -> bool:
     return False
 
 
-def _downstream(node: fx.Node, through: tuple[object, ...] = ()) -> Iterator[fx.Node]:
+def downstream(node: fx.Node, through: tuple[object, ...] = ()) -> Iterator[fx.Node]:
+    """Yield what reads the result of `node`, through moves, elementwise operators and those of `through`."""
     stack, seen = list(node.users), set[fx.Node]()
     while stack:
         user = stack.pop()

@@ -28,6 +28,8 @@ class IntegerInput(NamedTuple):
 
 def integer_input(graph: fx.Graph, norm: fx.Node) -> IntegerInput | str:
     """Return what `norm` reads as integers, adding the moves of its codes to `graph`; or why that cannot be."""
+    if len(norm.args[1]) != 1:  # type: ignore[arg-type]
+        return "it normalises over several axes"
     moves: list[fx.Node] = []
     value = norm.args[0]
     while isinstance(value, fx.Node) and moves_values(value):
@@ -35,7 +37,7 @@ def integer_input(graph: fx.Graph, norm: fx.Node) -> IntegerInput | str:
         value = value.args[0]
     read = lowering.quantized(value)
     if read is None or not isinstance(value, fx.Node):
-        return "its input is float: give that value a spec too"
+        return "its input is not rounded"
     scale = tensor_of(read.scale)
     factor = (scale / scale.min()).round()
     if not torch.allclose(scale, factor * scale.min(), rtol=1e-6, atol=0):
@@ -43,17 +45,20 @@ def integer_input(graph: fx.Graph, norm: fx.Node) -> IntegerInput | str:
     zero = torch.zeros_like(factor) if read.zero_point is None else tensor_of(read.zero_point)
     factors, zeros = (_moved(t.to(torch.int32), read.axis, value, moves) for t in (factor, zero))
     if factors is None or zeros is None:
-        return "its input is moved such that a channel holds values of several scales"
+        return "its input has a scale per channel, and channels are moved on the way"
     codes = read.codes
     for move in moves:
         codes, source = graph.node_copy(move), codes
         codes.args = (source, *move.args[1:])
-        codes.meta["val"] = torch.empty_like(move.meta["val"], dtype=torch.int8)
+        known = move.meta.get("val")
+        codes.meta["val"] = torch.empty_like(known, dtype=torch.int8) if isinstance(known, Tensor) else None
     return IntegerInput(codes, factors, zeros, read.qmax)
 
 
 def _moved(values: Tensor, axis: int | None, source: fx.Node, moves: list[fx.Node]) -> Tensor | None:
     """Return the value of each channel behind `moves`, from those of the channels of `source`; None where one has several."""
+    if axis is None:
+        return values
     moved: Tensor = along(values, source.meta["val"].dim(), axis).expand(source.meta["val"].shape)
     for move in moves:
         if move.target in _RESHAPES:

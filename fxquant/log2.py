@@ -5,13 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from fxquant.errors import ConfigError
 from fxquant.granularity import PerTensor
+from fxquant.numerics import LARGEST_STEP
 
 if TYPE_CHECKING:
     from fxquant.observers.log2 import Log2Observer
 
 MAX_BITS = 7  # an int8 holds the exponents 0..127, and -1 for zero
+
+
+def refuse_coarse(scale: Tensor, operand: str) -> None:
+    """Raise `ConfigError` where scores are quantised too coarsely for the integer softmax that gives `operand`."""
+    largest = float(scale.max())
+    if largest > LARGEST_STEP:
+        raise ConfigError(
+            f"node {operand!r}: the scores have a scale of {largest:.3g}, and LogIntSoftmax needs one of at most "
+            f"{LARGEST_STEP:.3g}: use more bits for activations, or Log2"
+        )
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,9 @@ def dequantize_log2(codes: Tensor) -> Tensor:
 LN2 = 0.6931  # as FQ-ViT's code has it
 EXP_COEFFICIENTS = (0.35815147, 0.96963238, 1.0)  # exp(x) on (-ln 2, 0] is about a x^2 + b x + c (I-BERT, equation 13)
 EXP_SHIFTS = 30
+LARGEST_STEP = (
+    EXP_COEFFICIENTS[2] / EXP_COEFFICIENTS[0]
+) ** 0.5  # of the scores: beyond, the polynomial has no integers left
 
 
 def integer_exponential(steps: Tensor, scale: Tensor) -> Tensor:
@@ -163,9 +166,9 @@ def log_int_softmax(scores: Tensor, scale: Tensor, qmax: int) -> Tensor:
     """
     Return the softmax of `scores` over the last axis as the codes of `quantize_log2`, float32.
 
-    scale: of the quantised scores, 0-dim, or ``(H,)`` for heads on axis 1. The inverse of a probability is rounded to an
-    integer, and its logarithm is the place of the highest bit, one more from halfway to the next power (FQ-ViT, section 3.3).
-    Rows of the result need not sum to 1.
+    scale: of the quantised scores, 0-dim, or ``(H,)`` for heads on axis 1, at most `LARGEST_STEP`. The inverse of a
+    probability is rounded to an integer, and its logarithm is the place of the highest bit, one more from halfway to the next
+    power (FQ-ViT, section 3.3). Rows of the result need not sum to 1.
     """
     steps = scores.float() / along(scale, scores.dim(), 1)
     steps = steps - steps.amax(-1, keepdim=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fxquant.errors import ConfigError
-from fxquant.granularity import PerChannel, PerHead, PerProjection, RowGroups
+from fxquant.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
 from fxquant.log2 import Log2, LogIntSoftmax
 from fxquant.operands import IntegerNorm, OperandSpec, TensorSpec
 from fxquant.twin import TwinGELU, TwinSoftmax
@@ -82,6 +82,11 @@ class Placement:
                 _check_granularity(value, spec)
         if isinstance(self.probabilities, LogIntSoftmax) and self.scores is None and self.biased_scores is None:
             raise ConfigError("Placement.probabilities: LogIntSoftmax reads integers: give scores a spec as well")
+        for spec in (self.scores, self.biased_scores) if isinstance(self.probabilities, LogIntSoftmax) else ():
+            if spec is not None and not isinstance(spec.granularity, PerTensor | PerHead):
+                raise ConfigError(
+                    f"Placement.scores: LogIntSoftmax needs one scale, or one per head, got {spec.granularity}"
+                )
 
     def spec_for(self, value: Value) -> OperandSpec | None:
         """Return the spec of a kind of value."""

@@ -69,7 +69,7 @@ def fqvit(
         pooled=activation,
         logits=activation,
     )
-    return QuantConfig(LayerSpec(_weight(w_bits)), placement=placement)
+    return QuantConfig(LayerSpec(_weight(w_bits)), attention=True, placement=placement)
 
 
 def itpn(
@@ -97,7 +97,7 @@ def itpn(
         context=activation,
         gelu=activation,
     )
-    return QuantConfig(LayerSpec(_weight(w_bits)), patch_embed=False, head=False, placement=placement)
+    return QuantConfig(LayerSpec(_weight(w_bits)), patch_embed=False, head=False, attention=True, placement=placement)
 
 
 def psaq(w_bits: int, a_bits: int, *, observer: str = "minmax", image: bool = True, **options: Any) -> QuantConfig:
@@ -105,7 +105,8 @@ def psaq(w_bits: int, a_bits: int, *, observer: str = "minmax", image: bool = Tr
     activation = TensorSpec(a_bits, observer=_observer(observer, options))
     names = ("patches", "concat", "position", "embedding", "norm", "linear", "merged", "scores", "score_bias")
     names += ("biased_scores", "context", "residual", "gelu", "pooled", "logits", *(("image",) if image else ()))
-    return QuantConfig(LayerSpec(_weight(w_bits)), placement=Placement(**dict.fromkeys(names, activation)))
+    placement = Placement(**dict.fromkeys(names, activation))
+    return QuantConfig(LayerSpec(_weight(w_bits)), attention=True, placement=placement)
 
 
 def _observer(name: str, options: dict[str, Any]) -> ObserverOptions:

@@ -61,7 +61,12 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
         config = RECIPES[name](w_bits, a_bits, **options)
     except TypeError as error:
         raise ConfigError(f"recipe {name!r} does not take these options: {error}") from error
-    return replace(config, **switches, float_dtype=float_dtype)
+    config = replace(config, **switches, float_dtype=float_dtype)
+    if config.opens_attention and switches.get("attention") is False:
+        raise ConfigError(
+            f"recipe {name!r} rounds values inside attention: another Placement leaves them float, attention=False does not"
+        )
+    return config
 
 
 def _float_dtype(value: Any) -> torch.dtype | None:

@@ -158,7 +158,11 @@ def _rounded(gm: fx.GraphModule) -> Iterator[str]:
     """Yield the names of computed values that are dequantised for anything but a product."""
     for node in gm.graph.nodes:
         codes = node.args[0] if node.target is dequantize else None
-        if isinstance(codes, fx.Node) and codes.op != "get_attr" and not all(u.target in PRODUCTS for u in node.users):
+        if (
+            isinstance(codes, fx.Node)
+            and codes.op != "get_attr"
+            and not all(u.target in (*PRODUCTS, "to") for u in node.users)
+        ):
             yield str(node.args[1].target).removesuffix("_scale")
 
 

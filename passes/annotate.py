@@ -62,6 +62,8 @@ class Annotate:
         override = self.config.override_for(_OPERATORS[node.target], module)
         layer = override.spec if override else self.config.layer
         layer = layer or LayerSpec(None, None)
+        if self.config.placement is not None and layer.weight is not None:
+            layer = replace(layer, activation=layer.activation or TensorSpec())  # until it is known what was placed
         operands = tuple(_resolved(node, o) for o in _operands(node, product, label, layer))
         noise = layer.noise if _takes_noise(node, operands) else None
         record = Record(product, module, label, operands, search=layer.search, noise=noise)

@@ -12,7 +12,7 @@ from fxquant import dataflow, lowering
 from fxquant.attributes import read_buffer, tensor_of
 from fxquant.errors import CalibrationError, ConfigError
 from fxquant.integer_norm import integer_input
-from fxquant.log2 import LogIntSoftmax
+from fxquant.log2 import LogIntSoftmax, refuse_coarse
 from fxquant.meta import record_of
 from fxquant.observers.base import Observer, QParams
 from fxquant.observers.input_recorder import InputRecorder
@@ -167,9 +167,10 @@ def _scale_of(scores: object, observer: Log2Observer) -> fx.Node:
     operand = lowering.quantized(found)
     if operand is None:
         raise ConfigError(
-            f"node {observer.operand!r}: LogIntSoftmax expected quantised scores, found {found}: give Placement.scores a spec, "
-            "or use Log2"
+            f"node {observer.operand!r}: LogIntSoftmax expected quantised scores, to which constants may be added, and found "
+            f"{found}, which is not rounded: use Log2"
         )
+    refuse_coarse(tensor_of(operand.scale), observer.operand)
     return operand.scale
 
 

@@ -146,15 +146,12 @@ def test_an_example_decides_the_shapes_of_the_report() -> None:
         assert {r.output_shape[0] for r in fxquant.report(compiled) if r.output_shape} == {batch}
 
 
-def test_of_the_guards_on_the_models_tensors_the_first_is_kept() -> None:
-    names = [
-        ("x", "TENSOR_MATCH"),
-        ("self._modules", "TYPE_MATCH"),
-        ("self.a", "TENSOR_MATCH"),
-        ("self.b", "TENSOR_MATCH"),
-    ]
-    guards = [SimpleNamespace(name=name, guard_type=kind) for name, kind in (*names, ("", "GRAD_MODE"))]
-    assert guards_to_keep(guards) == [True, False, True, False, True]
+def test_of_the_guards_on_the_models_tensors_the_first_of_each_dtype_is_kept() -> None:
+    x, codes = torch.zeros(1), torch.zeros(1, dtype=torch.int8)
+    entries = [("x", "TENSOR_MATCH", x), ("self._modules", "TYPE_MATCH", {}), ("self.a", "TENSOR_MATCH", codes)]
+    entries += [("self.b", "TENSOR_MATCH", x), ("self.c", "TENSOR_MATCH", codes), ("", "GRAD_MODE", None)]
+    guards = [SimpleNamespace(name=name, guard_type=kind, value=value) for name, kind, value in entries]
+    assert guards_to_keep(guards) == [True, False, True, True, False, True]
 
 
 def test_a_compiled_float_model_follows_its_dtype() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant import (
     ConfigError,
+    LayerSpec,
     PerChannel,
     PerHead,
     PerProjection,
@@ -35,7 +36,7 @@ from fxquant.passes.linearize_matmul import linearize_matmul
 from fxquant.placement import Placement, Value
 from fxquant.values import find_values
 from tests.helpers import module_of, through
-from tests.models import small_swin, small_vit
+from tests.models import SIZE, small_swin, small_vit
 
 U8, HEADS = TensorSpec(), TensorSpec(granularity=PerHead())
 INSIDE = {Value.SCORES, Value.SCORE_BIAS, Value.BIASED_SCORES, Value.PROBABILITIES}
@@ -229,3 +230,62 @@ def test_codes_that_lose_every_negative_value_are_refused() -> None:
     assert Placement(probabilities=unsigned).probabilities is unsigned
     with pytest.raises(ConfigError, match=r"Placement\.residual: symmetric unsigned codes lose every negative value"):
         Placement(residual=unsigned)
+
+
+def test_the_integer_softmax_takes_one_scale_or_one_per_head() -> None:
+    with pytest.raises(ConfigError, match="needs one scale, or one per head"):
+        Placement(scores=TensorSpec(granularity=PerChannel(-1)), probabilities=LogIntSoftmax())
+
+
+def test_attention_is_opened_for_the_values_inside() -> None:
+    assert QuantConfig(placement=Placement(scores=U8)).opens_attention
+    assert not QuantConfig(placement=Placement(context=U8)).opens_attention
+    with pytest.raises(ConfigError, match="rounds values inside attention"):
+        fxquant.recipe("fqvit", attention=False)
+
+
+def test_what_a_product_left_float_gives_stays_float() -> None:
+    model = small_vit()
+    everything = Placement(**{value.value: U8 for value in Value})
+    config = QuantConfig(attention=True, patch_embed=False, head=False, placement=everything)
+    config = config.set_module_name("blocks.0", None)
+    gm = through(model, canonicalize, fold_constants, linearize_matmul, Annotate(config), decompose_attention)
+    found = {(module_path(node) or "", value) for node, value in find_values(gm)}
+    kinds = {value for _, value in found}
+    assert not kinds & {Value.IMAGE, Value.PATCHES, Value.LOGITS}
+    inside = {value for path, value in found if path.startswith("blocks.0")}
+    assert not inside & {Value.LINEAR, Value.SCORES, Value.PROBABILITIES}
+    assert {value for path, value in found if path.startswith("blocks.1")} >= {
+        Value.LINEAR,
+        Value.SCORES,
+        Value.CONTEXT,
+    }
+
+
+def test_a_placement_rounds_what_products_read_whatever_their_spec_says() -> None:
+    config = QuantConfig(LayerSpec(activation=None), attention=True, placement=Placement(scores=U8, norm=U8, linear=U8))
+    prepared = fxquant.calibrate(fxquant.prepare(small_vit(), config), [torch.randn(2, 3, SIZE, SIZE)], progress=False)
+    report = {r.name: r for r in fxquant.report(fxquant.convert(prepared))}
+    assert report["blocks.0.attn.qkv"].int8
+    assert report["blocks.0.attn.qk"].int8
+
+
+class Sums(nn.Module):
+    """Sums that are no values of a transformer: of sizes, of masks, and of queries that are turned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.randn(1, 1, 4, 4))
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(B, 4, 8)``."""
+        rows = x.shape[1] + x.shape[2]
+        q, k, v = self.qkv(x).reshape(-1, rows - x.shape[2], 3, 1, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        mask = self.bias + x.new_zeros(1, 1, 4, 4)
+        return F.scaled_dot_product_attention(q * 0.5 + q.flip(-1) * 0.5, k, v, mask).flatten(1, 2)
+
+
+def test_sums_that_are_no_values() -> None:
+    kinds = [value for _, value in found_in(Sums().eval(), Placement(residual=U8))]
+    assert not set(kinds) & {Value.RESIDUAL, Value.POSITION, Value.EMBEDDING}

@@ -261,7 +261,7 @@ def test_an_integer_norm_reads_integers() -> None:
     config = replace(config, placement=replace(config.placement, residual=None))  # type: ignore[type-var]
     prepared = fxquant.prepare(model, config)
     fxquant.calibrate(prepared, [torch.randn(2, 3, 32, 32)], progress=False)
-    with pytest.raises(ConfigError, match=r"blocks\.0\.norm2.*its input is float"):
+    with pytest.raises(ConfigError, match=r"blocks\.0\.norm2.*its input is not rounded"):
         fxquant.convert(prepared)
 
 

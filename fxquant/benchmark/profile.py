@@ -37,10 +37,10 @@ CLASSES: dict[OpClass, tuple[str, ...]] = {
     ),
     OpClass.QUANTISE: (
         *("quantize", "dequantize", "quantize_twin", "dequantize_twin", "fake_quantize_summed_twin"),
-        *("add_noise", "denoise_bias", "pack_twin", "unpack_twin", "cpu_quantize"),
+        *("add_noise", "denoise_bias", "pack_twin", "unpack_twin", "cpu_quantize", "quantize_log2", "dequantize_log2"),
     ),
     OpClass.NORMALISATION: (
-        *("layer_norm", "layer_norm_quantize", "cpu_layer_norm_quantize"),
+        *("layer_norm", "layer_norm_quantize", "cpu_layer_norm_quantize", "integer_layer_norm"),
         *("rms_norm", "batch_norm", "group_norm", "instance_norm", "normalize"),
     ),
     OpClass.ACTIVATION: (
@@ -50,6 +50,7 @@ CLASSES: dict[OpClass, tuple[str, ...]] = {
     OpClass.ATTENTION: (
         "softmax",
         "log_softmax",
+        "log_int_softmax",
         "scaled_dot_product_attention",
         "attention",
         "attention_quantize",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxquant import dataflow
-from fxquant.log2 import LogIntSoftmax
+from fxquant.log2 import LogIntSoftmax, refuse_coarse
 from fxquant.observers.base import Observer
 from fxquant.observers.log2 import Log2Observer
 from fxquant.ops import dequantize_log2, log_int_softmax
@@ -39,7 +39,9 @@ class RunIntegerSoftmax(fx.Interpreter):
         observer = self._module(dataflow.behind_sums(scores))
         if not isinstance(scores, fx.Node) or not isinstance(observer, Observer):
             return super().run_node(n)  # which convert refuses
-        return dequantize_log2(log_int_softmax(self.env[scores], observer.calculate_qparams().scale, qmax))
+        scale = observer.calculate_qparams().scale
+        refuse_coarse(scale, observer.operand)
+        return dequantize_log2(log_int_softmax(self.env[scores], scale, qmax))
 
     def _module(self, node: object) -> object:
         if not isinstance(node, fx.Node) or node.op != "call_module":

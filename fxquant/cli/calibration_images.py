@@ -98,8 +98,16 @@ def made_images(options: argparse.Namespace, source: TimmModel, config: DataConf
     """
     calib: CalibrationSource = options.calib
     size = tuple(config["input_size"])
+    if options.synthesis and calib.kind != "synthetic":
+        raise InputError(f"--synthesis is for --calib synthetic, not for {calib}")
     if calib.file is not None:
-        images, _ = load_images(calib.file)
+        images, facts = load_images(calib.file)
+        for name in ("mean", "std"):
+            if name in facts and tuple(facts[name]) != tuple(config[name]):
+                raise InputError(
+                    f"--calib: expected images normalised by {name} {tuple(config[name])} for {source.name}, found "
+                    f"{tuple(facts[name])} in {calib}: make images for this model"
+                )
         if images.shape[1:] != size:
             raise InputError(
                 f"--calib: expected images {size} for {source.name}, found {tuple(images.shape[1:])} in {calib}"
@@ -107,22 +115,28 @@ def made_images(options: argparse.Namespace, source: TimmModel, config: DataConf
         return images
     count = calib.count or DEFAULT
     if calib.kind == "noise":
-        return gaussian_images(count, size[1:], options.seed)
+        return gaussian_images(count, size, options.seed)
     chosen = collect_options(options.synthesis)
     return synthesize(
         source.model,
         count,
-        size=size[1:],
+        size=size,
         seed=options.seed,
+        device=options.device,
         progress=sys.stderr.isatty(),
         checkpoint=_kept(source, count, size, options.seed, chosen),
         **chosen,
-    )
+    ).cpu()
 
 
 def _kept(source: TimmModel, count: int, size: tuple[int, ...], seed: int, chosen: dict[str, Any]) -> Path:
     """Return the file in the cache folder for images of these weights and settings."""
     settings = (source.name, fingerprint(source.model), count, size, seed, make_options(chosen))
     folder = cache_folder() / "synthesis"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot keep the images in {str(folder)!r}: {error.strerror or error}; set XDG_CACHE_HOME"
+        ) from error
     return folder / f"{hashlib.sha256(repr(settings).encode()).hexdigest()[:24]}{_SUFFIX}"

@@ -128,14 +128,26 @@ class ITPN(nn.Module):
         return {name for name, _ in self.named_parameters() if name.endswith((TABLE, POSITIONS))}
 
     def get_classifier(self) -> nn.Module:
-        """Return the last layer."""
+        """Return the last layer; raise `ConfigError` where there are feature maps instead."""
+        self._refuse_maps()
         return self.head
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """Put a new last layer in place; 0 classes stand for none."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """
+        Put a new last layer in place; 0 classes stand for none.
+
+        Raises `ConfigError` where there are feature maps instead, and for another pooling than "avg".
+        """
+        self._refuse_maps()
+        if global_pool not in (None, "avg"):
+            raise ConfigError(f"iTPN averages its tokens: global_pool must be 'avg' or None, got {global_pool!r}")
         self.num_classes = num_classes
         head = nn.Linear(self.embed_dim, num_classes) if num_classes else nn.Identity()
         self.head = head.to(self.absolute_pos_embed)
+
+    def _refuse_maps(self) -> None:
+        if self.num_outs > 1:
+            raise ConfigError(f"this iTPN gives {self.num_outs} feature maps and has no classifier: use num_outs=-1")
 
     def forward_features(self, images: Tensor) -> Tensor | list[Tensor]:
         """Return tokens ``(B, N, embed_dim)``, or the feature maps where there are `num_outs` of them."""

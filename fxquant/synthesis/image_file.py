@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from fxquant.errors import InputError
 from fxquant.synthesis.file import read_tensors, write_atomically, write_tensors
@@ -61,9 +63,6 @@ def save_sheet(
 
     mean, std: of their normalisation, which is undone. Raises `InputError` where the file cannot be written.
     """
-    from PIL import Image  # slow to import, torchvision above all
-    from torchvision.utils import make_grid
-
     _check(images, "the images")
     if images.shape[1] not in (1, 3):
         raise InputError(f"a sheet shows images of 1 or 3 channels, these have {images.shape[1]}")

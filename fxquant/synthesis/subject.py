@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.data import resolve_model_data_config
 from torch import Tensor, fx, nn
 
 from fxquant.api import trace
@@ -118,8 +119,6 @@ def _data_config(model: nn.Module) -> dict[str, Any]:
     """Return timm's data config of `model`, empty for a model that is not timm's."""
     if not getattr(model, "pretrained_cfg", None):
         return {}
-    from timm.data import resolve_model_data_config  # slow to import, and few who import fxquant synthesise
-
     return dict(resolve_model_data_config(model))
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import CalibrationError, PerHead, QuantConfig, TensorSpec
+from fxquant import CalibrationError, ConfigError, PerHead, QuantConfig, TensorSpec
 from fxquant.calibration import run
 from fxquant.calibration.integer_softmax import has_integer_softmax
 from fxquant.log2 import Log2, LogIntSoftmax
@@ -170,7 +170,7 @@ def test_even_attention_has_powers_of_two_all_the_same() -> None:
 def test_scores_that_were_not_observed_are_left_to_convert() -> None:
     prepared = prepared_for(Attention(), LogIntSoftmax(), scores=None, biased_scores=U8)
     fxquant.calibrate(prepared, [tokens(0)], progress=False)
-    with pytest.raises(fxquant.ConfigError, match=r"model\.probabilities.*expected quantised scores, found mul"):
+    with pytest.raises(fxquant.ConfigError, match=r"model\.probabilities.*expected quantised scores.* found mul"):
         fxquant.convert(prepared)
 
 
@@ -205,3 +205,9 @@ def test_batches_may_share_a_buffer(probabilities: OperandSpec) -> None:
     prepared = prepared_for(Attention(), probabilities)
     expected = fxquant.calibrate(copy.deepcopy(prepared), [data[2], data[0], data[1]], progress=False)
     assert_equal(state(fxquant.calibrate(prepared, filling([2, 0, 1]), progress=False)), state(expected))
+
+
+def test_scores_that_are_too_coarse_are_refused() -> None:
+    prepared = prepared_for(Attention(), LogIntSoftmax(), scores=TensorSpec(2))
+    with pytest.raises(ConfigError, match=r"LogIntSoftmax needs one of at most 1\.67: use more bits"):
+        fxquant.calibrate(prepared, [tokens(0, 3.0)], progress=False)

@@ -120,3 +120,17 @@ def test_a_file_of_other_images(folder: Path, tmp_path: Path, capsys: pytest.Cap
     assert "expected images (3, 32, 32)" in capsys.readouterr().err
     assert run_eval(folder, "--calib", tmp_path / "none.safetensors") == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_images_normalised_for_another_model_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "i.safetensors"
+    save_images(file, torch.randn(3, 3, 32, 32), {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]})
+    assert run_eval(folder, "--calib", file) == 2
+    assert "expected images normalised by mean (0.5, 0.5, 0.5)" in capsys.readouterr().err
+
+
+def test_options_of_synthesis_are_for_synthetic_images(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_eval(folder, "--calib", "noise", "--synthesis", "iterations=2") == 2
+    assert "--synthesis is for --calib synthetic, not for noise:32" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_without_a_compiler_the_table_says_so(
     class InvalidCxxCompiler(RuntimeError):
         pass
 
-    def compiler(model: Any, mode: str | None = None) -> Any:
+    def compiler(model: Any, **options: Any) -> Any:
         def fail(_: Any) -> None:
             try:
                 raise InvalidCxxCompiler("No working C++ compiler found")
