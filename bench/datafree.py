@@ -146,9 +146,9 @@ def table(data: Mapping[str, Any]) -> str:
         + ", ".join(f"{name} {value:.2f}" for name, value in data["float_top1"].items())
         + f" as floats; {settings['test_images']} test images, outlier channels: {settings['outliers']}), calibrated on "
         f"{settings['images']} images: real ones, images made from the model alone by `fxquant.synthesize` (2 rounds of "
-        f"{settings['iterations']} iterations), and Gaussian noise. Synthesis is told the range of pixels and the total variation "
-        "of training glyphs, as its published constants are those of ImageNet. Means over the models and seeds measured; in "
-        "brackets, how many. Made by `python bench/datafree.py`.",
+        f"{settings['iterations']} iterations), and Gaussian noise. Synthesis is told the range of pixels and the total "
+        "variation of training glyphs, as its published constants are those of ImageNet. Means over the models and seeds "
+        "measured; in brackets, how many. Made by `python bench/datafree.py`.",
         "",
         "| recipe | bits | " + " | ".join(SOURCES) + " |",
         "| --- | --- | " + " | ".join("---:" for _ in SOURCES) + " |",
