@@ -125,7 +125,7 @@ def _image_left_float(graph: fx.Graph) -> bool:
 def _over_last_axis(softmax: fx.Node) -> bool:
     """Say whether the probabilities of one query sum to 1, as in attention."""
     axis, known = softmax.args[1] if len(softmax.args) > 1 else None, softmax.meta.get("val")
-    return axis == -1 or (isinstance(known, Tensor) and axis == known.dim() - 1)
+    return bool(axis == -1 or (isinstance(known, Tensor) and axis == known.dim() - 1))
 
 
 def _parts(cat: fx.Node) -> list[object]:
