@@ -14,7 +14,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from fxquant.errors import InputError
-from fxquant.models.itpn import ITPN, checkpoint_filter_fn  # whose names timm knows from now on
+from fxquant.models import ITPN, SReT, itpn, sret  # whose names timm knows from now on
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,9 @@ def load_checkpoint(model: nn.Module, file: Path) -> None:
     except (AttributeError, TypeError) as error:  # timm expects a dict of tensors
         raise InputError(f"checkpoint {str(file)!r} does not hold a state dict: {error}") from error
     if isinstance(model, ITPN):
-        state = checkpoint_filter_fn(state, model)  # to this image size
+        state = itpn.checkpoint_filter_fn(state, model)  # to this image size
+    elif isinstance(model, SReT):
+        state = sret.checkpoint_filter_fn(state, model)  # shared blocks at all their places
     wanted = model.state_dict()
     problems = [
         *_few("missing", [key for key in wanted if key not in state]),

@@ -1,5 +1,6 @@
 """Architectures that timm does not have; importing this package registers them with timm by name."""
 
 from fxquant.models.itpn import ITPN, itpn_base, itpn_large
+from fxquant.models.sret import SReT, sret_lt, sret_s, sret_t
 
-__all__ = ["ITPN", "itpn_base", "itpn_large"]
+__all__ = ["ITPN", "SReT", "itpn_base", "itpn_large", "sret_lt", "sret_s", "sret_t"]
