@@ -69,8 +69,9 @@ def _note(data: dict[str, Any]) -> str:
     threads = sorted({row["threads"] for row in rows})
     features = ", ".join(f for f in environment["features"] if f.endswith(("vnni", "int8", "bf16")))
     engines = ", ".join(f"{name} {version}" for name, version in environment["engines"].items() if name != "triton")
+    rounds = sorted({row["rounds"] for row in rows})
     return (
-        f"Milliseconds per batch, medians of {max(row['rounds'] for row in rows)} interleaved rounds, and the median ratio of "
+        f"Milliseconds per batch, medians of {' or '.join(map(str, rounds))} interleaved rounds, and the median ratio of "
         f"rounds timed side by side. {environment['processor']} ({features}), {' or '.join(map(str, threads))} threads, torch "
         f"{environment['torch']}, {engines}, {data['date'][:10]}. `bf16` beside a name computes what is not int8 in bfloat16. "
         "-: not measured, failed or not installed; *: its output is too far from the float model's (see the file)."

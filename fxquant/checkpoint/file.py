@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
-import secrets
 from typing import NoReturn
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fxquant.atomic import write_atomically
 from fxquant.checkpoint.scalars import Json
 from fxquant.errors import CheckpointError
 
@@ -29,23 +28,10 @@ def write(path: str, contents: Json, tensors: dict[str, Tensor]) -> None:
     """
     text = json.dumps(contents, allow_nan=False, separators=(",", ":"))
     metadata = {_FORMAT: str(FORMAT), _VERSION: _version(), _CONTENTS: text, _DIGEST: _digest(text)}
-    target = os.path.realpath(path)
-    temporary = os.path.join(os.path.dirname(target), f".fxquant-{secrets.token_hex(8)}.tmp")
     try:
-        # Made here, as safetensors may give a file permissions of its own.
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        mode = os.fstat(descriptor).st_mode & 0o777
-        os.close(descriptor)
-        save_file(tensors, temporary, metadata)
-        os.chmod(temporary, mode)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        write_atomically(path, lambda name: save_file(tensors, name, metadata))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the checkpoint cannot be written: {error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
 
 
 def read(path: str) -> tuple[Json, dict[str, Tensor]]:

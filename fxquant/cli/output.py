@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fxquant.atomic import write_atomically
 from fxquant.errors import InputError
 
 
@@ -33,11 +33,8 @@ def print_facts(facts: Mapping[str, str]) -> None:
 
 def write_json(file: Path, data: Mapping[str, Any]) -> None:
     """Write `data` under a temporary name first, so that an interrupted command leaves the old file or none."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    text = json.dumps(data, indent=2, allow_nan=False, default=str) + "\n"
     try:
-        partial.write_text(json.dumps(data, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
-        partial.replace(file)
+        write_atomically(file, lambda name: Path(name).write_text(text, encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot write {str(file)!r}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)

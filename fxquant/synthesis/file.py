@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fxquant.atomic import write_atomically
 from fxquant.errors import FxquantError
-
-
-def write_atomically(file: Path, write: Callable[[str], object]) -> None:
-    """Let `write` make a file of a temporary name beside `file`, and rename it; errors are those of `write` and the system."""
-    temporary = str(file.absolute().parent / f".fxquant-{secrets.token_hex(8)}.tmp")
-    try:
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # with the permissions asked for
-        mode = os.fstat(descriptor).st_mode & 0o777
-        os.close(descriptor)
-        write(temporary)
-        os.chmod(temporary, mode)
-        os.replace(temporary, file)
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
 
 
 def write_tensors(
