@@ -226,7 +226,7 @@ def test_interrupt_leaves_nothing_half_written(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "replace", interrupt)  # by then the new content lies under its temporary name
+    monkeypatch.setattr("os.replace", interrupt)  # by then the new content lies under its temporary name
     written = tmp_path / "out.json"
     written.write_text("old")
     assert run_eval(folder, "--checkpoint", checkpoint, "--limit", 1, "--json", written) == 130
