@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -147,26 +146,36 @@ class ImageBatches:
     The batches of `samples`, images ``(B, 3, H, W)`` float32 and labels ``(B,)`` int64, in order; iterate as often as needed.
 
     config: from `resolve_data_config`; images are resized, cropped and normalised as timm does for validation. workers:
-    processes that load, 0 loads in this one. Iterating raises `InputError` naming the first file that is not an image.
+    processes that load, 0 loads in this one. part: (i, n) leaves every n-th batch, from number i on. Iterating raises
+    `InputError` naming the first file that is not an image.
     """
 
-    def __init__(self, samples: Samples, config: DataConfig, batch_size: int, workers: int = 0) -> None:
+    def __init__(
+        self, samples: Samples, config: DataConfig, batch_size: int, workers: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> None:
         self.samples = samples
-        self.batch_size = batch_size
+        self.config, self.batch_size, self.workers = config, batch_size, workers
+        positions = range(len(samples))
+        batches = [list(positions[start : start + batch_size]) for start in range(0, len(samples), batch_size)]
+        self._batches = batches[part[0] :: part[1]]
         self._loader: DataLoader[Any] = DataLoader(
             _Images(samples, create_transform(**config, is_training=False)),
-            batch_size=batch_size,
+            batch_sampler=self._batches,
             num_workers=min(workers, len(self)),
             collate_fn=_collate,
         )
 
+    def shard(self, number: int, count: int) -> ImageBatches:
+        """Return every `count`-th batch, from that of this `number` on."""
+        return ImageBatches(self.samples, self.config, self.batch_size, self.workers, (number, count))
+
     @property
     def count(self) -> int:
         """How many images there are."""
-        return len(self.samples)
+        return sum(map(len, self._batches))
 
     def __len__(self) -> int:
-        return math.ceil(self.count / self.batch_size)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._loader:

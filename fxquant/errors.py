@@ -23,6 +23,10 @@ class InputError(FxquantError, ValueError):
     """An input tensor, folder or file of the wrong shape, type or content."""
 
 
+class TrainingError(FxquantError):
+    """A training that cannot go on: a loss that is not finite, or a process that is gone; names the step or the process."""
+
+
 class CheckpointError(FxquantError):
     """A checkpoint that is damaged, newer than this library, or not one at all."""
 

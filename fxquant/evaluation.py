@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from fxquant.distributed import interleave, rank, together, world_size
 from fxquant.errors import InputError
 
 
@@ -39,30 +40,57 @@ def evaluate(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     description: str = "evaluate",
+    shared: bool = False,
 ) -> Evaluation:
     """
     Run `model`, which gives logits ``(B, classes)``, on ``(images, labels)`` batches under a progress bar.
 
-    Images are moved to `device` and `dtype` first. Raises `InputError` where there are no images, labels are not classes of
-    the model, or logits are not finite.
+    Images are moved to `device` and `dtype` first. shared: every rank of a process group calls this with its own share of the
+    batches (`fxquant.distributed.shard`), and all return the evaluation of all images, in order. Raises `InputError` where
+    there are no images, labels are not classes of the model, or logits are not finite.
     """
-    predictions: list[Tensor] = []
-    hits = torch.zeros(2, dtype=torch.int64)
-    classes = 0
-    total = len(batches) if isinstance(batches, Sized) else None
-    with torch.no_grad():
-        for images, labels in tqdm(batches, desc=description, total=total, unit="batch", disable=None, leave=False):
-            logits = _logits(
-                model(images.to(device=device, dtype=dtype)), labels, f"{description}, batch {len(predictions)}"
-            )
-            classes = logits.shape[1]
-            predictions.append(logits.argmax(dim=1))
-            ranked = logits.topk(min(5, classes), dim=1).indices  # (B, 5)
-            hits += torch.stack(((predictions[-1] == labels).sum(), (ranked == labels[:, None]).sum()))
+
+    def count_hits() -> _Hits:
+        # The number of a batch among all: every `step`-th is of this rank.
+        start, step = (rank(), world_size()) if shared else (0, 1)
+        found = _Hits([], torch.zeros(2, dtype=torch.int64))
+        total = len(batches) if isinstance(batches, Sized) else None
+        quiet = True if start else None
+        with torch.no_grad():
+            for images, labels in tqdm(
+                batches, desc=description, total=total, unit="batch", disable=quiet, leave=False
+            ):
+                where = f"{description}, batch {start + step * len(found.predictions)}"
+                found.add(_logits(model(images.to(device=device, dtype=dtype)), labels, where), labels)
+        return found
+
+    return _merge(together(count_hits) if shared else [count_hits()])
+
+
+@dataclass(eq=False)
+class _Hits:
+    """What a part of the batches gave: the class of each image, and how many were right in one and in five."""
+
+    predictions: list[Tensor]
+    hits: Tensor
+    classes: int = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count one more batch, ``(B, classes)`` and ``(B,)``."""
+        self.classes = logits.shape[1]
+        predictions = logits.argmax(dim=1)
+        ranked = logits.topk(min(5, self.classes), dim=1).indices  # (B, 5)
+        self.hits += torch.stack(((predictions == labels).sum(), (ranked == labels[:, None]).sum()))
+        self.predictions.append(predictions)
+
+
+def _merge(parts: list[_Hits]) -> Evaluation:
+    predictions = interleave([part.predictions for part in parts])
     count = sum(map(len, predictions))
     if count == 0:
         raise InputError("expected at least one batch to evaluate on, found none")
-    top1, top5 = (100 * n / count for n in hits.tolist())
+    top1, top5 = (100 * n / count for n in torch.stack([part.hits for part in parts]).sum(0).tolist())
+    classes = max(part.classes for part in parts)
     return Evaluation(top1, top5 if classes > 5 else None, torch.cat(predictions))
 
 

@@ -204,6 +204,19 @@ def test_batches_are_timms_validation_images_in_order(shared: ImageTree, workers
     assert torch.equal(next(iter(batches))[0], got[0][0])  # can be iterated again
 
 
+def test_shards_are_every_nth_batch(shared: ImageTree) -> None:
+    batches = ImageBatches(shared.evaluation, CONFIG, batch_size=4)
+    wanted = list(batches)
+    shards = [batches.shard(number, 3) for number in range(3)]
+    assert [len(shard) for shard in shards] == [2, 1, 1]
+    assert sum(shard.count for shard in shards) == batches.count
+    for number, shard in enumerate(shards):
+        for (images, labels), (other_images, other_labels) in zip(shard, wanted[number::3], strict=True):
+            assert torch.equal(images, other_images)
+            assert torch.equal(labels, other_labels)
+    assert list(batches.shard(4, 5)) == []
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16", "1"])
 def test_images_of_every_mode_become_rgb(tmp_path: Path, mode: str) -> None:
     make_images(tmp_path / "a", "0.tif", mode=mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,9 +13,22 @@ RATIO = 1.3  # between the scales of a first sample: a scale matters by its rati
 EVEN = 32  # candidates of a first, even sample
 OFFSETS = (-8, -2, 0, 2, 8)  # from a candidate that was best when the other operand had other scales
 
+Losses: TypeAlias = Callable[[Tensor], Tensor]
+Scorer: TypeAlias = Callable[[Losses, Sequence[Tensor]], Sequence[Tensor]]
+
+
+def score_here(losses: Losses, candidates: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the losses of each of the `candidates`, one after the other."""
+    return [losses(index) for index in candidates]
+
 
 def minimise(
-    losses: Callable[[Tensor], Tensor], groups: int, steps: int, first: Iterable[int | Tensor], like: Tensor
+    losses: Losses,
+    groups: int,
+    steps: int,
+    first: Iterable[int | Tensor],
+    like: Tensor,
+    scorer: Scorer = score_here,
 ) -> Tensor:
     """
     Return the candidate with the least loss of each group, int64 ``(groups,)`` in 0..steps-1; among equals the first.
@@ -23,11 +37,10 @@ def minimise(
     each the same for all groups or ``(groups,)``. Then each group scores the middle between its best candidates and the
     scored ones next to them, until nothing lies between: the optimum of the grid wherever the loss falls towards it from the
     candidates of `first` around it. With all of ``range(steps)`` in `first` that is certain. Results live on the device of
-    `like`.
+    `like`. scorer: how candidates that do not wait for each other are scored.
     """
-    search = _Search(losses, torch.full((steps, groups), torch.inf, dtype=torch.float64, device=like.device))
-    for index in first:
-        search.score(torch.as_tensor(index, dtype=torch.int64, device=like.device).expand(groups))
+    search = _Search(losses, torch.full((steps, groups), torch.inf, dtype=torch.float64, device=like.device), scorer)
+    search.score([torch.as_tensor(i, dtype=torch.int64, device=like.device).expand(groups) for i in first])
     while search.look_between():
         pass
     return search.table.argmin(dim=0)
@@ -55,23 +68,24 @@ def evenly_spaced(steps: int) -> list[int]:
 class _Search:
     """The losses known so far, ``(steps, groups)``, infinite where they are not."""
 
-    def __init__(self, losses: Callable[[Tensor], Tensor], table: Tensor) -> None:
-        self.losses, self.table = losses, table
+    def __init__(self, losses: Losses, table: Tensor, scorer: Scorer) -> None:
+        self.losses, self.table, self.scorer = losses, table, scorer
         self.positions = torch.arange(len(table), device=table.device)[:, None]
 
-    def score(self, index: Tensor) -> None:
-        """Score one candidate per group."""
+    def score(self, candidates: Sequence[Tensor]) -> None:
+        """Score `candidates` of one position per group each."""
         worst = torch.finfo(torch.float64).max
-        # A loss that is no number, as of a scale so small that it overflows, is worse than any other.
-        found = self.losses(index).double().nan_to_num(nan=worst, posinf=worst)
-        self.table.scatter_(0, index[None], found[None])
+        for index, losses in zip(candidates, self.scorer(self.losses, candidates), strict=True):
+            # A loss that is no number, as of a scale so small that it overflows, is worse than any other.
+            found = losses.double().nan_to_num(nan=worst, posinf=worst)
+            self.table.scatter_(0, index[None], found[None])
 
     def look_between(self) -> bool:
         """Score the middle of each gap beside the best candidates; say whether there was one."""
+        middles = []
         known = ~torch.isinf(self.table)
         below = torch.where(known, self.positions, -1).cummax(0).values
         above = torch.where(known, self.positions, len(self.table)).flip(0).cummin(0).values.flip(0)
-        looked = False
         for best in self.table.topk(min(BEAM, len(self.table)), dim=0, largest=False).indices:
             lower = below.gather(0, (best - 1).clamp(min=0)[None])[0]
             upper = above.gather(0, (best + 1).clamp(max=len(self.table) - 1)[None])[0]
@@ -80,6 +94,6 @@ class _Search:
                 inside = (other >= 0) & (other < len(self.table)) & ((best - other).abs() > 1)
                 middle = torch.where(inside, middle, best)
                 if bool((inside & ~known.gather(0, middle[None])[0]).any()):
-                    self.score(middle)
-                    looked = True
-        return looked
+                    middles.append(middle)
+        self.score(middles)
+        return bool(middles)

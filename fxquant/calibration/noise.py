@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxquant.calibration.grid import evenly_spaced, minimise
+from fxquant.calibration.grid import Scorer, evenly_spaced, minimise, score_here
 from fxquant.calibration.operand import Part
 from fxquant.calibration.problem import Problem
 from fxquant.observers.twin import TwinQParams
@@ -16,7 +16,9 @@ FIT_ROWS = 4096  # tokens by which a channel's own shift is chosen
 FIT_BLOCK = 64  # channels between which the slope is brought up to date as a whole
 
 
-def search_noise(problem: Problem, options: NoisyBias, generator: torch.Generator) -> Tensor:
+def search_noise(
+    problem: Problem, options: NoisyBias, generator: torch.Generator, scorer: Scorer = score_here
+) -> Tensor:
     """
     Return the bias N ``(K,)`` for which quantising the left rows x as ``Q(x + N) - N`` disturbs the output least.
 
@@ -32,7 +34,7 @@ def search_noise(problem: Problem, options: NoisyBias, generator: torch.Generato
 
     def best_on_line(start: Tensor, direction: Tensor, factors: Tensor) -> Tensor:
         first = evenly_spaced(len(factors)) if options.coarse else range(len(factors))
-        found = minimise(lambda i: loss(start + direction * factors[i[0]]), 1, len(factors), first, start)
+        found = minimise(lambda i: loss(start + direction * factors[i[0]]), 1, len(factors), first, start, scorer)
         point = start + direction * factors[found[0]]
         return point if bool(loss(point) < loss(start)) else start
 
@@ -45,11 +47,16 @@ def search_noise(problem: Problem, options: NoisyBias, generator: torch.Generato
         count = options.mean_steps
         factors = torch.arange(-count, count, device=device) / count
         noise = best_on_line(noise, shifted.step.expand(channels), factors)
-    if options.range and options.noise is not Noise.FITTED:
+    if draws(options):
         count = options.range_steps
         drawn = draw(options.noise, channels, generator).to(device) * shifted.step
         noise = best_on_line(noise, drawn, torch.arange(2 * count, device=device) / count)
     return noise
+
+
+def draws(options: NoisyBias) -> bool:
+    """Say whether `search_noise` draws from its generator, once."""
+    return options.range and options.noise is not Noise.FITTED
 
 
 def draw(noise: Noise, channels: int, generator: torch.Generator) -> Tensor:

@@ -3,35 +3,51 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from tqdm.auto import tqdm
 
+from fxquant.calibration.batch import Batch, images_of, on_device, run_batch
 from fxquant.calibration.integer_softmax import RunIntegerSoftmax, has_integer_softmax
-from fxquant.errors import CalibrationError, FxquantError
-
-Batch = Tensor | Sequence[Any]
+from fxquant.calibration.shared_batches import SharedBatches, count_all, gather_batches
+from fxquant.distributed import rank, together, world_size
+from fxquant.errors import CalibrationError
 
 
 def run_batches(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bool) -> int:
-    """Run `prepared` on each batch without gradients and return how many there were."""
-    count, total = 0, len(batches) if isinstance(batches, Sized) else None
-    shown = tqdm(_on_device(prepared, batches), desc="calibrate", unit="batch", total=total, disable=not progress)
-    integer = has_integer_softmax(prepared)
-    with torch.no_grad():
-        for images, last in _marking_last(shown) if integer else zip(shown, itertools.repeat(False), strict=False):
-            _run(RunIntegerSoftmax(prepared).run if last else prepared, images, count)
-            count += 1
+    """
+    Run `prepared` on each batch without gradients and return how many there were.
+
+    In a process group the batches of all ranks are meant: see `SharedBatches`.
+    """
+    alone = world_size() == 1
+    total = count_all(batches) if not alone else len(batches) if isinstance(batches, Sized) else None
+    bar: tqdm[Any] = tqdm(desc="calibrate", unit="batch", total=total, disable=not progress or rank() > 0)
+    with bar, torch.no_grad():
+        images = on_device(prepared, batches)
+        count = _run_alone(prepared, images, bar) if alone else SharedBatches(prepared, images).run(bar)
     _refuse_nothing(count)
     return count
 
 
+def take_first(batches: Iterator[Batch]) -> tuple[list[Batch], Tensor | None]:
+    """Return the first of `batches`, if there is one, and the images of the first that any rank has, in order of ranks."""
+    taken: list[Batch] = []
+
+    def take() -> Tensor | None:
+        taken.extend(itertools.islice(batches, 1))
+        images = images_of(taken[0], rank()) if taken else None
+        return images if images is None or world_size() == 1 else images.cpu()
+
+    return taken, next((images for images in together(take) if images is not None), None)
+
+
 def collect_batches(prepared: fx.GraphModule, batches: Iterable[Batch]) -> list[Tensor]:
-    """Return the images of all batches, as `prepared` takes them."""
-    images = list(_on_device(prepared, batches))
+    """Return the images of all batches, in a process group those of all ranks, as `prepared` takes them."""
+    images = gather_batches(prepared, on_device(prepared, batches))
     _refuse_nothing(len(images))
     for index, each in enumerate(images):
         if each.numel() == 0:
@@ -41,29 +57,18 @@ def collect_batches(prepared: fx.GraphModule, batches: Iterable[Batch]) -> list[
     return images
 
 
-def _on_device(prepared: fx.GraphModule, batches: Iterable[Batch]) -> Iterator[Tensor]:
-    like = next((t for t in prepared.parameters() if t.is_floating_point()), None)
-    for index, batch in enumerate(batches):
-        images = images_of(batch, index)
-        if like is not None and images.is_floating_point():
-            images = images.to(device=like.device, dtype=like.dtype)
-        yield images
+def _run_alone(prepared: fx.GraphModule, shown: Iterator[Tensor], bar: tqdm[Any]) -> int:
+    count, integer = 0, has_integer_softmax(prepared)
+    for images, last in _marking_last(shown) if integer else zip(shown, itertools.repeat(False), strict=False):
+        run_batch(RunIntegerSoftmax(prepared).run if last else prepared, images, count)
+        count += 1
+        bar.update()
+    return count
 
 
 def _refuse_nothing(count: int) -> None:
     if count == 0:
         raise CalibrationError("expected at least one calibration batch, found none: the iterable is empty or used up")
-
-
-def images_of(batch: Batch, index: int) -> Tensor:
-    """Return the images of a batch that is a tensor or an ``(images, targets)`` pair."""
-    images = batch if isinstance(batch, Tensor) else batch[0] if isinstance(batch, Sequence) and len(batch) else None
-    if not isinstance(images, Tensor):
-        raise CalibrationError(
-            f"calibration batch {index}: expected a tensor of images or an (images, targets) pair, found "
-            f"{type(batch).__name__}"
-        )
-    return images
 
 
 def _marking_last(batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
@@ -75,15 +80,3 @@ def _marking_last(batches: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
         held = batch.clone()
     if held is not None:
         yield held, True
-
-
-def _run(prepared: Callable[[Tensor], Any], images: Tensor, index: int) -> None:
-    try:
-        prepared(images)
-    except FxquantError:
-        raise
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        raise CalibrationError(
-            f"calibration batch {index}: the model does not accept images of shape {tuple(images.shape)} and dtype "
-            f"{images.dtype}: {error}"
-        ) from error

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from fxquant.calibration.grid import minimise
+from fxquant.calibration.grid import Scorer, minimise, score_here
 from fxquant.calibration.operand import Side
 from fxquant.calibration.problem import Problem
 
 
-def search_scales(problem: Problem, order: Sequence[Side], rounds: int, coarse: bool) -> int:
+def search_scales(
+    problem: Problem, order: Sequence[Side], rounds: int, coarse: bool, scorer: Scorer = score_here
+) -> int:
     """
     Let each side of `order` choose its best scales, with the other side as it is by then; return the rounds that it took.
 
@@ -27,7 +29,7 @@ def search_scales(problem: Problem, order: Sequence[Side], rounds: int, coarse: 
         side = order[number]
         before = chosen[number]
         first = side.first(before) if coarse else range(side.steps)
-        index = minimise(problem.losses_of(side), side.groups, side.steps, first, side.parts[0].values)
+        index = minimise(problem.losses_of(side), side.groups, side.steps, first, side.parts[0].values, scorer)
         settled = settled + 1 if before is not None and torch.equal(before, index) else 0
         chosen[number] = index
         side.choose(index)

@@ -12,18 +12,21 @@ from tqdm.auto import tqdm
 
 from fxquant.attributes import tensor_of, weight_of
 from fxquant.calibration.gradients import Gradients
-from fxquant.calibration.noise import search_noise
+from fxquant.calibration.noise import draw, draws, search_noise
 from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.problem import Problem
 from fxquant.calibration.sample import Sample
 from fxquant.calibration.scales import search_scales
+from fxquant.calibration.shared_batches import adopt_first
+from fxquant.calibration.sharing import Found, Sharing, assign, put_found, scorer_for, sharing_of, what_was_found
 from fxquant.calibration.sites import Site, find_sites, refuse_unsearchable
 from fxquant.calibration.values import Values
 from fxquant.calibration.walk import Walk
+from fxquant.distributed import rank, together, world_size
 from fxquant.errors import CalibrationError, InputError
 from fxquant.meta import record_of, set_record
 from fxquant.observers.base import Observer
-from fxquant.search import Gradient, Inputs, ScaleSearch
+from fxquant.search import Gradient, ScaleSearch
 from fxquant.shapes import propagate_shapes
 
 # What a product is compared by where a noise is searched, but no scale.
@@ -42,26 +45,29 @@ def run_searches(prepared: fx.GraphModule, images: Sequence[Tensor], progress: b
 
     memory: bytes that may be used for the values between products and for gradients; more values go to temporary files. Where
     this ends early, by an error or Ctrl-C, the observers hold what they held before.
+
+    In a process group every rank is given all images, and `Sharing` says what of the work is shared out.
     """
     try:
         propagate_shapes(prepared, [images[0]])
     except InputError as error:
         raise CalibrationError(f"calibration batch 0: {error}") from error
-    records = [r for r in (record_of(n) for n in prepared.graph.nodes) if r is not None]
-    quantised = any(r.search is not None and r.search.inputs_from is Inputs.QUANTISED for r in records)
+    sharing = sharing_of(prepared)
+    quantised = sharing is Sharing.CANDIDATES
     sites = find_sites(prepared, every=quantised)
     for site in sites:
         refuse_unsearchable(site)
     with _restored_on_failure(prepared), Values(memory // 2) as values, torch.no_grad():
-        search = _Searches(prepared, images, sites, memory // 2, seed)
-        with tqdm(total=len(sites), desc="calibrate", unit="product", disable=not progress) as bar:
+        search = _Searches(prepared, images, sites, memory // 2, seed, sharing)
+        with tqdm(total=len(sites), desc="calibrate", unit="product", disable=not progress or rank() > 0) as bar:
 
             def stop(site: Site, walk: Walk) -> None:
                 bar.set_description(f"calibrate {site.label}")
                 search.at(site, walk)
                 bar.update()
 
-            Walk(prepared, sites, values, quantised).over(images, stop)
+            together(lambda: Walk(prepared, sites, values, quantised).over(images, stop))
+        search.exchange()
     for site, sample in search.samples.items():
         for product in site.products:
             record = record_of(product)
@@ -78,6 +84,7 @@ class _Searches:
     sites: Sequence[Site]
     memory: int
     seed: int
+    sharing: Sharing
 
     def __post_init__(self) -> None:
         count, batch = sum(len(x) for x in self.images), len(self.images[0])
@@ -86,11 +93,13 @@ class _Searches:
             site: Sample.of(site, count, (site.record.search or _NOISE_ALONE).max_rows, self.generator)
             for site in self.sites
         }
+        self.owners = assign(self.samples) if self.sharing is Sharing.SITES else dict[Site, int]()
+        self.found: dict[int, Found] = {}  # by the number of the site
         self.gradients: dict[Gradient, Gradients] = {}
         for site in self.sites:
             options = site.record.search
             if options is not None and options.needs_gradient and options.gradient not in self.gradients:
-                wanted = {s: self.samples[s] for s in self.sites if _reads(s, options.gradient)}
+                wanted = {s: self.samples[s] for s in self.sites if _reads(s, options.gradient) and self._own(s)}
                 self.gradients[options.gradient] = Gradients(
                     self.prepared, self.images, wanted, options.gradient, self.memory, self.seed, batch
                 )
@@ -99,24 +108,44 @@ class _Searches:
         """Search what the record of `site` asks for; its operands are known by now."""
         if site.record.search is None and site.record.noise is None:
             return
+        if not self._own(site):
+            self._pass_over(site)
+            return
         options = site.record.search or _NOISE_ALONE
         problem = self._problem(site, walk, options)
-        searched = _order(site, problem, options)
-        search_scales(problem, searched, options.rounds, options.coarse)
+        scorer = scorer_for(site, self.samples[site], self.sharing)
+        search_scales(problem, _order(site, problem, options), options.rounds, options.coarse, scorer)
         for side in (problem.left, problem.right):
             for part in side.parts:
                 if part.observer is not None:
                     part.observer.refine(part.qparams)
         noise, observer = None, site.observer(0)
         if site.record.noise is not None and observer is not None:
-            noise = search_noise(problem, site.record.noise, self.generator)
+            noise = search_noise(problem, site.record.noise, self.generator, scorer)
             observer.noise = noise
         if options.correct_bias and not site.activations:
-            shifts = problem.mean_error(noise).neg().split([len(weight_of(n)) for n in site.products])
-            for product, shift in zip(site.products, shifts, strict=True):
-                weight = site.observer(1, product)
-                if weight is not None:
-                    weight.bias_shift = shift.clone()
+            _correct_bias(site, problem.mean_error(noise))
+        if world_size() > 1:
+            self.found[self.sites.index(site)] = what_was_found(site)
+
+    def exchange(self) -> None:
+        """Give all ranks what each of them found."""
+        if world_size() == 1:
+            return
+        if self.sharing is Sharing.SITES:
+            found = {number: own for each in together(lambda: self.found) for number, own in each.items()}
+            for number in sorted(found):  # sites may share an observer, which then holds what the later one found
+                put_found(self.sites[number], found[number])
+        adopt_first(self.prepared)
+
+    def _own(self, site: Site) -> bool:
+        return self.owners.get(site, rank()) == rank()
+
+    def _pass_over(self, site: Site) -> None:
+        """Leave a site to another rank; the generator goes on as if it had been searched here."""
+        noise, observer = site.record.noise, site.observer(0)
+        if noise is not None and observer is not None and draws(noise):
+            draw(noise.noise, weight_of(site.first)[0].numel(), self.generator)
 
     def _problem(self, site: Site, walk: Walk, options: ScaleSearch) -> Problem:
         sample, batches = self.samples[site], range(walk.batches)
@@ -139,6 +168,14 @@ class _Searches:
         images = sum(len(x) for x in self.images) if sample.index is None else 0
         centred = options.correct_bias and not site.activations
         return Problem(left, right, options.metric, bias, sensitivity, images, centred, options.weight_error)
+
+
+def _correct_bias(site: Site, error: Tensor) -> None:
+    shifts = error.neg().split([len(weight_of(n)) for n in site.products])
+    for product, shift in zip(site.products, shifts, strict=True):
+        weight = site.observer(1, product)
+        if weight is not None:
+            weight.bias_shift = shift.clone()
 
 
 def _order(site: Site, problem: Problem, options: ScaleSearch) -> list[Side]:

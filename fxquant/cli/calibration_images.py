@@ -41,18 +41,27 @@ class CalibrationSource:
 
 
 class TensorBatches:
-    """Batches of `size` out of images ``(n, 3, H, W)``, with labels of 0; iterate as often as needed."""
+    """
+    Batches of `size` out of images ``(n, 3, H, W)``, with labels of 0; iterate as often as needed.
 
-    def __init__(self, images: Tensor, size: int) -> None:
+    part: (i, n) leaves every n-th batch, from number i on.
+    """
+
+    def __init__(self, images: Tensor, size: int, part: tuple[int, int] = (0, 1)) -> None:
         self.images, self.size = images, size
-        self.count = len(images)
+        self._batches = images.split(size)[part[0] :: part[1]]
+        self.count = sum(map(len, self._batches))
+
+    def shard(self, number: int, count: int) -> TensorBatches:
+        """Return every `count`-th batch, from that of this `number` on."""
+        return TensorBatches(self.images, self.size, (number, count))
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.size)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for part in self.images.split(self.size):
-            yield part, torch.zeros(len(part), dtype=torch.int64)
+        for batch in self._batches:
+            yield batch, torch.zeros(len(batch), dtype=torch.int64)
 
 
 def add_calibration_options(group: argparse._ArgumentGroup) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant.api import Target
+from fxquant.calibration.sharing import sharing_of
 from fxquant.cli.output import format_table
 from fxquant.config import QuantConfig
+from fxquant.distributed import rank, shard, world_size
 from fxquant.errors import FxquantError
 from fxquant.evaluation import Evaluation, evaluate, measure_agreement
 from fxquant.timing import Timing
@@ -27,7 +29,8 @@ class Task:
     """
     A float model, on its device and in its dtype, with the images to calibrate it with and to measure it on.
 
-    calibration, evaluation: batches of images ``(B, C, H, W)`` and labels ``(B,)`` that can be iterated more than once.
+    calibration, evaluation: batches of images ``(B, C, H, W)`` and labels ``(B,)`` that can be iterated more than once. In a
+    process group they are all batches, with a `shard` method; each rank takes its own.
     """
 
     model: nn.Module
@@ -63,7 +66,7 @@ class Row:
 
 def measure_float(task: Task, name: str) -> Row:
     """Evaluate the task's float model."""
-    result = evaluate(task.model, task.evaluation, device=task.device, dtype=task.dtype, description=name)
+    result = _evaluate(task, task.model, name)
     return Row(name, result, size=count_bytes(task.model))
 
 
@@ -79,8 +82,15 @@ def calibrate_model(task: Task, config: QuantConfig, memory: int | None = None) 
     prepared = fxquant.prepare(task.model, config, example)
     start = time.perf_counter()
     limits = {} if memory is None else {"memory": memory}
-    fxquant.calibrate(prepared, task.calibration, progress=sys.stderr.isatty(), seed=task.seed, **limits)
+    shown = sys.stderr.isatty() and rank() == 0
+    fxquant.calibrate(prepared, shard(task.calibration), progress=shown, seed=task.seed, **limits)
     return prepared, time.perf_counter() - start
+
+
+def describe_calibration(prepared: fx.GraphModule, images: int, seconds: float) -> str:
+    """Return a line on how calibration went; with several processes also on what they shared."""
+    shared = f" on {world_size()} processes: {sharing_of(prepared).value}" if world_size() > 1 else ""
+    return f"calibrated with {images} images in {seconds:.1f} s{shared}"
 
 
 def measure_converted(
@@ -105,7 +115,7 @@ def measure_converted(
         images, _ = next(iter(task.evaluation))
         example = images.to(device=task.device, dtype=task.dtype)
         runner = _pad_batches(compile_model(gm, fxquant.compile, example), len(example))
-    result = evaluate(runner, task.evaluation, device=task.device, dtype=task.dtype, description=name)
+    result = _evaluate(task, runner, name)
     agreement = measure_agreement(result, reference)
     if target == "fake":  # runs on float, with float weights
         return gm, Row(name, result, agreement)
@@ -147,6 +157,11 @@ def format_rows(rows: Sequence[Row], timings: dict[str, dict[str, str]] | None =
 def format_timing(timing: Timing, images: int) -> str:
     """Return milliseconds per image."""
     return f"{1000 * timing.median / images:.3f}"
+
+
+def _evaluate(task: Task, model: Callable[[Tensor], Any], name: str) -> Evaluation:
+    batches = shard(task.evaluation)
+    return evaluate(model, batches, device=task.device, dtype=task.dtype, description=name, shared=True)
 
 
 def _pad_batches(model: Callable[[Tensor], Any], size: int) -> Callable[[Tensor], Any]:

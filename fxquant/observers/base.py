@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from fxquant.operands import TensorSpec
 
 
+Summary = tuple[Tensor, ...]
+
+
 @dataclass(frozen=True)
 class QParams:
     """Scale (float32) and zero point (int32, None when symmetric): 0-dim, or ``(G,)`` along `axis`."""
@@ -43,11 +46,11 @@ class Observer(nn.Module):
     Accumulate the range of one operand over the calibration batches.
 
     Calling it returns its input unchanged. `spec` says how the operand will be quantised, `operand` names it in errors.
-    Subclasses implement `observe` on the ``(G, n)`` view of a batch (one row per scale) and keep their statistics in
-    buffers, so that a half-calibrated model can be saved. Three more hold what `fxquant.calibration` finds by searching, and
-    are empty until then: `found_scale` and `found_zero_point` ``(G,)`` in place of those that the statistics give, `noise`
-    ``(K,)`` to be added to the rows of the operand, tokens or patches, before they are quantised, and, on a weight's observer,
-    `bias_shift` ``(O,)`` to be added to the product's bias.
+    Subclasses take in the ``(G, n)`` view of a batch (one row per scale) by `summarise` and `absorb`, or by an `observe` of
+    their own, and keep their statistics in buffers, so that a half-calibrated model can be saved. Four more hold what
+    `fxquant.calibration` finds by searching, and are empty until then: `found_scale` and `found_zero_point` ``(G,)`` in place
+    of those that the statistics give, `noise` ``(K,)`` to be added to the rows of the operand, tokens or patches, before they
+    are quantised, and, on a weight's observer, `bias_shift` ``(O,)`` to be added to the product's bias.
     """
 
     batches: Tensor
@@ -55,6 +58,10 @@ class Observer(nn.Module):
     found_zero_point: Tensor
     noise: Tensor
     bias_shift: Tensor
+    reads_last = False  # whether it keeps something of the latest batch that depends on all batches before
+    # While several ranks run a batch each: what it says, to be absorbed in order, and how many come before it.
+    pending: list[Summary] | None = None
+    ahead = 0
 
     def __init__(self, spec: TensorSpec, operand: str) -> None:
         super().__init__()
@@ -79,12 +86,33 @@ class Observer(nn.Module):
         values = x.detach()
         if values.numel() == 0:
             raise CalibrationError(f"{self._where()}: expected values, found an empty tensor of shape {tuple(x.shape)}")
+        if self.pending is not None:
+            self.pending.append(self.summarise(self.rows(values)))
+            return
         self.observe(self.rows(values))
         self.batches += 1
 
     def observe(self, rows: Tensor) -> None:
         """Take in one batch as ``(G, n)``."""
+        self.absorb(*self.summarise(rows))
+
+    def summarise(self, rows: Tensor) -> Summary:
+        """Return what one batch ``(G, n)`` says, whatever was observed before."""
         raise NotImplementedError
+
+    def absorb(self, *summary: Tensor) -> None:
+        """Add what `summarise` returned to the statistics."""
+        raise NotImplementedError
+
+    def replay(self, summary: Summary) -> None:
+        """Take in one batch of which another rank may have made the `summary`."""
+        self.absorb(*(t.to(self.batches.device) for t in summary))
+        self.batches += 1
+
+    @property
+    def summarises(self) -> bool:
+        """Whether `summarise` and `absorb` are all there is to observing; not where a subclass has its own `observe`."""
+        return type(self).observe is Observer.observe
 
     def range(self) -> tuple[Tensor, Tensor]:
         """Return ``(min, max)``, each ``(G,)``."""
@@ -196,7 +224,7 @@ class Observer(nn.Module):
         return f"{self.operand}, {self.spec}"
 
     def _where(self) -> str:
-        return f"node {self.operand!r}, calibration batch {int(self.batches)}"
+        return f"node {self.operand!r}, calibration batch {int(self.batches) + self.ahead}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Observer:
         # `.to(device)` moves statistics; casting the model, as in `.bfloat16()`, must not round them.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxquant.errors import ConfigError
-from fxquant.observers.base import Observer, ObserverOptions
+from fxquant.observers.base import Observer, ObserverOptions, Summary
 
 if TYPE_CHECKING:
     from fxquant.operands import TensorSpec
@@ -47,9 +47,13 @@ class EMAObserver(Observer):
         self.register_buffer("minimum", torch.zeros(0))
         self.register_buffer("maximum", torch.zeros(0))
 
-    def observe(self, rows: Tensor) -> None:
-        """Move the range towards that of the batch."""
-        minimum, maximum = self.batch_range(rows)
+    def summarise(self, rows: Tensor) -> Summary:
+        """Return the range of the batch."""
+        return self.batch_range(rows)
+
+    def absorb(self, *summary: Tensor) -> None:
+        """Move the range towards that of a batch."""
+        minimum, maximum = summary
         if self.calibrated:
             minimum = self.minimum + self.sigma * (minimum - self.minimum)
             maximum = self.maximum + self.sigma * (maximum - self.maximum)

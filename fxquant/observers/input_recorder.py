@@ -19,6 +19,9 @@ class InputRecorder(nn.Module):
     batches: Tensor
     shape: Tensor
     dtype: torch.dtype | None = None
+    # While several ranks run a batch each: what it was like, and how many come before it.
+    pending: list[tuple[tuple[int, ...], torch.dtype]] | None = None
+    ahead = 0
     _is_impure = True  # so that torch.fx keeps the recorder of an input that nothing reads
 
     def __init__(self, operand: str, images: bool = True) -> None:
@@ -35,24 +38,40 @@ class InputRecorder(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _take_in(self, x: Tensor) -> None:
-        found = tuple(x.shape)
-        where = f"input {self.operand!r}, calibration batch {int(self.batches)}"
+        found, where = tuple(x.shape), self._where()
         if x.numel() == 0:
             raise CalibrationError(f"{where}: expected images, found an empty batch of shape {found}")
-        if int(self.batches) and found[1:] != tuple(self.shape.tolist())[1:]:
-            expected = ", ".join(str(n) for n in self.shape.tolist()[1:])
-            raise CalibrationError(f"{where}: expected shape (B, {expected}) as in the first batch, found {found}")
+        self._check_shape(found)
         if x.is_floating_point():
             self._check_values(x, where)
+        if self.pending is not None:
+            self.pending.append((found, x.dtype))
+        else:
+            self.replay((found, x.dtype))
+
+    def replay(self, summary: tuple[tuple[int, ...], torch.dtype]) -> None:
+        """Take in the shape and dtype of one batch, which another rank may have seen."""
+        shape, dtype = summary
+        self._check_shape(shape)
         if not int(self.batches):
-            self.shape = torch.tensor(found, dtype=torch.int64, device=self.batches.device)
-            self.dtype = x.dtype
+            self.shape = torch.tensor(shape, dtype=torch.int64, device=self.batches.device)
+            self.dtype = dtype
         self.batches += 1
 
     def example(self) -> Tensor:
         """Return a stand-in of the first batch's shape and dtype, without values."""
         shape = [int(n) for n in self.shape]
         return torch.empty(shape, dtype=self.dtype or torch.float32, device=self.batches.device)
+
+    def _where(self) -> str:
+        return f"input {self.operand!r}, calibration batch {int(self.batches) + self.ahead}"
+
+    def _check_shape(self, found: tuple[int, ...]) -> None:
+        if int(self.batches) and found[1:] != tuple(self.shape.tolist())[1:]:
+            expected = ", ".join(str(n) for n in self.shape.tolist()[1:])
+            raise CalibrationError(
+                f"{self._where()}: expected shape (B, {expected}) as in the first batch, found {found}"
+            )
 
     def _check_values(self, x: Tensor, where: str) -> None:
         minimum, maximum = (float(v) for v in torch.aminmax(x.detach()))

@@ -8,7 +8,7 @@ from torch import Tensor
 from fxquant.errors import CalibrationError
 from fxquant.log2 import Log2
 from fxquant.numerics import dequantize_log2, quantize_log2
-from fxquant.observers.base import QParams
+from fxquant.observers.base import QParams, Summary
 from fxquant.observers.minmax import MinMaxObserver
 
 
@@ -20,8 +20,8 @@ class Log2Observer(MinMaxObserver):
     def __init__(self, spec: Log2, operand: str) -> None:
         super().__init__(spec, operand)  # type: ignore[arg-type]
 
-    def observe(self, rows: Tensor) -> None:
-        """Widen the range, which must be that of probabilities."""
+    def summarise(self, rows: Tensor) -> Summary:
+        """Return the range of the batch, which must be that of probabilities."""
         minimum, maximum = self.checked_aminmax(rows)
         least, most = float(minimum.min()), float(maximum.max())
         if least < 0 or most > 1 + 1e-3:
@@ -29,7 +29,7 @@ class Log2Observer(MinMaxObserver):
                 f"{self._where()}: expected probabilities, found values from {least:g} to {most:g}; quantise this operand by "
                 "a TensorSpec"
             )
-        super().observe(rows)
+        return minimum, maximum
 
     def initial_qparams(self) -> QParams:
         """Return the scale 1: codes are exponents."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fxquant.observers.base import Observer, ObserverOptions
+from fxquant.observers.base import Observer, ObserverOptions, Summary
 
 if TYPE_CHECKING:
     from fxquant.operands import TensorSpec
@@ -34,9 +34,13 @@ class MinMaxObserver(Observer):
         self.register_buffer("minimum", torch.zeros(0))
         self.register_buffer("maximum", torch.zeros(0))
 
-    def observe(self, rows: Tensor) -> None:
-        """Widen the range to hold the batch."""
-        minimum, maximum = self.checked_aminmax(rows)
+    def summarise(self, rows: Tensor) -> Summary:
+        """Return the range of the batch, ``(G,)`` each."""
+        return self.checked_aminmax(rows)
+
+    def absorb(self, *summary: Tensor) -> None:
+        """Widen the range to hold that of a batch."""
+        minimum, maximum = summary
         if self.calibrated:
             minimum, maximum = torch.minimum(self.minimum, minimum), torch.maximum(self.maximum, maximum)
         self.minimum, self.maximum = minimum, maximum

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxquant.errors import ConfigError
 from fxquant.numerics import dequantize, quantize
-from fxquant.observers.base import ObserverOptions, QParams
+from fxquant.observers.base import ObserverOptions, QParams, Summary
 from fxquant.observers.histogram import Grid
 from fxquant.observers.minmax import MinMaxObserver
 
@@ -67,16 +67,23 @@ class OMSEObserver(MinMaxObserver):
         """The bins of the histogram."""
         return Grid(self.exponent, self.origin, self.histogram.shape[2])
 
-    def observe(self, rows: Tensor) -> None:
-        """Widen the range; add the batch to the histogram or, for `last_batch_only`, put it in its place."""
-        super().observe(rows)
-        last_batch_only = self.options.last_batch_only
-        ends = self.checked_aminmax(rows) if last_batch_only else super().range()
-        grid = Grid.over(*ends, bins=max(MIN_BINS, min(self.options.bins, MAX_BINS // rows.shape[0])))
-        histogram = grid.histogram(rows)
-        if self.calibrated and not last_batch_only:
-            histogram += self.grid.widen(self.histogram, grid)
+    def summarise(self, rows: Tensor) -> Summary:
+        """Return the range of the batch and its histogram ``(2, G, bins)`` over that range."""
+        ends = self.checked_aminmax(rows)
+        return *ends, self._grid_over(*ends).histogram(rows)
+
+    def absorb(self, *summary: Tensor) -> None:
+        """Widen the range; add a batch to the histogram or, for `last_batch_only`, put it in its place."""
+        minimum, maximum, histogram = summary
+        super().absorb(minimum, maximum)
+        grid = self._grid_over(minimum, maximum)
+        if self.calibrated and not self.options.last_batch_only:
+            own, grid = grid, self._grid_over(*super().range())
+            histogram = own.widen(histogram, grid) + self.grid.widen(self.histogram, grid)
         self.histogram, self.exponent, self.origin = histogram, grid.exponent, grid.origin
+
+    def _grid_over(self, minimum: Tensor, maximum: Tensor) -> Grid:
+        return Grid.over(minimum, maximum, max(MIN_BINS, min(self.options.bins, MAX_BINS // len(minimum))))
 
     def range(self) -> tuple[Tensor, Tensor]:
         """Return the running ``(min, max)`` times the factor of the least error; among equals, the largest factor."""

@@ -47,6 +47,7 @@ class PowerOfTwoFactorObserver(MinMaxObserver):
     """Keep the running range of each channel and the exponent k, ``(C,)``, that suited the latest batch."""
 
     exponent: Tensor
+    reads_last = True
 
     def __init__(self, spec: TensorSpec, operand: str) -> None:
         super().__init__(spec, operand)
@@ -64,6 +65,11 @@ class PowerOfTwoFactorObserver(MinMaxObserver):
                 found = dequantize(quantize(values, own, zero_point, spec.qmin, spec.qmax), own, zero_point)
                 errors[k] += (found - values).square().sum(1).double()
         self.exponent = errors.argmin(0).to(torch.int32)
+
+    @property
+    def summarises(self) -> bool:
+        """Whether the ranges alone will do, for all but the last batch."""
+        return True
 
     def initial_qparams(self) -> QParams:
         """Return the scales ``(C,)`` and the zero point that all share, as often."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fxquant.errors import CalibrationError
 from fxquant.numerics import EPS, GELU_MINIMUM, dequantize_twin, fake_quantize_summed_twin, quantize_twin
+from fxquant.observers.base import Summary
 from fxquant.observers.minmax import MinMaxObserver
 from fxquant.twin import Twin, TwinGELU, TwinSoftmax
 
@@ -85,8 +86,8 @@ class TwinSoftmaxObserver(TwinObserver):
         super().__init__(spec, operand)
         self.register_buffer("errors", torch.zeros(0, dtype=torch.float64))
 
-    def observe(self, rows: Tensor) -> None:
-        """Widen the range, which must be that of probabilities, and add the errors of the batch."""
+    def summarise(self, rows: Tensor) -> Summary:
+        """Return the range of the batch, which must be that of probabilities, and the errors ``(splits,)``."""
         minimum, maximum = self.checked_aminmax(rows)
         if float(minimum.min()) < 0 or float(maximum.max()) > 1 + 1e-3:
             raise CalibrationError(
@@ -94,9 +95,13 @@ class TwinSoftmaxObserver(TwinObserver):
                 f"{float(maximum.max()):g}; quantise this operand by a TensorSpec"
             )
         sample = rows.flatten()[:: max(1, rows.numel() // SAMPLE)]
-        errors = torch.stack([self._error(sample, split) for split in self.splits(rows.device)])
+        return minimum, maximum, torch.stack([self._error(sample, split) for split in self.splits(rows.device)])
+
+    def absorb(self, *summary: Tensor) -> None:
+        """Widen the range and add the errors of a batch."""
+        *ends, errors = summary
         self.errors = errors + self.errors if self.calibrated else errors
-        super().observe(rows)
+        super().absorb(*ends)
 
     def splits(self, device: torch.device) -> Tensor:
         """Return the candidates, ``(splits,)``: 1, 1/2, .. 2^-19, and with power_of_two off what lies halfway between."""

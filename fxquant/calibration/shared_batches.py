@@ -1,0 +1,137 @@
+"""Drive a prepared model over calibration batches of which every rank of a process group has a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Any
+
+from torch import Tensor, fx
+from torch.distributed import broadcast_object_list
+from tqdm.auto import tqdm
+
+from fxquant.calibration.batch import run_batch
+from fxquant.calibration.integer_softmax import RunIntegerSoftmax, has_integer_softmax
+from fxquant.distributed import gather_objects, interleave, rank, together, world_size
+from fxquant.observers.base import Observer
+from fxquant.observers.input_recorder import InputRecorder
+
+
+class SharedBatches:
+    """
+    The statistics that one process would take over all batches, bit for bit where ranks compute alike.
+
+    images: of this rank, on its device. The order of all is the one in which `fxquant.distributed.shard` deals them out: the
+    first of rank 0, of rank 1, ..., the second of rank 0. Ranks run a batch each, and every rank absorbs what all of them
+    said, in order. Two kinds of batches run on every rank: all of them where an observer does not summarise, as those of
+    torch.ao, and the last one where what is kept of it depends on those before (power-of-two factors, integer softmax).
+    """
+
+    def __init__(self, prepared: fx.GraphModule, images: Iterator[Tensor]) -> None:
+        self.prepared, self.images = prepared, images
+        observers = observers_of(prepared)
+        recorders = [m for m in prepared.modules() if isinstance(m, InputRecorder)]
+        self.watchers: list[Observer | InputRecorder] = [*observers, *recorders]
+        self.apart = all(o.summarises for o in observers)
+        self.integer = has_integer_softmax(prepared)
+        self.last_alone = self.integer or any(o.reads_last for o in observers)
+        self.count = 0
+
+    def run(self, bar: tqdm[Any]) -> int:
+        """Run all batches and return how many there were."""
+        images, having = self._fetch()
+        while having:
+            following, next_having = self._fetch()
+            alone = having[-1:] if self.last_alone and not next_having else []
+            apart = having[: len(having) - len(alone)] if self.apart else []
+            if apart:
+                self._run_apart(images, apart)
+            for source in having[len(apart) :]:
+                self._run_everywhere(images, source, last=source in alone)
+            bar.update(len(having))
+            images, having = following, next_having
+        if not self.apart or self.last_alone:
+            adopt_first(self.prepared)
+        return self.count
+
+    def _fetch(self) -> tuple[Tensor | None, list[int]]:
+        """Return the next images of this rank, and the ranks that have some."""
+        held: list[Tensor] = []
+
+        def fetch() -> bool:
+            images = next(self.images, None)
+            if images is not None:
+                held.append(images.clone())  # what makes batches may use the memory again for the next
+            return bool(held)
+
+        having = [source for source, has in enumerate(together(fetch)) if has]
+        return (held[0] if held else None), having
+
+    def _run_apart(self, images: Tensor | None, ranks: Sequence[int]) -> None:
+        """Run the batch of each of `ranks` there and absorb what all of them said."""
+        said = together(lambda: self._summaries(images, ranks.index(rank())) if rank() in ranks else [])
+        for source in ranks:
+            for watcher, summaries in zip(self.watchers, said[source], strict=True):
+                for summary in summaries:
+                    watcher.replay(summary)
+        self.count += len(ranks)
+
+    def _summaries(self, images: Tensor | None, ahead: int) -> list[list[Any]]:
+        """Return what each watcher was told by the batch of this rank, tensors on the CPU."""
+        if images is None:
+            raise RuntimeError("only ranks that have images are asked for them")
+        for watcher in self.watchers:
+            watcher.pending, watcher.ahead = [], ahead
+        try:
+            run_batch(self.prepared, images, self.count + ahead)
+            pending: list[list[Any]] = [watcher.pending or [] for watcher in self.watchers]
+        finally:
+            for watcher in self.watchers:
+                watcher.pending, watcher.ahead = None, 0
+        return [[tuple(_to_cpu(part) for part in summary) for summary in each] for each in pending]
+
+    def _run_everywhere(self, images: Tensor | None, source: int, last: bool) -> None:
+        """Run the batch of rank `source` on all of them."""
+        sent = together(lambda: images.cpu() if images is not None and rank() == source else None)[source]
+        device = self.watchers[0].batches.device
+        if sent is None:
+            raise RuntimeError("only ranks that have images are asked for them")
+        batch = sent.to(device)
+        runner = RunIntegerSoftmax(self.prepared).run if last and self.integer else self.prepared
+        together(lambda: run_batch(runner, batch, self.count))
+        self.count += 1
+
+
+def gather_batches(prepared: fx.GraphModule, images: Iterable[Tensor]) -> list[Tensor]:
+    """Return the images of all ranks, in the order in which they were dealt out, on the device of `prepared`."""
+    if world_size() == 1:
+        return list(images)
+    like = next((t for t in (*prepared.parameters(), *prepared.buffers())), None)
+    batches = interleave(together(lambda: [each.cpu() for each in images]))
+    return batches if like is None else [each.to(like.device) for each in batches]
+
+
+def count_all(batches: Iterable[Any]) -> int | None:
+    """Return how many batches all ranks have, None where that is not known."""
+    counts = gather_objects(len(batches) if isinstance(batches, Sized) else None)
+    known = [n for n in counts if n is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def observers_of(prepared: fx.GraphModule) -> list[Observer]:
+    """Return the observers that batches change."""
+    return [m for m in prepared.modules() if isinstance(m, Observer) and not m.frozen]
+
+
+def adopt_first(prepared: fx.GraphModule) -> None:
+    """Give all observers what they hold on rank 0: what every rank computed may differ in rounding between devices."""
+    modules = [m for o in prepared.modules() if isinstance(o, Observer) for m in o.modules()]
+    held = [[{name: b.cpu() for name, b in m.named_buffers(recurse=False)} for m in modules] if rank() == 0 else None]
+    broadcast_object_list(held, 0)
+    for module, buffers in zip(modules, held[0] or [], strict=True):
+        for name, buffer in buffers.items():
+            own = module._buffers[name]
+            module._buffers[name] = buffer if own is None else buffer.to(own.device)
+
+
+def _to_cpu(part: Any) -> Any:
+    return part.cpu() if isinstance(part, Tensor) else part

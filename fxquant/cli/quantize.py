@@ -1,0 +1,58 @@
+"""``fxquant quantize MODEL --data DIR --out F``: a timm model, calibrated, converted and saved."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import fxquant
+from fxquant.cli.arguments import DTYPES, add_run_options, resolve_device, start_run
+from fxquant.cli.measure import Task, calibrate_model, count_bytes, describe_calibration
+from fxquant.cli.output import print_facts, write_json
+from fxquant.cli.setting import (
+    add_device_options,
+    add_setting_options,
+    describe_setting,
+    resolve_setting,
+    setting_as_json,
+)
+from fxquant.distributed import only_first
+from fxquant.environment import describe_environment
+
+DESCRIPTION = """
+Quantise a timm model with images of an ImageFolder tree and save it; fxquant eval with the same options draws the same images
+and measures the model as well. Several processes share the work under torchrun: torchrun --nproc-per-node N -m fxquant
+quantize ... saves the model that one process would.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser("quantize", help="quantise a timm model and save it", description=DESCRIPTION)
+    parser.set_defaults(run=run, shares=True)
+    add_setting_options(parser)
+    parser.add_argument("--out", dest="save", type=Path, required=True, metavar="F", help="the .safetensors file")
+    add_device_options(parser.add_argument_group("calibration"))
+    add_run_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Calibrate, convert and save the model, and print what of it runs on int8."""
+    start_run(options)
+    device, dtype = resolve_device(options.device), DTYPES[options.dtype]
+    setting = resolve_setting(options, None, classes=False)
+    print_facts(describe_setting(options, setting))
+    model = setting.source.model.to(device=device, dtype=dtype)
+    task = Task(model, setting.calibration, (), device, dtype, options.seed)
+    prepared, seconds = calibrate_model(task, setting.config, options.memory)
+    print(f"\n{describe_calibration(prepared, setting.calibration.count, seconds)}")
+    gm = fxquant.convert(prepared, options.target, options.strict)
+    report = fxquant.report(gm)
+    print(str(report).partition("\n")[0])  # without the table
+    only_first(fxquant.save, gm, options.save)
+    print(f"saved {options.save}, {count_bytes(gm) / 1e6:.2f} MB")
+    if options.json:
+        facts = {"command": "quantize", **setting_as_json(options, setting), "calibration_seconds": seconds}
+        facts |= {"size_bytes": count_bytes(gm), "int8_coverage": report.coverage}
+        only_first(write_json, options.json, facts | {"environment": describe_environment()})

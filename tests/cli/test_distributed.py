@@ -1,0 +1,73 @@
+"""`fxquant eval` and `fxquant quantize` under torchrun say once what one process says, and fail in every process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fxquant.cli.main import main
+from tests.cli.conftest import MODEL
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--img-size=32", "--num-classes=3", "--calib=9", "--batch-size=4", "--workers=0", "--threads=1"]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Take back what ``--threads 1`` sets: equal numbers need equally many threads, as the order of sums depends on them."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command in two processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "fxquant", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment, timeout=300)
+
+
+def test_eval_equals_that_of_one_process_and_prints_once(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    def options(name: str) -> list[object]:
+        written = ["--json", tmp_path / f"{name}.json", "--save", tmp_path / f"{name}.safetensors"]
+        return ["eval", MODEL, "--data", folder, *SMALL, "--checkpoint", checkpoint, *written]
+
+    assert main(list(map(str, options("one")))) == 0
+    done = torchrun(*options("two"))
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert two["results"] == one["results"]
+    assert two["data"] == one["data"]
+    assert two["processes"] == 2
+    assert "processes" not in one
+    assert done.stdout.count("float model: top-1") == done.stdout.count("saved ") == 1
+    assert " on 2 processes: the batches are shared out" in done.stdout
+    tensors, wanted = (load_file(tmp_path / f"{name}.safetensors") for name in ("two", "one"))
+    assert tensors.keys() == wanted.keys()
+    assert all(torch.equal(tensors[name], wanted[name]) for name in tensors)
+
+
+def test_an_error_of_one_process_is_told_once_and_ends_all(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    for image in (broken / "train").glob("*/*.png"):
+        if image.parent.name == "dog":
+            image.write_bytes(image.read_bytes()[:200])
+    out = tmp_path / "out.safetensors"
+    # Classes take turns, and batches of one image take turns between the processes: they do not fail at the same time.
+    options = ["--checkpoint", checkpoint, "--calib-batch-size", 1, "--out", out]
+    done = torchrun("quantize", MODEL, "--data", broken, *SMALL, *options)
+    assert done.returncode != 0
+    assert done.stderr.count("fxquant: error: cannot read the image") == 1
+    assert "exitcode  : 2" in done.stderr
+    assert not out.exists()

@@ -1,0 +1,56 @@
+"""`fxquant quantize` saves the model that `fxquant eval` measures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import fxquant
+from fxquant.cli.main import main
+from tests.cli.conftest import MODEL
+
+SMALL = ["--img-size", "32", "--num-classes", "3", "--calib", "9", "--batch-size", "8", "--workers", "0"]
+
+
+def run_quantize(folder: Path, *arguments: object) -> int:
+    return main(["quantize", MODEL, "--data", str(folder), *SMALL, *map(str, arguments)])
+
+
+def test_the_model_is_that_of_eval(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, saved, written = tmp_path / "out.safetensors", tmp_path / "saved.safetensors", tmp_path / "out.json"
+    common = ["--checkpoint", str(checkpoint), "--recipe", "minmax", "--seed", "2"]
+    assert run_quantize(folder, *common, "--out", out, "--json", written) == 0
+    printed = capsys.readouterr().out
+    assert main(["eval", MODEL, "--data", str(folder), *SMALL, *common, "--limit", "1", "--save", str(saved)]) == 0
+    found, wanted = load_file(out), load_file(saved)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in found)
+
+    report = fxquant.report(fxquant.load(out))
+    assert str(report).splitlines()[0] in printed
+    assert f"calibrate  9 of 30 images in {folder}/train, seed 2" in printed
+    assert f"saved {out}, " in printed
+    data = json.loads(written.read_text())
+    assert data["command"] == "quantize"
+    assert data["int8_coverage"] == report.coverage
+    assert len(data["data"]["calibration"]["files"]) == 9
+    assert "shares" not in data["arguments"]
+
+
+def test_what_cannot_be_written_is_refused_first(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_quantize(folder, "--out", tmp_path / "none" / "out.safetensors") == 2
+    assert "its folder does not exist" in capsys.readouterr().err
+
+
+def test_classes_of_the_folder_do_not_matter(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    assert run_quantize(folder, "--num-classes", 5, "--out", out) == 0
+    assert fxquant.load(out)(torch.randn(1, 3, 32, 32)).shape == (1, 5)
