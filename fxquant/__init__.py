@@ -1,7 +1,7 @@
 """fxquant: Vision Transformers on int8, as a compiler that people can read."""
 
 from fxquant import models
-from fxquant.api import calibrate, compile, convert, prepare, quantize, trace
+from fxquant.api import calibrate, compile, convert, prepare, prepare_qat, quantize, trace
 from fxquant.checkpoint import load, save
 from fxquant.config import LayerSpec, QuantConfig
 from fxquant.errors import (
@@ -15,7 +15,17 @@ from fxquant.errors import (
 )
 from fxquant.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
 from fxquant.log2 import Log2, LogIntSoftmax
-from fxquant.observers import EMA, OMSE, MinMax, Percentile, PowerOfTwoFactor
+from fxquant.observers import (
+    EMA,
+    OMSE,
+    BinaryWeightStep,
+    GradientScale,
+    LearnedStep,
+    LearnedWeightStep,
+    MinMax,
+    Percentile,
+    PowerOfTwoFactor,
+)
 from fxquant.operands import IntegerNorm, Role, TensorSpec
 from fxquant.placement import Placement, Value
 from fxquant.recipes import recipe, recipes
@@ -29,15 +39,19 @@ __version__ = "0.1.0"
 __all__ = [
     "EMA",
     "OMSE",
+    "BinaryWeightStep",
     "CalibrationError",
     "CheckpointError",
     "ConfigError",
     "FxquantError",
     "Gradient",
+    "GradientScale",
     "InputError",
     "Inputs",
     "IntegerNorm",
     "LayerSpec",
+    "LearnedStep",
+    "LearnedWeightStep",
     "Log2",
     "LogIntSoftmax",
     "Metric",
@@ -68,6 +82,7 @@ __all__ = [
     "load",
     "models",
     "prepare",
+    "prepare_qat",
     "quantize",
     "recipe",
     "recipes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -11,10 +12,13 @@ from torch import Tensor, fx, nn
 
 from fxquant import pipeline, tracing
 from fxquant.attributes import own_tensors
-from fxquant.calibration.run import Batch, collect_batches, images_of, run_batches
+from fxquant.calibration.batch import Batch
+from fxquant.calibration.run import collect_batches, run_batches, take_first
 from fxquant.calibration.searches import has_searches, run_searches
 from fxquant.compiling import compile_graph
 from fxquant.config import QuantConfig
+from fxquant.distributed import refuse_different
+from fxquant.trainable import is_trained, refuse_untrainable
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError
 from fxquant.meta import record_of
 from fxquant.observers.base import Observer
@@ -77,6 +81,36 @@ def prepare(
     return pipeline.run(gm, pipeline.prepare_passes(config), Stage.PREPARED)
 
 
+def prepare_qat(
+    gm_or_module: nn.Module,
+    config: QuantConfig | None = None,
+    example_inputs: Tensor | Sequence[Any] | None = None,
+    drop_path: float = 0.0,
+) -> fx.GraphModule:
+    """
+    Return a copy of the model to be trained with quantised operands, in training mode.
+
+    gm_or_module, example_inputs: as for `prepare`. config: None is ``recipe("vvtq", 4, 4)``. drop_path: the rate at which the last
+    branch of the residual stream is dropped; earlier ones are dropped less. The parameters of the result are those of the
+    model, and the steps, offsets and bit widths that are learned; the first batch it runs on sets the steps of the
+    activations. Train it as any module, then `convert` it.
+
+    Raises `ConfigError` for a config in which any operand has no learned step, and for a rate outside [0, 1).
+    """
+    config = make_recipe("vvtq", 4, 4) if config is None else _as_config(config)
+    if not 0 <= drop_path < 1:
+        raise ConfigError(f"drop_path must lie in [0, 1), got {drop_path!r}")
+    refuse_untrainable(config)
+    if not isinstance(gm_or_module, fx.GraphModule) or stage_of(gm_or_module) is None:
+        gm = copy.deepcopy(trace(gm_or_module, example_inputs))
+    else:
+        _expect(gm_or_module, Stage.FLOAT, "prepare_qat", "a graph from fxquant.trace, or a module")
+        gm = copy.deepcopy(gm_or_module)
+        if example_inputs is not None:
+            propagate_shapes(gm, tracing.tensor_arguments(example_inputs))
+    return pipeline.run(gm, pipeline.qat_passes(config, drop_path), Stage.PREPARED).train()
+
+
 def calibrate(
     prepared: fx.GraphModule,
     batches: Iterable[Batch],
@@ -93,10 +127,16 @@ def calibrate(
     and the images; what is more goes to temporary files. seed fixes its random choices. Interrupted, a search leaves
     `prepared` as it was.
 
+    In a process group of ``torch.distributed`` every rank calls this, with its own share of the batches: every
+    ``world_size``-th from its rank on. The result is the same on all of them, and that of one process over all batches in
+    order. Ranks share out the batches where statistics are taken, the products where searches read the float model, and the
+    candidates of each search where they read quantised products; all else of a search runs on every rank.
+
     Raises `CalibrationError` where there is no batch, or one that is empty, not finite, constant or of another shape; it
-    names the node and the batch.
+    names the node and the batch. Of several ranks all raise what the first one did.
     """
     _expect(prepared, Stage.PREPARED, "calibrate", "a graph from fxquant.prepare")
+    refuse_different(prepared)
     if has_searches(prepared):
         run_searches(prepared, collect_batches(prepared, batches), progress, memory, seed)
     else:
@@ -120,7 +160,9 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
     inputs = _recorded_inputs(prepared)
     # Most weights end as int8: the copy shares them with the prepared model until it is known which stay.
     shared = (*prepared.parameters(), *prepared.buffers())
-    gm = copy.deepcopy(prepared, {id(t): t for t in shared})
+    gm = copy.deepcopy(prepared, {id(t): t for t in shared}).eval()
+    if is_trained(gm):
+        gm = pipeline.run(gm, pipeline.END_TRAINING, Stage.PREPARED)
     propagate_shapes(gm, inputs)
     gm = pipeline.run(gm, pipeline.CONVERT, Stage.QUANTISED)
     if target == "int8":
@@ -152,17 +194,16 @@ def quantize(
     """
     config = make_recipe(recipe, w_bits, a_bits, **options)
     iterator = iter(batches)
-    first = next(iterator, None)
-    if first is None:
+    taken, example = take_first(iterator)
+    if example is None:
         raise CalibrationError("expected at least one calibration batch, found none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parameter = next(model.parameters(), None)
-        example = images_of(first, 0)
         if parameter is not None:
             example = example.to(device=parameter.device, dtype=parameter.dtype)
         prepared = prepare(model, config, example)
-        calibrate(prepared, _chain(first, iterator), seed=seed)
+        calibrate(prepared, itertools.chain(taken, iterator), seed=seed)
         return convert(prepared, target)
 
 
@@ -183,11 +224,6 @@ def compile(
     """
     inputs = None if example_inputs is None else tracing.tensor_arguments(example_inputs)
     return compile_graph(gm, backend, inputs)
-
-
-def _chain(first: Batch, rest: Iterable[Batch]) -> Iterable[Batch]:
-    yield first
-    yield from rest
 
 
 def _as_config(config: Any) -> QuantConfig:

@@ -179,6 +179,9 @@ class QuantConfig:
     `patch_embed` and `head`. The products of attention come on where an override names them: by operator type, or by the
     module that computes them and not one around it (``blocks.0.attn`` or ``.*attn``; not ``blocks.0`` or ``blocks.*``).
 
+    trunk: the spec of the first and last layers, and of all others that every path from the image to the logits passes, such as
+    where patches are merged; None: they have the global one. An override beats it.
+
     float_dtype: what is not int8, the residual stream, norms and attention, is computed in it; None: in the model's own dtype.
 
     placement: quantise these values, whatever reads them, in place of the activations that products read; specs of activations
@@ -193,12 +196,15 @@ class QuantConfig:
     overrides: tuple[Override, ...] = ()
     float_dtype: torch.dtype | None = None
     placement: Placement | None = None
+    trunk: LayerSpec | None = None
 
     def __post_init__(self) -> None:
         if self.float_dtype not in (None, *FLOAT_DTYPES):
             raise ConfigError(f"QuantConfig.float_dtype must be a float dtype or None, got {self.float_dtype!r}")
         if self.layer is not None and not isinstance(self.layer, LayerSpec):
             raise ConfigError(f"QuantConfig.layer must be a LayerSpec or None, got {self.layer!r}")
+        if self.trunk is not None and not isinstance(self.trunk, LayerSpec):
+            raise ConfigError(f"QuantConfig.trunk must be a LayerSpec or None, got {self.trunk!r}")
         for name in ("patch_embed", "head", "attention"):
             check_bool(f"QuantConfig.{name}", getattr(self, name))
         if self.placement is not None:
@@ -211,7 +217,7 @@ class QuantConfig:
             raise ConfigError(
                 f"a placement rounds float32 values, which float_dtype={self.float_dtype} are not: leave it out"
             )
-        for layer in (self.layer, *(o.spec for o in self.overrides)):
+        for layer in (self.layer, self.trunk, *(o.spec for o in self.overrides)):
             for name in ("search", "noise"):
                 if layer is not None and getattr(layer, name) is not None:
                     raise ConfigError(

@@ -151,6 +151,34 @@ def _reaches(node: fx.Node, value: object) -> bool:
     return False
 
 
+def on_trunk(node: fx.Node) -> bool:
+    """Say whether every path from the model's inputs to its output passes `node`, as it does no block with a skip beside it."""
+    stack, seen = [n for n in node.graph.nodes if n.op == "placeholder"], set[fx.Node]()
+    while stack:
+        current = stack.pop()
+        if current.op == "output":
+            return False
+        if current not in seen and current is not node and not _is_size(current):
+            seen.add(current)
+            stack.extend(current.users)
+    return True
+
+
+def ancestors(node: fx.Node) -> set[fx.Node]:
+    """Return `node` and everything it is computed from, other than by sizes."""
+    stack, seen = [node], set[fx.Node]()
+    while stack:
+        current = stack.pop()
+        if current not in seen and not _is_size(current):
+            seen.add(current)
+            stack.extend(current.all_input_nodes)
+    return seen
+
+
+def _is_size(node: fx.Node) -> bool:
+    return node.target in ("size", "dim") or (node.target is getattr and node.args[1] in ("shape", "ndim"))
+
+
 def reads_input(value: object) -> bool:
     """Say whether `value` is computed from a placeholder without any matrix product on the way."""
     stack, seen = [value], set[object]()

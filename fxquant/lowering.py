@@ -142,6 +142,9 @@ def _weight_obstacle(node: fx.Node) -> str | None:
     value = node.meta.get("val")
     if node.target is F.conv2d and value is not None and value.dim() != 4:
         return "simulated: a convolution of one image without a batch axis"
+    groups = node.args[6] if node.target is F.conv2d and len(node.args) > 6 else 1
+    if groups != 1:
+        return f"simulated: a convolution in {groups} groups is not one matrix product"
     bias = node.args[2] if len(node.args) > 2 else None
     if bias is not None and (not isinstance(bias, fx.Node) or bias.op != "get_attr"):
         return "simulated: the bias is computed at run time"

@@ -73,6 +73,11 @@ def set_record(node: fx.Node, record: Record) -> None:
     node.meta[_KEY] = record
 
 
+def clear_record(node: fx.Node) -> None:
+    """Say of a new node that it is no product, whatever it replaces."""
+    node.meta[_KEY] = None
+
+
 def module_path(node: fx.Node) -> str:
     """Return the path of the module whose forward made `node`, such as ``blocks.0.attn.qkv`` ('' for the root)."""
     stack = node.meta.get("nn_module_stack")

@@ -16,6 +16,7 @@ from torch import fx
 from fxquant.attributes import prune
 from fxquant.config import QuantConfig
 from fxquant.errors import FxquantError, PassError, UnsupportedGraphError
+from fxquant.passes.add_drop_path import AddDropPath
 from fxquant.passes.add_noise import add_noise
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.canonicalize import canonicalize
@@ -23,6 +24,7 @@ from fxquant.passes.cast_floats import CastFloats
 from fxquant.passes.correct_bias import correct_bias
 from fxquant.passes.decompose_attention import decompose_attention
 from fxquant.passes.dequantize_late import dequantize_late
+from fxquant.passes.end_training import end_training
 from fxquant.passes.expand_einsum import expand_einsum
 from fxquant.passes.fold_constants import fold_constants
 from fxquant.passes.fold_noise import fold_noise
@@ -42,6 +44,8 @@ from fxquant.passes.observe_values import ObserveValues
 from fxquant.passes.quantize_early import quantize_early
 from fxquant.passes.quantize_operands import quantize_operands
 from fxquant.passes.restore_float import RestoreFloat
+from fxquant.passes.scale_scores import scale_scores
+from fxquant.passes.train_batch_norms import train_batch_norms
 from fxquant.passes.use_cpu_kernels import use_cpu_kernels
 from fxquant.passes.use_onednn import UseOnednn
 from fxquant.rewrite import Pass
@@ -68,6 +72,24 @@ def prepare_passes(config: QuantConfig) -> tuple[Pass, ...]:
         insert_observers,
     )
 
+
+def qat_passes(config: QuantConfig, drop_path: float) -> tuple[Pass, ...]:
+    """Return the passes of `fxquant.prepare_qat`: parameters stay parameters, so nothing is folded."""
+    return (
+        Annotate(config),
+        decompose_attention,
+        scale_scores,  # before insert_observers, after annotate: of quantised products alone
+        insert_observers,
+        train_batch_norms,
+        AddDropPath(drop_path),  # after decompose_attention: it tells branches by the products in them
+    )
+
+
+# Of a graph that was trained, before CONVERT.
+END_TRAINING: tuple[Pass, ...] = (
+    end_training,
+    fold_constants,
+)
 
 CONVERT: tuple[Pass, ...] = (
     correct_bias,  # first: a denoised bias is no tensor of the model any more

@@ -1,4 +1,4 @@
-"""Placements of quantisers in published systems: which values FQ-ViT, PTQ-for-iTPN and PSAQ-ViT round."""
+"""Placements of quantisers in published systems: which values FQ-ViT, PTQ-for-iTPN, PSAQ-ViT and VVTQ round."""
 
 from __future__ import annotations
 
@@ -8,9 +8,20 @@ from typing import Any
 
 from fxquant.config import LayerSpec, QuantConfig
 from fxquant.errors import ConfigError
-from fxquant.granularity import PerChannel, PerHead, PerTensor
+from fxquant.granularity import PerChannel, PerHead, PerProjection, PerTensor
 from fxquant.log2 import Log2, LogIntSoftmax
-from fxquant.observers import EMA, OMSE, MinMax, ObserverOptions, Percentile, PowerOfTwoFactor
+from fxquant.observers import (
+    EMA,
+    OMSE,
+    BinaryWeightStep,
+    GradientScale,
+    LearnedStep,
+    LearnedWeightStep,
+    MinMax,
+    ObserverOptions,
+    Percentile,
+    PowerOfTwoFactor,
+)
 from fxquant.operands import IntegerNorm, OperandSpec, TensorSpec
 from fxquant.placement import Placement
 
@@ -107,6 +118,53 @@ def psaq(w_bits: int, a_bits: int, *, observer: str = "minmax", image: bool = Tr
     names += ("biased_scores", "context", "residual", "gelu", "pooled", "logits", *(("image",) if image else ()))
     placement = Placement(**dict.fromkeys(names, activation))
     return QuantConfig(LayerSpec(_weight(w_bits)), attention=True, placement=placement)
+
+
+def vvtq(
+    w_bits: int,
+    a_bits: int,
+    *,
+    offset: bool = False,
+    real_offset: bool = False,
+    learned_bits: bool = False,
+    trunk_bits: int = 8,
+    gradient_scale: GradientScale | str = GradientScale.VARIATION,
+    train: bool = True,
+) -> QuantConfig:
+    """
+    Return VVTQ's config, to be trained: learned steps, one for each weight, for each of query, key and value, and for each input.
+
+    The first and last layers, and those between stages, have `trunk_bits`. What GELU gives has an offset; offset: inputs,
+    queries, keys and values have one too. learned_bits: bit widths are trained. train: False keeps the initial steps.
+    gradient_scale: "variation" or "lsq" (`GradientScale`). real_offset: see `LearnedStep`. Weights of 1 bit are signs times one
+    size for all.
+    """
+    try:
+        options: dict[str, Any] = {"gradient_scale": GradientScale(gradient_scale)}
+    except ValueError:
+        known = ", ".join(repr(member.value) for member in GradientScale)
+        raise ConfigError(f"option gradient_scale must be one of {known}, got {gradient_scale!r}") from None
+    options |= {"learned_bits": learned_bits, "train": train}
+    step, weight_step = LearnedStep(real_offset=real_offset, **options), LearnedWeightStep(**options)
+
+    def layer(w_bits: int, a_bits: int, offset: bool) -> LayerSpec:
+        if w_bits == 1:
+            weight = _binary_weight()
+        else:
+            weight = TensorSpec(w_bits, True, True, PerProjection(), weight_step)
+        return LayerSpec(
+            weight=weight,
+            activation=TensorSpec(a_bits, signed=True, symmetric=not offset, observer=step),
+            gelu=TensorSpec(a_bits, signed=False, symmetric=False, observer=step),
+            softmax=TensorSpec(a_bits, signed=False, symmetric=True, observer=step),
+        )
+
+    config = QuantConfig(layer(w_bits, a_bits, offset), attention=True, trunk=layer(trunk_bits, trunk_bits, offset))
+    return config.set_object_type("conv2d", layer(trunk_bits, trunk_bits, offset=False))
+
+
+def _binary_weight() -> TensorSpec:
+    return TensorSpec(2, True, True, PerProjection(), BinaryWeightStep(), narrow=True)
 
 
 def _observer(name: str, options: dict[str, Any]) -> ObserverOptions:

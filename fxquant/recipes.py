@@ -15,7 +15,7 @@ from fxquant.errors import ConfigError
 from fxquant.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor
 from fxquant.observers import EMA, OMSE, MinMax, ObserverOptions, Percentile
 from fxquant.operands import TensorSpec
-from fxquant.presets import fqvit, itpn, psaq
+from fxquant.presets import fqvit, itpn, psaq, vvtq
 from fxquant.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
 from fxquant.twin import TwinGELU, TwinSoftmax
 
@@ -239,4 +239,5 @@ RECIPES: dict[str, Callable[..., QuantConfig]] = {
     "fqvit": fqvit,
     "itpn": itpn,
     "psaq": psaq,
+    "vvtq": vvtq,
 }

@@ -176,7 +176,7 @@ def _product(node: fx.Node, stage: Stage | None, backend: str) -> ProductReport:
         product=record.product.value if record else str(getattr(node.target, "__name__", node.target)),
         operands=_int8_operands(node, record) if int8 else _operands(node, record),
         output_shape=_shape(node),
-        macs=_macs(node),
+        macs=multiply_accumulates(node),
         int8=int8,
         requested=record.requested if record else False,
         reason=None if int8 else _reason(node, record, stage),
@@ -240,7 +240,8 @@ def _scale(node: Any) -> float | None:
     return max((float(tensor_of(node.args[p]).abs().max()) for p in positions), default=None)
 
 
-def _macs(node: fx.Node) -> int | None:
+def multiply_accumulates(node: fx.Node) -> int | None:
+    """Return the multiply-accumulates of a product for the batch that its shapes are of, None where these are unknown."""
     out, left, right = _shape(node), _shape(node.args[0]), _shape(node.args[1])
     if out is None or left is None or right is None:
         return None

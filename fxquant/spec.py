@@ -33,6 +33,7 @@ from fxquant.ops import (
 )
 from fxquant.passes.canonicalize import Spelling, respelling
 from fxquant.passes.functionalize import mutates
+from fxquant.train_modules import TRAIN_MODULES
 
 
 class Stage(Enum):
@@ -136,7 +137,8 @@ def _unfinished(node: fx.Node, stage: Stage) -> str | None:
 def _module_problem(module: object, observed: bool) -> str | None:
     if not observed:
         return "modules are inlined at this stage"
-    return None if isinstance(module, Observer | InputRecorder) else "only observers may be called"
+    known = (Observer, InputRecorder, *TRAIN_MODULES)
+    return None if isinstance(module, known) else "only observers, and what trains a model, may be called"
 
 
 def _arguments(spelling: Spelling) -> str:

@@ -15,6 +15,7 @@ from fxquant.attributes import stride_and_padding, weight_of
 from fxquant.config import LayerSpec, QuantConfig, Scope
 from fxquant.granularity import PerProjection, PerTensor, RowGroups
 from fxquant.meta import Operand, Product, Record, module_path, record_of, set_record
+from fxquant.observers.learned_step import LearnedStep
 from fxquant.operands import Role, TensorSpec
 from fxquant.overrides import refuse_unmatched
 from fxquant.rewrite import edit
@@ -60,7 +61,7 @@ class Annotate:
         product, module = product_of(node), module_path(node)
         label = _unique_label(product, module or node.name, labels)
         override = self.config.override_for(_OPERATORS[node.target], module)
-        layer = override.spec if override else self.config.layer
+        layer = override.spec if override else self._layer_of(node, product)
         layer = layer or LayerSpec(None, None)
         if self.config.placement is not None and layer.weight is not None:
             layer = replace(layer, activation=layer.activation or TensorSpec())  # until it is known what was placed
@@ -73,8 +74,15 @@ class Annotate:
             refusal = _switched_off(self.config, product, _OPERATORS[node.target], module)
         if refusal is not None:
             return replace(record, requested=False).left_float(refusal)
-        obstacle = _obstacle(node, product)
+        obstacle = _obstacle(node, product, operands)
         return record.left_float(obstacle) if obstacle else record
+
+
+    def _layer_of(self, node: fx.Node, product: Product) -> LayerSpec | None:
+        """Return the spec of a product without an override."""
+        ends = (Product.PATCH_EMBED, Product.HEAD)
+        trunk = self.config.trunk is not None and product not in _ATTENTION
+        return self.config.trunk if trunk and (product in ends or dataflow.on_trunk(node)) else self.config.layer
 
 
 def product_of(node: fx.Node) -> Product:
@@ -162,7 +170,7 @@ def _switched_off(config: QuantConfig, product: Product, operator: str, module: 
     return None
 
 
-def _obstacle(node: fx.Node, product: Product) -> str | None:
+def _obstacle(node: fx.Node, product: Product, operands: tuple[Operand, ...]) -> str | None:
     """Return why a product cannot be quantised even though the config asks for it."""
     if product in _ATTENTION:
         parameter = product is Product.MATMUL and any(dataflow.is_parameter(a) for a in node.args)
@@ -170,14 +178,16 @@ def _obstacle(node: fx.Node, product: Product) -> str | None:
     weight = node.args[1]
     if not isinstance(weight, fx.Node) or weight.op != "get_attr":
         return "the weight is computed at run time"
-    return _convolution_obstacle(node) if node.target is F.conv2d else None
+    # A learned step is trained for the convolution that stays.
+    learned = isinstance(operands[1].spec, TensorSpec) and isinstance(operands[1].spec.observer, LearnedStep)
+    return _convolution_obstacle(node, learned) if node.target is F.conv2d else None
 
 
-def _convolution_obstacle(node: fx.Node) -> str | None:
+def _convolution_obstacle(node: fx.Node, learned: bool) -> str | None:
     given: tuple[Any, ...] = node.args[4:]  # after the stride
     defaults: tuple[Any, ...] = (0, 1, 1)
     padding, dilation, groups = (*given, *defaults[len(given) :])
-    if groups != 1:
+    if groups != 1 and not learned:
         return f"grouped convolution ({groups} groups): not one matrix product"
     if dilation not in (1, (1, 1), [1, 1]):
         return "dilated convolution: no int8 form"

@@ -8,10 +8,12 @@ from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant import dataflow
-from fxquant.attributes import tensor_of
+from fxquant.attributes import tensor_of, weight_of
 from fxquant.meta import Operand, Record, record_of
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
+from fxquant.observers.learned_step import LearnedStep
+from fxquant.operands import Role, TensorSpec
 from fxquant.rewrite import blame, edit, inherit_meta
 
 
@@ -23,7 +25,7 @@ def insert_observers(gm: fx.GraphModule) -> PassResult:
     Becomes: y = linear(observers.fc_input(x), observers.fc_weight(w), b)
 
     Operands that are one value quantised one way share an observer; those of a value that was observed before need none.
-    Weights are observed here, once.
+    Weights are observed here, once. A module that runs twice with one set of weights has one set of learned steps.
     """
     return edit(gm, _insert)
 
@@ -77,6 +79,7 @@ class _Inserter(ObserverHome):
     def __init__(self, gm: fx.GraphModule) -> None:
         super().__init__(gm)
         self.shared: dict[Hashable, fx.Node] = {}
+        self.learned: dict[Hashable, fx.Node] = {}
 
     def observe(self, node: fx.Node, position: int, operand: Operand, record: Record | None) -> None:
         """Let the operand at `position` of `node` pass through an observer."""
@@ -88,14 +91,38 @@ class _Inserter(ObserverHome):
         # What is searched for a weight goes with what this product reads.
         key = (source.target, *how, node if record and record.search else None) if constant else (source, *how)
         if key not in self.shared:
-            observer = operand.spec.build(operand.name)
-            if constant:
-                observer(tensor_of(source))
-                observer.frozen = True
-            self.shared[key] = self.call(operand.name.replace(".", "_"), observer, source)
+            self.shared[key] = self._call_again(node, position, operand, record, source) or self._call_new(operand, source)
+        if isinstance(operand.spec, TensorSpec) and isinstance(operand.spec.observer, LearnedStep) and record:
+            self.learned[_site(node, position, operand, record)] = self.shared[key]
         node.update_arg(position, self.shared[key])
+
+    def _call_new(self, operand: Operand, source: fx.Node) -> fx.Node:
+        observer = operand.spec.build(operand.name)  # type: ignore[union-attr]
+        if source.op == "get_attr":
+            observer(tensor_of(source))
+            observer.frozen = True
+        return self.call(operand.name.replace(".", "_"), observer, source)
+
+    def _call_again(
+        self, node: fx.Node, position: int, operand: Operand, record: Record | None, source: fx.Node
+    ) -> fx.Node | None:
+        """Call the learned step that the same module had where it ran before, None where there is none."""
+        before = self.learned.get(_site(node, position, operand, record)) if record and record.module else None
+        if before is None or source.op == "get_attr":
+            return None
+        with self.graph.inserting_after(source):
+            call = self.graph.call_module(str(before.target), (source,))
+        inherit_meta(call, source)
+        call.meta.pop("fxquant", None)
+        return call
 
     def record_input(self, node: fx.Node, images: bool) -> None:
         """Let an input of the model pass through a recorder."""
         recorded = self.call(f"input_{node.target}", InputRecorder(str(node.target), images), node)
         node.replace_all_uses_with(recorded, delete_user_cb=lambda user: user is not recorded)
+
+
+def _site(node: fx.Node, position: int, operand: Operand, record: Record) -> Hashable:
+    """Return what two runs of one operand of one module have in common."""
+    weight = weight_of(node) if record.operands[-1].role is Role.WEIGHT else None
+    return (record.module, record.product, position, operand.spec, id(weight))

@@ -16,6 +16,7 @@ from fxquant.checkpoint.names import check_identifier, check_path
 from fxquant.checkpoint.scalars import Json, field
 from fxquant.errors import CheckpointError
 from fxquant.spec import Stage, verify
+from fxquant.train_modules import BatchNorm
 from fxquant.tracing import CodeTracer
 
 
@@ -33,13 +34,13 @@ def decode(contents: Json, values: dict[str, Tensor]) -> fx.GraphModule:
     graph = decode_graph(contents)
     gm = fx.GraphModule(nn.Module(), fx.Graph(), check_identifier(contents.get("class"), "class"))
     filled = tensors.fill(gm, field(contents, "slots", list), values)
-    called: set[str] = set()
+    called: dict[str, nn.Module] = {}
     for data in field(contents, "modules", list):
         path = check_path(field(data, "path", str), "module")
         if path in called:
             raise CheckpointError(f"module {path!r} appears twice")
-        _put_module(gm, path, modules.decode(data))
-        called.add(path)
+        called[path] = modules.decode(data)
+        _put_module(gm, path, called[path])
     _check_targets(graph, filled, called)
     gm.train(field(contents, "training", bool))
     gm.graph = graph
@@ -112,7 +113,8 @@ def _refusal(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | No
     if op == "get_attr":
         return None if not args else "get_attr takes no arguments"
     if op == "call_module":
-        return None if len(args) == 1 and isinstance(args[0], fx.Node) else "observers take one value"
+        nodes = len(args) in (1, 5) and all(isinstance(a, fx.Node) or (i > 2 and a is None) for i, a in enumerate(args))
+        return None if nodes else "observers take one value, batch norms five"
     if op == "output":
         return None if len(args) == 1 else "the output is one value"
     return f"unknown kind of node {op!r:.100}"
@@ -140,9 +142,11 @@ def _put_module(gm: fx.GraphModule, path: str, module: nn.Module) -> None:
     tensors.owner_of(gm, parent)._modules[leaf] = module
 
 
-def _check_targets(graph: fx.Graph, filled: set[str], called: set[str]) -> None:
+def _check_targets(graph: fx.Graph, filled: set[str], called: dict[str, nn.Module]) -> None:
     for node in graph.nodes:
         if node.op == "get_attr" and node.target not in filled:
             raise CheckpointError(f"node {node.name!r} reads {node.target!r}, which is no tensor of the file")
         if node.op == "call_module" and node.target not in called:
             raise CheckpointError(f"node {node.name!r} calls {node.target!r}, which is no observer of the file")
+        if node.op == "call_module" and (len(node.args) == 5) != isinstance(called[str(node.target)], BatchNorm):
+            raise CheckpointError(f"node {node.name!r} does not call {node.target!r} as what it is")

@@ -1,9 +1,10 @@
-"""The observers of a prepared graph as JSON and back; their statistics are tensors like any others."""
+"""The modules of a prepared graph as JSON and back; their statistics are tensors like any others."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from timm.layers import DropPath
 from torch import Tensor, fx, nn
 
 from fxquant.checkpoint import scalars, typed
@@ -13,6 +14,7 @@ from fxquant.errors import CheckpointError
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.operands import OperandSpec
+from fxquant.train_modules import BatchNorm
 
 # What an observer holds besides its statistics and what it was built with.
 _STATE = {"frozen", "dtype"}
@@ -31,7 +33,7 @@ def called_modules(gm: fx.GraphModule) -> dict[str, nn.Module]:
 
 
 def encode(path: str, module: nn.Module) -> Json:
-    """Return the JSON form of the observer at `path`; raise `CheckpointError` for a module that cannot be rebuilt from it."""
+    """Return the JSON form of the module at `path`; raise `CheckpointError` for a module that cannot be rebuilt from it."""
     try:
         data = {"path": path, **_encode(module)}
         fresh = decode(data)
@@ -47,9 +49,16 @@ def encode(path: str, module: nn.Module) -> Json:
 
 
 def decode(data: Json) -> nn.Module:
-    """Return the observer that `data` describes, without statistics."""
-    operand = check_text(field(data, "operand", str), "operand")
+    """Return the module that `data` describes, without statistics."""
     kind = field(data, "type", str)
+    if kind == "batch_norm":
+        return BatchNorm(field(data, "momentum", float), field(data, "eps", float)).eval()
+    if kind == "drop_path":
+        rate = field(data, "rate", float)
+        if not 0 <= rate < 1:
+            raise CheckpointError(f"expected a rate in [0, 1), found {rate}")
+        return DropPath(rate).eval()
+    operand = check_text(field(data, "operand", str), "operand")
     if kind == "input":
         recorder = InputRecorder(operand, field(data, "images", bool))
         if data.get("dtype") is not None:
@@ -83,6 +92,10 @@ def _encode(module: nn.Module) -> dict[str, Json]:
     if type(module) is InputRecorder:
         dtype = None if module.dtype is None else scalars.dtype_name(module.dtype)
         return {"type": "input", "operand": module.operand, "images": module.images, "dtype": dtype}
+    if type(module) is BatchNorm:
+        return {"type": "batch_norm", "momentum": float(module.momentum), "eps": float(module.eps)}
+    if type(module) is DropPath:
+        return {"type": "drop_path", "rate": float(module.drop_prob)}
     if not isinstance(module, Observer):
         raise CheckpointError(f"a {type(module).__name__} cannot be stored")
     spec = typed.encode(module.spec)

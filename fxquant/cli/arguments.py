@@ -12,6 +12,7 @@ import torch
 
 import fxquant
 from fxquant.config import QuantConfig
+from fxquant.distributed import own_device
 from fxquant.errors import ConfigError, InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -95,8 +96,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--img-size", type=positive, metavar="N", help="image height and width (the model's own)")
 
 
-def add_recipe_options(group: argparse._ArgumentGroup) -> None:
-    """Add the recipe, its options, bits and memory; `resolve_recipe` reads them."""
+def add_recipe_options(group: argparse._ArgumentGroup, search: bool = True) -> None:
+    """Add the recipe, its options, bits and, for a `search`, memory; `resolve_recipe` reads them."""
     group.add_argument("--recipe", default="default", help=f"one of {', '.join(fxquant.recipes())} (%(default)s)")
     group.add_argument(
         "--option",
@@ -108,9 +109,9 @@ def add_recipe_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--w-bits", type=int, default=8, metavar="N", help="bits of weights, 2 to 8 (%(default)s)")
     group.add_argument("--a-bits", type=int, default=8, metavar="N", help="bits of activations, 2 to 8 (%(default)s)")
-    group.add_argument(
-        "--memory", type=gibibytes, metavar="GIB", help="that a search for scales may hold; the rest goes to disk (2)"
-    )
+    if search:
+        limit = "that a search for scales may hold; the rest goes to disk (2)"
+        group.add_argument("--memory", type=gibibytes, metavar="GIB", help=limit)
     group.add_argument("--no-patch-embed", action="store_true", help="leave the patch embedding float")
     group.add_argument("--no-head", action="store_true", help="leave the classifier head float")
     group.add_argument("--attention", action="store_true", help="quantise the products inside attention as well")
@@ -147,9 +148,9 @@ def start_run(options: argparse.Namespace) -> None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device `name`; raise `InputError` where this machine or this torch lacks it."""
+    """Return the device `name`, for "cuda" under torchrun that of the local rank; raise `InputError` where it is lacking."""
     try:
-        device = torch.device(name)
+        device = own_device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().partition("\n")[0]

@@ -1,6 +1,7 @@
 """Kernels for x86 processors with AVX512-VNNI: C++ that is built once per machine and kept in the user's cache."""
 
 from fxquant.kernels.cpu.build import expected_obstacle, is_available, obstacle
+from fxquant.kernels.cpu.learned_step import fake_quantize, fake_quantize_backward, steps_along, variation
 from fxquant.kernels.cpu.operators import (
     Quantizer,
     attends,
@@ -19,6 +20,8 @@ __all__ = [
     "attends",
     "attention_quantize",
     "expected_obstacle",
+    "fake_quantize",
+    "fake_quantize_backward",
     "fits",
     "is_available",
     "layer_norm_quantize",
@@ -28,4 +31,6 @@ __all__ = [
     "packed_linear",
     "quantize",
     "quantizes",
+    "steps_along",
+    "variation",
 ]

@@ -93,6 +93,7 @@ def _compile(compiler: str, file: Path) -> None:
     # Built under another name and renamed, so that processes that start together never load half a file.
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         built = Path(folder) / file.name
-        command = [compiler, *FLAGS, *include, str(SOURCES / "operators.cpp"), "-o", str(built), *libraries]
+        sources = [str(source) for source in sorted(SOURCES.glob("*.cpp"))]
+        command = [compiler, *FLAGS, *include, *sources, "-o", str(built), *libraries]
         subprocess.run(command, capture_output=True, text=True, check=True)
         built.replace(file)

@@ -1,32 +1,15 @@
 // The operators `fxquant::cpu_*`: they check nothing that their Python callers have checked, allocate and share out the work.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <optional>
 #include <tuple>
-#include <vector>
 
 #include "attention.h"
 #include "gemm.h"
 #include "layer_norm.h"
+#include "stable.h"
 
 namespace {
 
 using namespace fxquant;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using Maybe = std::optional<Tensor>;
-
-template <typename T>
-const T* pointer(const Tensor& t) { return static_cast<const T*>(t.data_ptr()); }
-
-template <typename T>
-const T* pointer(const Maybe& t) { return t.has_value() ? pointer<T>(*t) : nullptr; }
-
 constexpr int64_t ROWS = 16;  // of a layer norm that one task normalizes
 
 bool is_bfloat16(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16; }
@@ -36,8 +19,6 @@ std::vector<int64_t> sizes_with_last(const Tensor& t, int64_t last) {
   sizes.back() = last;
   return sizes;
 }
-
-Tensor whole(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 // Values in a dtype that the kernels read.
 Tensor readable(const Tensor& t) {
@@ -56,10 +37,6 @@ const Maybe& expect(const Maybe& t, ScalarType dtype, const char* name) {
   return t;
 }
 
-Tensor make(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
-  return torch::stable::new_empty(like, sizes, dtype);
-}
-
 // scale, zero point, low scale, split, noise and the range, as `fxquant.ops.quantize` and `quantize_twin` have them.
 Quantizer quantizer(const Tensor& scale, const Maybe& zero_point, const Maybe& low, const Maybe& split, const Maybe& noise,
                     int64_t qmin, int64_t qmax) {
@@ -74,17 +51,6 @@ Quantizer quantizer(const Tensor& scale, const Maybe& zero_point, const Maybe& l
   q.offset = qmax > 127 ? 128 : 0;
   q.noise = pointer<float>(expect(noise, ScalarType::Float, "noise"));
   return q;
-}
-
-// Give each thread the next task when it has finished one: a thread that loses its core for a while costs one task, not its
-// share of all. `make_worker` returns what a thread calls with the number of a task.
-template <typename MakeWorker>
-void share(int64_t tasks, const MakeWorker& make_worker) {
-  std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1, [&](int64_t, int64_t) {
-    auto worker = make_worker();
-    for (int64_t task = next++; task < tasks; task = next++) worker(task);
-  });
 }
 
 std::tuple<Tensor, Tensor> pack(Tensor weight, int64_t outputs, int64_t depth) {

@@ -1,0 +1,122 @@
+"""``fxquant make-labels MODEL --data DIR --out DIR``: what a teacher says of random crops of every image."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from fxquant.cli.arguments import (
+    DTYPES,
+    add_model_options,
+    add_run_options,
+    natural,
+    positive,
+    resolve_device,
+    start_run,
+)
+from fxquant.cli.labels import add_label_options, describe_written, read_images, write_report
+from fxquant.cli.models import TimmModel, build_timm_model
+from fxquant.cli.output import print_facts
+from fxquant.data import Samples, resolve_data_config
+from fxquant.distillation import make_labels
+
+DESCRIPTION = """
+Store what a teacher, any timm model, says of random crops of every training image, so that a student can be trained by
+distillation (FKD) without running the teacher again. The labels go to a folder of .safetensors files and an index. An
+interrupted run goes on where it was when the same command is given again.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "make-labels", help="store a teacher's labels of random crops of images", description=DESCRIPTION
+    )
+    parser.set_defaults(run=run)
+    add_model_options(parser)
+    add_label_options(parser, images_per_shard=1024)
+    _add_crops(parser)
+    add_run_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make the labels and say what was written."""
+    start_run(options)
+    device = resolve_device(options.device)
+    samples = read_images(options)
+    source = build_timm_model(
+        options.model,
+        pretrained=options.pretrained,
+        checkpoint=options.checkpoint,
+        num_classes=options.num_classes,
+        img_size=options.img_size,
+    )
+    config = resolve_data_config(source.model, options.img_size)
+    print_facts(_describe(options, source, samples, config["input_size"]))
+    start = time.perf_counter()
+    try:
+        manifest = make_labels(
+            source.model.to(DTYPES[options.dtype]),
+            samples,
+            config,
+            options.out,
+            options.crops,
+            options.kind,
+            scale=tuple(options.scale),
+            flip=options.flip,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            device=device,
+            workers=options.workers,
+            name=source.name,
+            images_per_shard=options.images_per_shard,
+        )
+    except KeyboardInterrupt:
+        print(f"\nthe same command goes on from {options.out}", file=sys.stderr)
+        raise
+    seconds = time.perf_counter() - start
+    print(describe_written(options.out, manifest, seconds))
+    write_report(options, "make-labels", manifest, seconds, {"name": source.name, "weights": source.weights})
+
+
+def _add_crops(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("crops")
+    group.add_argument("--crops", type=positive, default=500, metavar="N", help="per image (%(default)s)")
+    low, high = 0.08, 0.936
+    group.add_argument(
+        "--scale",
+        type=float,
+        nargs=2,
+        default=(low, high),
+        metavar=("LOW", "HIGH"),
+        help=f"range of a crop's part of the image's area ({low} {high})",
+    )
+    group.add_argument("--flip", type=float, default=0.5, metavar="P", help="part of them mirrored (%(default)s)")
+    group.add_argument("--batch-size", type=positive, default=64, metavar="N", help="crops per batch (%(default)s)")
+    group.add_argument("--device", default="cpu", help="such as cpu or cuda (%(default)s)")
+    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the teacher (%(default)s)")
+    workers = min(4, os.cpu_count() or 1)
+    group.add_argument("--workers", type=natural, default=workers, metavar="N", help="loading processes (%(default)s)")
+
+
+def _describe(
+    options: argparse.Namespace, source: TimmModel, samples: Samples, size: tuple[int, int, int]
+) -> dict[str, str]:
+    parameters = sum(p.numel() for p in source.model.parameters())
+    shape = "x".join(map(str, size))
+    return {
+        "teacher": f"{source.name}, {parameters / 1e6:.1f} M parameters, {options.dtype} on {options.device}",
+        "weights": source.weights,
+        "images": f"{len(samples)} in {samples.root}",
+        "labels": f"{options.crops} crops of {shape} per image, {options.kind.value}, seed {options.seed}",
+        "to": _state(options.out),
+    }
+
+
+def _state(out: Path) -> str:
+    there = len(list(out.glob("labels-*.safetensors"))) if out.is_dir() else 0
+    return f"{out}, which holds {there} files already" if there else str(out)

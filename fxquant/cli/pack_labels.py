@@ -1,0 +1,71 @@
+"""``fxquant pack-labels LABELS --data DIR --out DIR``: published labels in few files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from fxquant.cli.arguments import add_run_options, positive, start_run
+from fxquant.cli.labels import add_label_options, describe_written, read_images, write_report
+from fxquant.cli.output import print_facts
+from fxquant.distillation import pack_labels
+
+DESCRIPTION = """
+Turn published labels for distillation (FKD), one .tar file of torch.save per image, into few .safetensors files and an index,
+of which training reads only the crops it draws. Nothing is rounded, and no code in the label files is run. LABELS is the
+folder above the one called like the images' data set, or, where that has another name, that one or the part (train) in it. An
+interrupted run goes on where it was when the same command is given again.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "pack-labels", help="turn published labels of crops into few files", description=DESCRIPTION
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("labels", type=Path, metavar="LABELS", help="the folder of published labels")
+    add_label_options(parser, images_per_shard=4096)
+    parser.add_argument("--num-classes", type=positive, default=1000, metavar="N", help="of the teacher (%(default)s)")
+    group = parser.add_argument_group("facts to note in the index")
+    group.add_argument("--teacher", metavar="NAME", help="the model that made the labels")
+    group.add_argument("--size", type=positive, metavar="N", help="height and width of its images")
+    group.add_argument("--interpolation", metavar="NAME", help="with which they were resized")
+    parser.add_argument("--workers", type=positive, default=4, metavar="N", help="reading threads (%(default)s)")
+    add_run_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Pack the labels and say what was written."""
+    start_run(options)
+    samples = read_images(options)
+    print_facts(
+        {
+            "labels": f"{options.labels}, {options.kind.value}, {options.num_classes} classes",
+            "images": f"{len(samples)} in {samples.root}",
+            "to": str(options.out),
+        }
+    )
+    start = time.perf_counter()
+    try:
+        manifest = pack_labels(
+            options.labels,
+            samples,
+            options.out,
+            options.kind,
+            options.num_classes,
+            teacher=options.teacher,
+            size=options.size,
+            interpolation=options.interpolation,
+            images_per_shard=options.images_per_shard,
+            workers=options.workers,
+        )
+    except KeyboardInterrupt:
+        print(f"\nthe same command goes on from {options.out}", file=sys.stderr)
+        raise
+    seconds = time.perf_counter() - start
+    print(describe_written(options.out, manifest, seconds))
+    write_report(options, "pack-labels", manifest, seconds, {"name": options.teacher})

@@ -1,0 +1,232 @@
+"""``fxquant train MODEL --data DIR --out DIR``: quantisation-aware training of a timm model on an image folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+import fxquant
+from fxquant.cli.arguments import resolve_device, resolve_recipe, start_run
+from fxquant.cli.measure import count_bytes
+from fxquant.cli.models import TimmModel, build_timm_model
+from fxquant.cli.output import format_table, print_facts, write_json
+from fxquant.cli.train_data import Folder, read_folder, training_data
+from fxquant.cli.train_options import add_train_arguments, training_options
+from fxquant.config import QuantConfig
+from fxquant.distributed import initialise, quiet_others, rank, together, world_size
+from fxquant.environment import describe_environment
+from fxquant.errors import ConfigError
+from fxquant.training import TrainingOptions, initialise_scales, load_trained, train
+from fxquant.training.loop import CHECKPOINT
+from fxquant.training.validation import Accuracy, measure_accuracy
+
+DESCRIPTION = """
+Train a timm model with quantised weights and activations on an ImageFolder tree of train/ and val/ (or validation/, test/), by
+VVTQ: learned step sizes, several crops of each image with a teacher's stored soft labels, and a regulariser of the weights.
+Without soft labels the folder's classes are learned. An interrupted training goes on with --resume. Started by torchrun, every
+process trains on its part of each batch.
+"""
+# Long enough for one rank to write a checkpoint or to load its first images, short enough to notice that another is gone.
+_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, eq=False)
+class _Setting:
+    """Everything that was resolved before the first image was looked at."""
+
+    config: QuantConfig
+    identity: dict[str, Any]
+    training: TrainingOptions
+    source: TimmModel
+    folder: Folder
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser("train", help="train a timm model with its quantisers", description=DESCRIPTION)
+    parser.set_defaults(run=run)
+    add_train_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, or measure what was trained; print, save and write what was asked for."""
+    start_run(options)
+    if options.out is None and not isinstance(options.evaluate, Path):
+        raise ConfigError("--out DIR says where the training is kept; only --evaluate FILE does without")
+    resolve_device(options.device)
+    with initialise(options.device, _TIMEOUT) as device, quiet_others():
+        made: list[_Setting] = []
+        together(lambda: made.append(_resolve(options)))  # what is refused is said once
+        (setting,) = made
+        print_facts(_describe(options, setting, device))
+        for note in setting.folder.tree.notes:
+            print(f"note: {note}")
+        _run(options, setting, device)
+
+
+def _run(options: argparse.Namespace, setting: _Setting, device: torch.device) -> None:
+    model = setting.source.model.to(device)
+    rows: list[_Row] = []
+    if not _is_random(setting.source):
+        rows.append(_measure("float", model, setting, device, size=count_bytes(model)))
+    prepared = _prepare(model, setting, device)
+    if options.evaluate is None:
+        history, averaged = _train(options, setting, prepared)
+    else:
+        history, averaged = (), _load(options, setting, prepared)
+    name = f"W{options.w_bits}A{options.a_bits}"
+    rows.append(_measure(f"{name} trained", prepared, setting, device))
+    if averaged is not None:
+        rows.append(_measure(f"{name} average", averaged, setting, device))
+    gm = fxquant.convert(averaged or prepared)
+    rows.append(_measure(f"{name} int8", gm, setting, device, size=count_bytes(gm)))
+    _print_table(rows)
+    if rank() == 0:
+        _write(options, setting, gm, rows, history)
+
+
+@dataclass(frozen=True)
+class _Row:
+    name: str
+    accuracy: Accuracy
+    size: int | None  # bytes
+
+
+def _measure(name: str, model: nn.Module, setting: _Setting, device: torch.device, size: int | None = None) -> _Row:
+    accuracy = measure_accuracy(model, setting.folder.evaluation, device, name)
+    print(f"{name} model: {accuracy}", flush=True)
+    return _Row(name, accuracy, size)
+
+
+def _prepare(model: nn.Module, setting: _Setting, device: torch.device) -> fx.GraphModule:
+    example = setting.folder.calibration[:1].to(device)
+    return fxquant.prepare_qat(model, setting.config, example, drop_path=setting.training.drop_path)
+
+
+def _train(
+    options: argparse.Namespace, setting: _Setting, prepared: fx.GraphModule
+) -> tuple[tuple[dict[str, Any], ...], fx.GraphModule | None]:
+    """Return the numbers of all passes, and the averaged model."""
+    data = training_data(options, setting.folder, setting.source.num_classes, setting.training)
+    try:
+        result = train(
+            prepared,
+            data,
+            setting.training,
+            folder=options.out,
+            resume=options.resume,
+            checkpoint_minutes=options.checkpoint_minutes,
+            identity=setting.identity,
+            workers=options.workers,
+            progress=sys.stderr.isatty(),
+            tensorboard=options.tensorboard,
+        )
+    except KeyboardInterrupt:
+        if rank() == 0 and (options.out / CHECKPOINT).exists():
+            print(f"\nthe same command with --resume goes on from {options.out / CHECKPOINT}", file=sys.stderr)
+        raise
+    return result.history, result.averaged
+
+
+def _load(options: argparse.Namespace, setting: _Setting, prepared: fx.GraphModule) -> fx.GraphModule | None:
+    """Load the checkpoint that is to be measured; return the averaged model, where it holds one."""
+    initialise_scales(prepared, setting.folder.calibration, setting.training.seed)
+    return load_trained(prepared, _evaluated(options), setting.identity)
+
+
+def _resolve(options: argparse.Namespace) -> _Setting:
+    """Check and load everything, what is quickest to refuse first."""
+    training = training_options(options)
+    config, recipe_options = resolve_recipe(options)
+    folder = read_folder(options)
+    source = build_timm_model(
+        options.model,
+        pretrained=options.pretrained,
+        checkpoint=options.checkpoint,
+        num_classes=options.num_classes,
+        img_size=options.img_size,
+    )
+    folder = folder.with_model(options, source)
+    identity = {
+        "model": source.name,
+        "num_classes": source.num_classes,
+        "input_size": list(folder.config["input_size"]),
+        "recipe": options.recipe,
+        "w_bits": options.w_bits,
+        "a_bits": options.a_bits,
+        **{f"option {name}": value for name, value in recipe_options.items()},
+    }
+    return _Setting(config, identity, training, source, folder)
+
+
+def _describe(options: argparse.Namespace, setting: _Setting, device: torch.device) -> dict[str, str]:
+    source, folder, training = setting.source, setting.folder, setting.training
+    parameters = sum(p.numel() for p in source.model.parameters())
+    ranks = f", {world_size()} processes" if world_size() > 1 else ""
+    shown = ", ".join(f"{name} {folder.config[name]}" for name in ("interpolation", "crop_pct", "mean", "std"))
+    facts = {
+        "model": f"{source.name}, {parameters / 1e6:.1f} M parameters, on {device}{ranks}",
+        "weights": _weights(options, source),
+        "input": f"{'x'.join(map(str, folder.config['input_size']))}, {shown}",
+        "quantise": f"recipe {options.recipe}, W{options.w_bits}A{options.a_bits}",
+        "evaluate": f"{folder.held_out} images in {folder.tree.evaluation.root}, {len(folder.tree.classes)} classes",
+    }
+    if options.evaluate is not None:
+        return facts
+    labels = f"in {options.soft_labels}" if options.soft_labels else "of the folder"
+    crops = f"{training.crops} crops" if options.soft_labels else "one crop"
+    return facts | {
+        "train": f"{len(folder.tree.calibration)} images in {folder.tree.calibration.root}, {crops} of each, labels {labels}",
+        "schedule": f"{training.epochs} epochs, batches of {training.batch_size}, learning rate {training.lr:g}, "
+        f"seed {training.seed}; kept in {options.out}",
+    }
+
+
+def _weights(options: argparse.Namespace, source: TimmModel) -> str:
+    if options.evaluate is not None:
+        return f"checkpoint {_evaluated(options)}"
+    return "random, trained from scratch" if _is_random(source) else source.weights
+
+
+def _is_random(source: TimmModel) -> bool:
+    return source.weights.startswith("RANDOM")
+
+
+def _evaluated(options: argparse.Namespace) -> Path:
+    return options.evaluate if isinstance(options.evaluate, Path) else Path(options.out) / CHECKPOINT
+
+
+def _print_table(rows: list[_Row]) -> None:
+    lines = []
+    for row in rows:
+        top5, size = row.accuracy.top5, row.size
+        cells = ["" if top5 is None else f"{top5:.2f}", "" if size is None else f"{size / 1e6:.2f}"]
+        lines.append([row.name, f"{row.accuracy.top1:.2f}", *cells])
+    print("\n" + format_table(["", "top-1 %", "top-5 %", "size MB"], lines), flush=True)
+
+
+def _write(options: argparse.Namespace, setting: _Setting, gm: fx.GraphModule, rows: list[_Row], history: Any) -> None:
+    if options.save:
+        fxquant.save(gm, options.save)
+        print(f"\nsaved {options.save}")
+    if options.json:
+        arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items() if name != "run"}
+        results = {
+            row.name: {
+                "top1_percent": row.accuracy.top1,
+                "top5_percent": row.accuracy.top5,
+                "images": row.accuracy.count,
+                "size_bytes": row.size,
+            }
+            for row in rows
+        }
+        facts = {"command": "train", "arguments": arguments, "identity": setting.identity}
+        facts |= {"training": asdict(setting.training), "history": history, "results": results}
+        write_json(options.json, facts | {"environment": describe_environment()})

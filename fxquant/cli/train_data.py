@@ -1,0 +1,127 @@
+"""The images of ``fxquant train``: those it trains on, those its scales start from, and those it is measured on."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from timm.data import create_transform
+from torch import Tensor
+
+from fxquant.cli.models import TimmModel
+from fxquant.data import (
+    DataConfig,
+    ImageBatches,
+    ImageTree,
+    Samples,
+    check_classes,
+    draw_images,
+    read_image_tree,
+    resolve_data_config,
+)
+from fxquant.distillation import LabelKind, MultiCropImages, open_labels
+from fxquant.distributed import rank, world_size
+from fxquant.errors import ConfigError, InputError
+from fxquant.training import AugmentedImages, TrainingData, TrainingOptions
+from fxquant.training.data import EpochImages
+
+CALIBRATION = 64  # images that the scales of activations start from
+
+
+@dataclass(frozen=True, eq=False)
+class Folder:
+    """An image tree as a model sees it: `config`, timm's, is empty until `with_model`."""
+
+    tree: ImageTree
+    drawn: Samples
+    measured: Samples
+    batch_size: int
+    workers: int
+    config: DataConfig = field(default_factory=dict)
+
+    def with_model(self, options: argparse.Namespace, source: TimmModel) -> Folder:
+        """Return the folder with the data config of a model; raise `InputError` where its classes are others."""
+        check_classes(self.tree, source.num_classes, options.class_map is not None)
+        return replace(self, config=resolve_data_config(source.model, options.img_size))
+
+    @property
+    def held_out(self) -> int:
+        """How many images a model is measured on."""
+        return len(self.measured)
+
+    @cached_property
+    def evaluation(self) -> ImageBatches:
+        """This rank's share of those images."""
+        share = self.measured.take(range(rank(), len(self.measured), world_size()))
+        return ImageBatches(share, self.config, self.batch_size, self.workers)
+
+    @cached_property
+    def calibration(self) -> Tensor:
+        """The images ``(B, 3, H, W)`` that scales start from, the same on every rank."""
+        images, _ = next(iter(ImageBatches(self.drawn, self.config, CALIBRATION)))
+        return images
+
+
+def read_folder(options: argparse.Namespace) -> Folder:
+    """
+    Return the folder --data; without a training, its evaluation images are all that is needed.
+
+    Raises `InputError` where the folder cannot be read, or has one part for training and measuring.
+    """
+    tree = read_image_tree(options.data, options.class_map)
+    if options.evaluate is not None:
+        _, measured = draw_images(tree, 0, options.limit, options.seed)
+        drawn = measured.take(range(min(CALIBRATION, len(measured))))
+    elif tree.shared:
+        raise InputError(
+            f"expected train and val folders in {str(options.data)!r}, found one part: what is trained on cannot be measured on"
+        )
+    else:
+        drawn, measured = draw_images(tree, min(CALIBRATION, len(tree.calibration)), options.limit, options.seed)
+    return Folder(tree, drawn, measured, options.eval_batch_size, options.workers)
+
+
+def training_data(
+    options: argparse.Namespace, folder: Folder, num_classes: int, training: TrainingOptions
+) -> TrainingData:
+    """
+    Return what is trained on.
+
+    Raises `InputError` where soft labels cannot be opened, `ConfigError` for labels of an unknown kind.
+    """
+    samples, config = folder.tree.calibration, folder.config
+    several: EpochImages | None = None
+    images: EpochImages
+    if options.soft_labels is None:
+        if options.label_kind is not None:
+            raise ConfigError("--label-kind is for --soft-labels")
+        chosen = {name: config[name] for name in ("input_size", "interpolation", "mean", "std")}
+        images = AugmentedImages(samples, create_transform(**chosen, is_training=True), training.seed)
+        labels = "of the folder"
+    else:
+        kind = LabelKind(options.label_kind or LabelKind.MARGINAL_SMOOTHING_K5)
+        images = _cropped(options.soft_labels, kind, num_classes, samples, 1, config, training)
+        if training.crops > 1:
+            several = _cropped(options.soft_labels, kind, num_classes, samples, training.crops, config, training)
+        labels = kind.value
+    return TrainingData(images, folder.calibration, folder.evaluation, several, {"labels": labels})
+
+
+def _cropped(
+    labels: Path,
+    kind: LabelKind,
+    classes: int,
+    samples: Samples,
+    crops: int,
+    config: DataConfig,
+    training: TrainingOptions,
+) -> MultiCropImages:
+    height, width = config["input_size"][1:]
+    if height != width:
+        raise InputError(f"soft labels are of square crops, the model takes {height} x {width}")
+    source = open_labels(labels, kind, classes)
+    normal: dict[str, Any] = {name: config[name] for name in ("mean", "std")}
+    return MultiCropImages(samples, source, crops, size=height, seed=training.seed, **normal)

@@ -1,0 +1,27 @@
+"""Distillation from stored labels: several crops of each image, and what a teacher said of them."""
+
+from fxquant.distillation.crops import MultiCropImages, checked_batches
+from fxquant.distillation.label_kind import LabelKind
+from fxquant.distillation.loss import soft_cross_entropy
+from fxquant.distillation.make_labels import make_labels
+from fxquant.distillation.open_labels import open_labels
+from fxquant.distillation.pack_labels import pack_labels
+from fxquant.distillation.soft_targets import SoftTargets, concatenate
+from fxquant.distillation.source import CropLabels, LabelSource
+
+collate = MultiCropImages.collate
+
+__all__ = [
+    "CropLabels",
+    "LabelKind",
+    "LabelSource",
+    "MultiCropImages",
+    "SoftTargets",
+    "checked_batches",
+    "collate",
+    "concatenate",
+    "make_labels",
+    "open_labels",
+    "pack_labels",
+    "soft_cross_entropy",
+]

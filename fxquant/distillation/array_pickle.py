@@ -1,0 +1,87 @@
+"""NumPy arrays in files of `torch.save`, read without letting the file choose what is called."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.serialization import safe_globals
+
+_LOCK = threading.Lock()  # torch keeps its list of allowed names for the whole process
+_KINDS = "biuf"  # bool, integers, floats
+
+
+class PickledType:
+    """Stands where a file names ``numpy.dtype``: the code of a plain number type and its byte order, nothing else."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        self.code = code
+        self.order = "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Take the byte order; refuse types made of others."""
+        if any(state[2:5]):
+            raise ValueError("expected an array of plain numbers, found one of records")
+        self.order = state[1]
+
+    def resolve(self) -> np.dtype[Any]:
+        """Return NumPy's type; raise `ValueError` where it is not one of numbers."""
+        if self.code[:1] not in _KINDS or not self.code[1:].isdigit() or self.order not in "<>|=":
+            raise ValueError(f"expected an array of numbers, found type {self.code!r}")
+        return np.dtype(self.order + self.code)
+
+
+class PickledArray:
+    """Stands where a file names ``numpy.ndarray``: shape, type and bytes, which are looked at before NumPy gets them."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        """Take what an array's pickle holds."""
+        _, self.shape, self.type, self.by_columns, self.data = state
+
+    def resolve(self) -> np.ndarray[Any, Any]:
+        """Return the array; raise `ValueError` or `TypeError` where the parts do not fit."""
+        if not isinstance(self.type, PickledType) or not isinstance(self.data, bytes):
+            raise ValueError("expected an array of numbers, found one of objects")
+        flat = np.frombuffer(self.data, self.type.resolve())
+        return flat.reshape(self.shape, order="F" if self.by_columns else "C")
+
+
+def _reconstruct(kind: object, *_: object) -> PickledArray:
+    if kind is not PickledArray:
+        raise ValueError("expected an array")
+    return PickledArray()
+
+
+def _no_bytes(*given: object) -> bytes:
+    if given:
+        raise ValueError("expected the bytes of an array")
+    return b""
+
+
+# NumPy 2 calls its module numpy._core, NumPy 1 numpy.core.
+_STAND_INS: list[Any] = [
+    (PickledArray, "numpy.ndarray"),
+    (PickledType, "numpy.dtype"),
+    (_reconstruct, "numpy.core.multiarray._reconstruct"),
+    (_reconstruct, "numpy._core.multiarray._reconstruct"),
+    (_no_bytes, "builtins.bytes"),  # of an empty array
+]
+
+
+def load_arrays(file: Path) -> Any:
+    """
+    Return what `torch.save` wrote to `file`, tensors on the CPU; a list's NumPy arrays of numbers are arrays again.
+
+    Only torch's own tensors are rebuilt by torch (``weights_only``). Names from NumPy lead to classes of this module, which
+    hold data and call nothing. Whatever else a file names raises `pickle.UnpicklingError`; damaged files raise anything.
+    """
+    data = io.BytesIO(file.read_bytes())  # outside the lock, so that threads wait for the disk together
+    with _LOCK, safe_globals(_STAND_INS):
+        loaded = torch.load(data, map_location="cpu", weights_only=True)
+    if isinstance(loaded, list | tuple):
+        return [item.resolve() if isinstance(item, PickledArray) else item for item in loaded]
+    return loaded

@@ -1,0 +1,111 @@
+"""Images as several stored crops each, with what the teacher said of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fxquant.data import Samples
+from fxquant.distillation.cutting import check_interpolation, cut_crops, normalise, open_image
+from fxquant.distillation.draws import random_of
+from fxquant.distillation.soft_targets import SoftTargets, concatenate
+from fxquant.distillation.source import LabelSource
+from fxquant.errors import ConfigError, InputError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+CropItem = tuple[Tensor, SoftTargets]
+
+
+class MultiCropImages(Dataset[Any]):
+    """
+    The images of `samples`, each as `crops` of its stored crops ``(n, 3, S, S)`` and their `SoftTargets`.
+
+    Which crops are taken depends on seed, epoch and position alone: the same epoch has the same crops with any number of
+    workers, and after a resume. size, mean, std, interpolation: of the crops that the student sees, whatever the teacher saw.
+
+    A `DataLoader` needs `collate` as ``collate_fn``. An image or label that cannot be read is returned as an `InputError`,
+    which `checked_batches` raises in the main process. Raises `ConfigError` for options that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        source: LabelSource,
+        crops: int = 4,
+        size: int = 224,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        interpolation: str = "bilinear",
+        seed: int = 0,
+    ) -> None:
+        check_interpolation(interpolation)
+        for name, value in (("crops", crops), ("size", size)):
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        self.samples = samples
+        self.source = source
+        self.crops = crops
+        self.size = size
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.interpolation = interpolation
+        self.seed = seed
+        # In shared memory, so that worker processes which outlive an epoch see the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def epoch(self) -> int:
+        """Whose crops are drawn."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the crops of `epoch` from now on, in worker processes too; call it between two passes over the images."""
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> CropItem | InputError:
+        file = self.samples.files[index]
+        try:
+            labels = self.source.read(file, self._draw(index))
+            pixels = cut_crops(open_image(file), labels.coords, labels.flips, self.size, self.interpolation)
+        except InputError as error:
+            return error
+        return normalise(pixels, self.mean, self.std), labels.targets
+
+    def _draw(self, index: int) -> list[int]:
+        """Return the rows of `crops` different crops."""
+        file = self.samples.files[index]
+        held = self.source.count(file)
+        if held < self.crops:
+            raise InputError(f"{self.crops} crops per image are asked for, {held} are stored for {str(file)!r}")
+        rows: list[int] = random_of("rows", self.seed, self.epoch, index).permutation(held)[: self.crops].tolist()
+        return rows
+
+    @staticmethod
+    def collate(items: Sequence[CropItem | InputError]) -> CropItem | InputError:
+        """
+        Return the crops ``(B * n, 3, S, S)`` of B images, those of one image side by side, and their targets.
+
+        Where an item could not be read, its error: raised in a worker it would arrive with a traceback as its message.
+        """
+        read: list[CropItem] = []
+        for item in items:
+            if isinstance(item, InputError):
+                return item
+            read.append(item)
+        return torch.cat([images for images, _ in read]), concatenate([targets for _, targets in read])
+
+
+def checked_batches(loader: Iterable[CropItem | InputError]) -> Iterator[CropItem]:
+    """Yield the batches of a `DataLoader` over `MultiCropImages`; raise the `InputError` that stands in the place of one."""
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch

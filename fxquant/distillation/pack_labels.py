@@ -1,0 +1,70 @@
+"""Published labels, a file per image, as few files of which rows can be read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fxquant.data import Samples
+from fxquant.distillation.label_kind import LabelKind
+from fxquant.distillation.manifest import Manifest
+from fxquant.distillation.open_labels import open_labels
+from fxquant.distillation.shards import write_shards
+from fxquant.distillation.source import CropLabels
+from fxquant.errors import ConfigError, InputError
+
+
+def pack_labels(
+    source: str | os.PathLike[str],
+    samples: Samples,
+    out: str | os.PathLike[str],
+    kind: LabelKind | str,
+    num_classes: int,
+    *,
+    teacher: str | None = None,
+    size: int | None = None,
+    interpolation: str | None = None,
+    images_per_shard: int = 4096,
+    workers: int = 4,
+) -> Manifest:
+    """
+    Write the labels that the folder `source` has of all `samples` to the folder `out`, and return their index.
+
+    Nothing is rounded. A run that was interrupted goes on where it was: a file that is there is whole, and is kept. teacher,
+    size, interpolation: of whoever made the labels, noted in the index. workers: threads that read.
+
+    Raises `InputError` naming the first label file that is missing or damaged, or where `out` cannot be written or holds
+    other labels.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, got {workers}")
+    if Path(out).resolve() == Path(source).resolve():
+        raise InputError(f"labels cannot be packed into the folder that they come from, {str(out)!r}")
+    labels = open_labels(source, kind, num_classes)
+
+    def produce(positions: range) -> Iterator[CropLabels]:
+        with ThreadPoolExecutor(workers) as pool:
+            yield from pool.map(labels.read, (samples.files[i] for i in positions))
+
+    return write_shards(
+        Path(out),
+        samples,
+        labels.kind,
+        num_classes,
+        produce,
+        facts={"teacher": teacher, "size": size, "interpolation": interpolation},
+        settings={"first labels": _digest(labels.read(samples.files[0]))},  # tells one source from another
+        images_per_shard=images_per_shard,
+        description="pack labels",
+    )
+
+
+def _digest(labels: CropLabels) -> str:
+    targets = labels.targets
+    digest = hashlib.sha256()
+    for tensor in (labels.coords, labels.flips, targets.classes, targets.probabilities):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,138 @@
+// The operators `fxquant::cpu_learned_step` and `cpu_learned_step_backward`.
+#include "learned_step.h"
+
+#include <tuple>
+
+#include "walk.h"
+
+namespace {
+
+using namespace fxquant;
+
+constexpr int64_t CHUNK = 16384;  // values of one task: what it reads and writes stays in the cache between
+
+struct Range {
+  const float *scale, *zero_point, *limits;  // one for each group; limits: the lower ones, then the upper ones
+  float low, high;
+  int64_t groups;
+
+  Step of(int64_t group) const {
+    const auto all = [&](const float* values, float otherwise) {
+      return _mm512_set1_ps(values != nullptr ? values[group] : otherwise);
+    };
+    return {all(scale, 1), all(zero_point, 0), all(limits, low), all(limits == nullptr ? nullptr : limits + groups, high)};
+  }
+};
+
+Range range_of(const Tensor& scale, const Maybe& zero_point, const Maybe& limits, double low, double high) {
+  return {pointer<float>(scale), pointer<float>(zero_point), pointer<float>(limits),
+          static_cast<float>(low), static_cast<float>(high), scale.numel()};
+}
+
+// Tasks of about `chunk` values: several rows, or part of a long one.
+struct Parts {
+  int64_t rows, length, per_task, pieces, chunk;
+
+  Parts(int64_t rows, int64_t length, int64_t chunk)
+      : rows(rows), length(length), per_task(std::max<int64_t>(1, chunk / std::max<int64_t>(1, length))),
+        pieces(std::max<int64_t>(1, (length + chunk - 1) / chunk)), chunk(chunk) {}
+  int64_t tasks() const { return length == 0 ? 0 : (rows + per_task - 1) / per_task * pieces; }
+  int64_t first(int64_t task) const { return task / pieces * per_task; }
+  int64_t last(int64_t task) const { return std::min(rows, first(task) + per_task); }
+  int64_t from(int64_t task) const { return task % pieces * chunk; }
+  int64_t to(int64_t task) const { return pieces == 1 ? length : std::min(length, from(task) + chunk); }
+};
+
+// A tensor whose rows can be walked: one whose values do not lie next to each other along any axis is copied.
+Tensor walkable(const Tensor& x, int64_t axis) {
+  const Tensor like = torch::stable::empty_like(x);
+  return Walk<2>({&x, &like}, axis).adjacent ? x : torch::stable::contiguous(x);
+}
+
+template <bool AFFINE>
+void round_rows(const Walk<2>& walk, const float* x, const Range& range, float* out) {
+  const Parts parts(walk.rows, walk.length, CHUNK);
+  share(parts.tasks(), [&] {
+    return [&, group = int64_t{-1}, step = Step{}](int64_t task) mutable {
+      walk.visit(parts.first(task), parts.last(task), [&](const auto& row) {
+        if (row.group != group) step = range.of(group = row.group);
+        for (int64_t j = parts.from(task), end = parts.to(task); j < end; j += LANES) {
+          const __mmask16 mask = tail_mask(end - j);
+          store(out + row.offsets[1] + j, mask, fake_quantize<AFFINE>(load(x + row.offsets[0] + j, mask), step));
+        }
+      });
+    };
+  });
+}
+
+Tensor learned_step(Tensor x, Tensor scale, Maybe zero_point, Maybe limits, double low, double high, int64_t axis) {
+  x = walkable(x, axis);
+  Tensor out = torch::stable::empty_like(x);
+  const Walk<2> walk({&x, &out}, axis);
+  const Range range = range_of(scale, zero_point, limits, low, high);
+  if (zero_point.has_value()) round_rows<true>(walk, pointer<float>(x), range, writable<float>(out));
+  else round_rows<false>(walk, pointer<float>(x), range, writable<float>(out));
+  return out;
+}
+
+template <bool AFFINE, bool BOUNDS>
+void gradient_rows(const Walk<3>& walk, const float* x, const float* gradient, const Range& range, float* out, float* sums) {
+  // So many values that a sum for each of the groups takes little beside them.
+  const Parts parts(walk.rows, walk.length, std::max(CHUNK, 16 * range.groups));
+  std::vector<double> found(parts.tasks() * range.groups * SUMS);
+  share(parts.tasks(), [&] {
+    return [&](int64_t task) {
+      int64_t group = -1;
+      Step step{};
+      Sum running[SUMS];
+      const auto finish = [&] {
+        if (group < 0) return;
+        for (int n = 0; n < SUMS; ++n) found[(task * range.groups + group) * SUMS + n] += running[n].total();
+      };
+      walk.visit(parts.first(task), parts.last(task), [&](const auto& row) {
+        if (row.group != group) {
+          finish();
+          step = range.of(group = row.group);
+          for (Sum& each : running) each = Sum{};
+        }
+        for (int64_t j = parts.from(task), end = parts.to(task); j < end; j += LANES) {
+          const __mmask16 mask = tail_mask(end - j);
+          const __m512 value = load(x + row.offsets[0] + j, mask), g = load(gradient + row.offsets[1] + j, mask);
+          store(out + row.offsets[2] + j, mask, step_gradients<AFFINE, BOUNDS>(value, g, mask, step, running));
+        }
+      });
+      finish();
+    };
+  });
+  for (int64_t group = 0; group < range.groups; ++group)
+    for (int n = 0; n < SUMS; ++n) {
+      double total = 0;
+      for (int64_t task = 0; task < parts.tasks(); ++task) total += found[(task * range.groups + group) * SUMS + n];
+      sums[n * range.groups + group] = static_cast<float>(n == 0 ? total : total * range.scale[group]);
+    }
+}
+
+std::tuple<Tensor, Tensor> learned_step_backward(Tensor gradient, Tensor x, Tensor scale, Maybe zero_point, Maybe limits,
+                                                 double low, double high, int64_t axis) {
+  x = walkable(x, axis);
+  Tensor out = torch::stable::empty_like(x), sums = make(scale, {SUMS, scale.numel()}, ScalarType::Float);
+  if (!Walk<3>({&x, &gradient, &out}, axis).adjacent) {
+    Tensor ordered = torch::stable::empty_like(x);
+    gradient = torch::stable::copy_(ordered, gradient);
+  }
+  const Walk<3> walk({&x, &gradient, &out}, axis);
+  const Range range = range_of(scale, zero_point, limits, low, high);
+  const auto run = [&](auto rows) {
+    rows(walk, pointer<float>(x), pointer<float>(gradient), range, writable<float>(out), writable<float>(sums));
+  };
+  if (limits.has_value()) run(zero_point.has_value() ? gradient_rows<true, true> : gradient_rows<false, true>);
+  else run(zero_point.has_value() ? gradient_rows<true, false> : gradient_rows<false, false>);
+  return {out, sums};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fxquant, CPU, m) {
+  m.impl("cpu_learned_step", TORCH_BOX(&learned_step));
+  m.impl("cpu_learned_step_backward", TORCH_BOX(&learned_step_backward));
+}

@@ -1,0 +1,82 @@
+"""The operators ``fxquant::cpu_learned_step*`` and ``cpu_variation``, which training calls: see `fxquant.learned_step`."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_RANGE = "Tensor scale, Tensor? zero_point, Tensor? limits, float low, float high, int axis"
+
+torch.library.define("fxquant::cpu_learned_step", f"(Tensor x, {_RANGE}) -> Tensor")
+torch.library.define("fxquant::cpu_learned_step_backward", f"(Tensor gradient, Tensor x, {_RANGE}) -> (Tensor, Tensor)")
+torch.library.define(
+    "fxquant::cpu_variation",
+    "(Tensor weight, Tensor scale, Tensor? limits, float low, float high, bool published) -> (Tensor, Tensor, Tensor)",
+)
+
+Bound = Tensor | float
+
+
+def steps_along(x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: Bound, qmax: Bound) -> int | None:
+    """Return the axis of `x` that the scales run along, -1 for one scale; None where the kernels do not take these operands."""
+    tensors = [t for t in (scale, zero_point, qmin, qmax) if isinstance(t, Tensor)]
+    alike = all(t.dtype is torch.float32 and t.shape == scale.shape for t in tensors)
+    both = isinstance(qmin, Tensor) == isinstance(qmax, Tensor)
+    if not (alike and both and x.dtype is torch.float32) or (scale.dim() not in (0, x.dim())):
+        return None
+    axes = [axis for axis, size in enumerate(scale.shape) if size != 1]
+    if not axes:
+        return -1
+    # One scale for each value of a row: torch is as fast.
+    last = axes[0] == x.dim() - 1
+    return None if len(axes) > 1 or last or scale.shape[axes[0]] != x.shape[axes[0]] else axes[0]
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: Bound, qmax: Bound, axis: int) -> Tensor:
+    """Return what `fake_quantize_learned` does, without gradients; `axis` is of `steps_along`."""
+    result: Tensor = torch.ops.fxquant.cpu_learned_step(x, *_range(scale, zero_point, qmin, qmax), axis)
+    return result
+
+
+def fake_quantize_backward(
+    gradient: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: Bound, qmax: Bound, axis: int
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of `x` and those of scale, zero point, qmin and qmax, ``(4, *scale.shape)``."""
+    operands = _range(scale, zero_point, qmin, qmax)
+    to_x, sums = torch.ops.fxquant.cpu_learned_step_backward(gradient, x, *operands, axis)
+    return to_x, sums.view(4, *scale.shape)
+
+
+def variation(
+    weight: Tensor, scale: Tensor, qmin: Bound, qmax: Bound, published: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the regulariser of a weight whose scales run along axis 0, and its gradients of weight and scale."""
+    flat, _, limits, low, high = _range(scale, None, qmin, qmax)
+    value, to_weight, to_scale = torch.ops.fxquant.cpu_variation(weight, flat, limits, low, high, published)
+    return value, to_weight, to_scale.view(scale.shape)
+
+
+def _range(
+    scale: Tensor, zero_point: Tensor | None, qmin: Bound, qmax: Bound
+) -> tuple[Tensor, Tensor | None, Tensor | None, float, float]:
+    zero_point = None if zero_point is None else zero_point.reshape(-1)
+    if isinstance(qmin, Tensor) and isinstance(qmax, Tensor):
+        return scale.reshape(-1), zero_point, torch.stack((qmin.reshape(-1), qmax.reshape(-1))), -math.inf, math.inf
+    return scale.reshape(-1), zero_point, None, float(qmin), float(qmax)
+
+
+@torch.library.register_fake("fxquant::cpu_learned_step")  # type: ignore[untyped-decorator]
+def _(x: Tensor, *rest: object) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("fxquant::cpu_learned_step_backward")  # type: ignore[untyped-decorator]
+def _(gradient: Tensor, x: Tensor, scale: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), scale.new_empty((4, scale.numel()))
+
+
+@torch.library.register_fake("fxquant::cpu_variation")  # type: ignore[untyped-decorator]
+def _(weight: Tensor, scale: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
+    return scale.new_empty(()), torch.empty_like(weight), torch.empty_like(scale)

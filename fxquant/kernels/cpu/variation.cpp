@@ -1,0 +1,161 @@
+// The operator `fxquant::cpu_variation`: the regulariser of one weight and its gradients, in two passes over the weight.
+#include <array>
+#include <cmath>
+#include <tuple>
+
+#include "learned_step.h"
+#include "stable.h"
+
+namespace {
+
+using namespace fxquant;
+
+constexpr int64_t BINS = 256, CHUNK = 16384, TURNS = 4;
+
+// What is known of the weights of one code: how many there are, and sums of their distances from it.
+struct Bin {
+  double count, first, second;
+
+  void add(const Bin& other) {
+    count += other.count;
+    first += other.first;
+    second += other.second;
+  }
+};
+using Bins = std::array<Bin, BINS>;
+
+// What pulls the weights of each code towards each other: their mean distance, and 1 / (count - 1).
+struct Pull {
+  std::array<float, BINS> mean, share;
+};
+
+struct Clipped {
+  __m512 steps, clipped, distance;  // distance: from the code, as a weight
+  __m512i bin;
+};
+
+Clipped clip(__m512 weight, const Step& s) {
+  const __m512 steps = steps_of<false>(weight, s), clipped = clamp(steps, s), codes = round_even(clipped);
+  const __m512 distance = _mm512_mul_ps(_mm512_sub_ps(clipped, codes), s.scale);
+  const __m512i bin = _mm512_add_epi32(_mm512_cvtps_epi32(codes), _mm512_set1_epi32(BINS / 2));
+  // What is no number has no code: it is kept within the table.
+  return {steps, clipped, distance, _mm512_and_si512(bin, _mm512_set1_epi32(BINS - 1))};
+}
+
+// The bins of the codes that there are.
+struct Codes {
+  int64_t first, last;
+
+  Codes(float low, float high) : first(static_cast<int64_t>(low) + BINS / 2), last(static_cast<int64_t>(high) + BINS / 2) {}
+};
+
+// Add the distances of `count` weights to those of their codes, and return the sum of their squares.
+double gather(const float* weight, int64_t count, const Step& s, const Codes& codes, Bins& bins) {
+  alignas(64) float distances[LANES];
+  alignas(64) int32_t places[LANES];
+  // Neighbours often have one code: each turn has sums of its own, so that none waits for the one before.
+  Bins turns[TURNS];
+  for (Bins& turn : turns) std::fill(&turn[codes.first], &turn[codes.last] + 1, Bin{});
+  for (int64_t j = 0; j < count; j += LANES) {
+    const Clipped c = clip(load(weight + j, tail_mask(count - j)), s);
+    _mm512_store_ps(distances, c.distance);
+    _mm512_store_si512(places, c.bin);
+    for (int64_t i = 0; i < std::min(LANES, count - j); ++i) {
+      Bin& bin = turns[i % TURNS][places[i]];
+      const double distance = distances[i];
+      bin.count += 1;
+      bin.first += distance;
+      bin.second += distance * distance;
+    }
+  }
+  double squares = 0;
+  for (int64_t k = codes.first; k <= codes.last; ++k) {
+    bins[k] = Bin{};
+    for (const Bins& turn : turns) bins[k].add(turn[k]);
+    squares += bins[k].second;
+  }
+  return squares;
+}
+
+// Return the sum of the variances of the codes that more than one weight has. published: of those that float32 division
+// gives back.
+double variances(const Bins& bins, const Codes& codes, float scale, bool published, Pull& pull) {
+  double total = 0;
+  for (int64_t k = codes.first; k <= codes.last; ++k) {
+    pull.mean[k] = pull.share[k] = 0;
+    const auto& [count, first, second] = bins[k];
+    const float code = static_cast<float>(k - BINS / 2);
+    if (count < 2 || (published && code * scale / scale != code)) continue;
+    total += (second - first * first / count) / (count - 1);
+    pull.mean[k] = static_cast<float>(first / count);
+    pull.share[k] = static_cast<float>(1 / (count - 1));
+  }
+  return total;
+}
+
+// Write the gradient of each of `count` weights, of which `size` share the scale, and return that of the scale.
+double pull_together(const float* weight, int64_t count, int64_t size, const Step& s, const Pull& pull, float* gradient) {
+  const __m512 one = _mm512_set1_ps(1.0f), two = _mm512_set1_ps(2.0f), each = _mm512_set1_ps(static_cast<float>(size));
+  Sum sum;
+  for (int64_t j = 0; j < count; j += LANES) {
+    const __mmask16 mask = tail_mask(count - j);
+    const Clipped c = clip(load(weight + j, mask), s);
+    const __m512 mean = _mm512_i32gather_ps(c.bin, pull.mean.data(), 4);
+    const __m512 share = _mm512_i32gather_ps(c.bin, pull.share.data(), 4);
+    const __m512 pulled = _mm512_mul_ps(_mm512_sub_ps(c.distance, mean), share);
+    const __m512 drawn = _mm512_div_ps(_mm512_mul_ps(two, c.distance), each);
+    const __m512 slope = _mm512_maskz_add_ps(mask, drawn, _mm512_mul_ps(two, pulled));
+    const __m512 inside = _mm512_sub_ps(_mm512_sub_ps(one, below(c.steps, s)), above(c.steps, s));
+    store(gradient + j, mask, _mm512_mul_ps(slope, inside));
+    sum.add(slope, _mm512_sub_ps(c.clipped, _mm512_mul_ps(inside, c.steps)));
+  }
+  return sum.total();
+}
+
+std::tuple<Tensor, Tensor, Tensor> variation(Tensor weight, Tensor scale, Maybe limits, double low, double high,
+                                             bool published) {
+  weight = whole(weight);
+  const int64_t groups = scale.numel(), size = weight.numel() / groups;
+  const int64_t pieces = (size + CHUNK - 1) / CHUNK;
+  Tensor value = make(scale, {}, ScalarType::Float), to_weight = torch::stable::empty_like(weight);
+  Tensor to_scale = make(scale, {groups}, ScalarType::Float);
+  const float *from = pointer<float>(weight), *scales = pointer<float>(scale), *ends = pointer<float>(limits);
+  float* to = writable<float>(to_weight);
+  std::vector<Bins> bins(pieces);
+  std::vector<double> sums(pieces);
+  double total = 0;
+  for (int64_t g = 0; g < groups; ++g) {
+    const float least = ends != nullptr ? ends[g] : static_cast<float>(low);
+    const float most = ends != nullptr ? ends[groups + g] : static_cast<float>(high);
+    const Step step{_mm512_set1_ps(scales[g]), _mm512_setzero_ps(), _mm512_set1_ps(least), _mm512_set1_ps(most)};
+    const auto each_piece = [&](const auto& work) {
+      share(pieces, [&] {
+        return [&](int64_t task) {
+          const int64_t at = g * size + task * CHUNK, count = std::min(CHUNK, size - task * CHUNK);
+          work(task, at, count);
+        };
+      });
+    };
+    const Codes codes(least, most);
+    each_piece([&](int64_t task, int64_t at, int64_t count) {
+      sums[task] = gather(from + at, count, step, codes, bins[task]);
+    });
+    for (int64_t task = 0; task < pieces; ++task) total += sums[task] / size;
+    for (int64_t task = 1; task < pieces; ++task)
+      for (int64_t k = codes.first; k <= codes.last; ++k) bins[0][k].add(bins[task][k]);
+    Pull pull;
+    if (pieces > 0) total += variances(bins[0], codes, scales[g], published, pull);
+    each_piece([&](int64_t task, int64_t at, int64_t count) {
+      sums[task] = pull_together(from + at, count, size, step, pull, to + at);
+    });
+    double slope = 0;
+    for (const double each : sums) slope += each;
+    writable<float>(to_scale)[g] = static_cast<float>(slope);
+  }
+  *writable<float>(value) = static_cast<float>(total);
+  return {value, to_weight, to_scale};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fxquant, CPU, m) { m.impl("cpu_variation", TORCH_BOX(&variation)); }

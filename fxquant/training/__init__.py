@@ -1,0 +1,17 @@
+"""Quantisation-aware training: learned step sizes, distillation from several crops, and what keeps weights in their bins."""
+
+from fxquant.training.data import AugmentedImages, TrainingData
+from fxquant.training.initialise import initialise_scales
+from fxquant.training.load import load_trained
+from fxquant.training.loop import TrainingResult, train
+from fxquant.training.options import TrainingOptions
+
+__all__ = [
+    "AugmentedImages",
+    "TrainingData",
+    "TrainingOptions",
+    "TrainingResult",
+    "initialise_scales",
+    "load_trained",
+    "train",
+]

@@ -1,0 +1,58 @@
+"""How many bit operations a model costs at the widths that it has learned."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from fxquant.errors import ConfigError
+from fxquant.learned_step import MAX_BITS, MIN_BITS, clamp_through, round_through
+from fxquant.meta import record_of
+from fxquant.observers.binary import BinaryWeightQuantizer
+from fxquant.observers.input_recorder import InputRecorder
+from fxquant.observers.learned_step import LearnedStepQuantizer
+from fxquant.report import multiply_accumulates
+from fxquant.shapes import propagate_shapes
+
+FLOAT_BITS = 32.0
+
+
+def bit_operations(prepared: fx.GraphModule) -> Tensor:
+    """
+    Return the bit operations of one image, in units of 1e9, at the present widths of a graph of `fxquant.prepare_qat`.
+
+    0-dim, with gradients for learned widths. Each product counts its multiply-accumulates times the bits of both operands, 32
+    where one is float. Raises `ConfigError` where the model has not run yet, and so the image size is unknown.
+    """
+    batch = _with_shapes(prepared)
+    total = torch.zeros((), device=next(prepared.parameters()).device)
+    for node in prepared.graph.nodes:
+        if record_of(node) is not None:
+            count = (multiply_accumulates(node) or 0) / batch / 1e9
+            total = total + count * _bits(prepared, node.args[0]) * _bits(prepared, node.args[1])
+    return total
+
+
+def _with_shapes(prepared: fx.GraphModule) -> int:
+    """Let every node know its shape, and return the batch size of these."""
+    recorders = [m for m in prepared.modules() if isinstance(m, InputRecorder)]
+    if any(not int(r.batches) for r in recorders):
+        raise ConfigError("bit operations depend on the image size: run the model on a batch first")
+    examples, training = [r.example() for r in recorders], prepared.training
+    output = next(n for n in prepared.graph.nodes if n.op == "output")
+    if any("val" not in n.meta for n in output.all_input_nodes):
+        propagate_shapes(prepared.eval(), examples)
+        prepared.train(training)
+    return len(examples[0])
+
+
+def _bits(prepared: fx.GraphModule, argument: object) -> Tensor | float:
+    called = isinstance(argument, fx.Node) and argument.op == "call_module"
+    module = prepared.get_submodule(str(argument.target)) if called else None  # type: ignore[union-attr]
+    if isinstance(module, BinaryWeightQuantizer):
+        return 1.0
+    if not isinstance(module, LearnedStepQuantizer):
+        return FLOAT_BITS
+    if module.bits is None:
+        return float(module.spec.bits)
+    return round_through(clamp_through(module.bits, MIN_BITS, MAX_BITS)).mean()

@@ -1,0 +1,148 @@
+"""What a training sees: images of an epoch in an order and with crops that nothing but the seed and the epoch decide."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
+
+from fxquant.data import Batch, Samples
+from fxquant.distillation import SoftTargets, checked_batches
+from fxquant.distillation.draws import random_of
+from fxquant.errors import InputError
+from fxquant.training.interruption import outlive_first_signal
+from fxquant.training.options import TrainingOptions
+from fxquant.training.schedule import Pass
+
+Targets = Tensor | SoftTargets
+
+
+class EpochImages(Sized, Protocol):
+    """Images whose crops depend on their index and the epoch that was set."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the crops of `epoch`."""
+
+    def __getitem__(self, index: int) -> Any:
+        """Return what `collate` puts together."""
+
+    @property
+    def collate(self) -> Callable[[list[Any]], Any]:
+        """Make a batch: images ``(R, 3, H, W)`` and class indices ``(R,)`` or soft targets of them, or an `InputError`."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """
+    The images of a training; each rank has its own object.
+
+    images: of passes that show one crop. several: the same images with more crops, for the passes that show them. calibration:
+    images ``(B, 3, H, W)`` that the scales of activations start from, the same on all ranks. evaluation: batches of this
+    rank's share of the validation images. facts: what else tells this data from another, by name.
+    """
+
+    images: EpochImages
+    calibration: Tensor
+    evaluation: Iterable[Batch] | None = None
+    several: EpochImages | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class AugmentedImages(Dataset[Any]):
+    """
+    The images of `samples` with their class indices, changed at random by `transform`.
+
+    Random choices depend on seed, epoch and index alone, whatever was drawn before and by whichever process.
+    """
+
+    def __init__(self, samples: Samples, transform: Callable[[Image.Image], Tensor], seed: int = 0) -> None:
+        self.samples, self.transform, self.seed = samples, transform, seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the crops of `epoch`."""
+        self._epoch = epoch
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | InputError:
+        file = self.samples.files[index]
+        try:
+            with Image.open(file) as image:
+                pixels = image.convert("RGB")
+        except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
+            return InputError(f"cannot read the image {str(file)!r}: {error}")
+        return self._transform(pixels, index), self.samples.labels[index]
+
+    def _transform(self, pixels: Image.Image, index: int) -> Tensor:
+        """Transform with seeded random states, and leave those of the process as they were."""
+        seed = int(random_of(self.seed, self._epoch, index).randint(2**31))
+        states = random.getstate(), np.random.get_state()
+        try:
+            with torch.random.fork_rng(devices=()):
+                torch.default_generator.manual_seed(seed)
+                random.seed(seed)
+                np.random.seed(seed)
+                return self.transform(pixels)
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+
+    @staticmethod
+    def collate(items: list[Any]) -> Any:
+        """Stack images and labels, or hand on the first error: raised in a worker its message would be a traceback."""
+        failure = next((item for item in items if isinstance(item, InputError)), None)
+        return failure or default_collate(items)
+
+
+def order_batches(count: int, now: Pass, seed: int, rank: int, world: int) -> Sequence[list[int]]:
+    """
+    Return the indices of this rank's images for each step of a pass.
+
+    Ranks take turns, so that a step sees the same images on any number of ranks; where `count` is no multiple of the ranks,
+    a few images come twice and all have equally many.
+    """
+    sampler = DistributedSampler(range(count), world, rank, shuffle=True, seed=seed)  # type: ignore[arg-type, var-annotated]
+    sampler.set_epoch(now.epoch)
+    indices, size = list(sampler), now.images // world
+    return [indices[first : first + size] for first in range(0, len(indices), size)]
+
+
+def load_batches(
+    data: TrainingData,
+    now: Pass,
+    options: TrainingOptions,
+    start: int,
+    ranks: tuple[int, int],
+    workers: int,
+    pinned: bool,
+) -> Iterable[Any]:
+    """
+    Yield this rank's batches of a pass from step `start` on.
+
+    ranks: this rank and how many there are. pinned: in page-locked memory. Raises `InputError` naming the first image that
+    cannot be read.
+    """
+    dataset = data.several if now.crops > 1 and data.several is not None else data.images
+    dataset.set_epoch(now.epoch)
+    batches = order_batches(len(dataset), now, options.seed, *ranks)[start:]
+    if not batches:
+        return
+    loader: DataLoader[Any] = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=batches,
+        num_workers=min(workers, len(batches)),
+        collate_fn=dataset.collate,
+        pin_memory=pinned,
+        worker_init_fn=outlive_first_signal,
+        generator=torch.Generator(),  # else it would draw from the state that drop path draws from
+    )
+    yield from checked_batches(loader)

@@ -1,0 +1,23 @@
+"""Where the scales of a prepared model start from."""
+
+from __future__ import annotations
+
+import sys
+
+from torch import Tensor, fx
+
+import fxquant
+from fxquant.distributed import broadcast_module
+
+
+def initialise_scales(prepared: fx.GraphModule, images: Tensor, seed: int = 0) -> None:
+    """
+    Let one forward pass over `images` ``(B, 3, H, W)`` set the scales of activations, in eval mode.
+
+    All ranks then have the model that rank 0 has. Raises what `fxquant.calibrate` raises.
+    """
+    prepared.eval()
+    device = next(prepared.parameters()).device
+    broadcast_module(prepared)
+    fxquant.calibrate(prepared, [images.to(device)], progress=sys.stderr.isatty(), seed=seed)
+    broadcast_module(prepared)

@@ -1,0 +1,37 @@
+"""A trained model from a checkpoint, to be measured or converted."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import fx
+
+from fxquant.training.state import describe_quantisers, load_model
+from fxquant.training.state_file import compare_settings, read_state
+
+
+def load_trained(
+    prepared: fx.GraphModule, file: str | os.PathLike[str], identity: Mapping[str, Any] | None = None
+) -> fx.GraphModule | None:
+    """
+    Load the weights of a training's checkpoint into `prepared`, and return its moving average, None where it holds none.
+
+    prepared: a graph from `fxquant.prepare_qat` that has run once. identity: what the training was told of itself, as far as
+    it has to be the same. Both models are left in eval mode.
+
+    Raises `CheckpointError` for a file that cannot be read, and naming what differs for one of another model or other bits.
+    """
+    path = Path(file)
+    saved = read_state(path)
+    wanted = {**(identity or {}), "quantisers": describe_quantisers(prepared)}
+    compare_settings(path, {name: saved["settings"].get(name) for name in wanted}, wanted)
+    load_model(prepared.eval(), saved["model"])
+    if saved["ema"] is None:
+        return None
+    averaged = copy.deepcopy(prepared)
+    load_model(averaged, saved["ema"])
+    return averaged

@@ -1,0 +1,86 @@
+"""What a training tells of itself: a table of its passes, and TensorBoard where it is asked for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from fxquant.atomic import write_atomically
+from fxquant.errors import ConfigError, InputError
+
+COLUMNS = (
+    "pass",
+    "epoch",
+    "crops",
+    "lr",
+    "lambda",
+    "loss",
+    "task_loss",
+    "variation",
+    "bit_operations",
+    "gradient_norm",
+    "oscillating",
+    "frozen",
+    "top1",
+    "top5",
+    "ema_top1",
+    "ema_top5",
+    "images_per_second",
+    "seconds",
+)
+
+
+class Logs:
+    """
+    log.csv in `folder`, one row per pass, and TensorBoard's event files where `tensorboard` says so.
+
+    Raises `ConfigError` where the package tensorboard is missing.
+    """
+
+    def __init__(self, folder: Path | None, tensorboard: bool = False, first: int = 0) -> None:
+        self.folder = folder
+        self._writer: Any = None
+        if tensorboard and folder is not None:
+            self._writer = _open_tensorboard(folder, first)
+
+    def write(self, history: Sequence[dict[str, Any]]) -> None:
+        """Write all rows, so that the table is that of the checkpoint however often the training was taken up."""
+        if self.folder is None:
+            return
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        table.writeheader()
+        table.writerows(history)
+        file = self.folder / "log.csv"
+        try:
+            write_atomically(file, lambda name: Path(name).write_text(text.getvalue(), encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot write {str(file)!r}: {error.strerror}") from error
+        if self._writer is not None and history:
+            self._send(history[-1])
+
+    def close(self) -> None:
+        """Write what TensorBoard has not written yet."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _send(self, row: dict[str, Any]) -> None:
+        for name in COLUMNS[3:]:
+            value = row.get(name)
+            if isinstance(value, Real) and math.isfinite(value):
+                self._writer.add_scalar(name, value, row["epoch"])
+        self._writer.flush()
+
+
+def _open_tensorboard(folder: Path, first: int) -> Any:
+    """first: the epoch from which on an earlier run's points are not valid any more."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError("TensorBoard is asked for, its package is missing: pip install tensorboard") from error
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=first or None)

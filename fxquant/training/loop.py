@@ -1,0 +1,165 @@
+"""Quantisation-aware training of a prepared model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxquant import distributed
+from fxquant.errors import CheckpointError, ConfigError
+from fxquant.training.data import TrainingData
+from fxquant.training.initialise import initialise_scales
+from fxquant.training.interruption import Interruption, Stop
+from fxquant.training.logs import Logs
+from fxquant.training.options import TrainingOptions
+from fxquant.training.passes import Run
+from fxquant.training.schedule import plan_passes
+from fxquant.training.state import Row, State, describe_quantisers
+from fxquant.training.state_file import StateFile, duplicate
+
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingResult:
+    """
+    What a training gave. prepared: the model, trained in place, in eval mode. averaged: its moving average, where one was kept.
+
+    history: the numbers of each pass by name, see `fxquant.training.logs.COLUMNS`.
+    """
+
+    prepared: fx.GraphModule
+    averaged: fx.GraphModule | None
+    history: tuple[Row, ...]
+
+
+@torch.inference_mode(False)  # gradients are needed, wherever this is called
+def train(
+    prepared: fx.GraphModule,
+    data: TrainingData,
+    options: TrainingOptions | None = None,
+    *,
+    folder: str | os.PathLike[str] | None = None,
+    resume: bool | str | os.PathLike[str] = False,
+    checkpoint_minutes: float = 10.0,
+    identity: Mapping[str, Any] | None = None,
+    workers: int = 0,
+    progress: bool = True,
+    tensorboard: bool = False,
+) -> TrainingResult:
+    """
+    Train `prepared`, a graph from `fxquant.prepare_qat`, in place on its device; `fxquant.convert` then gives the int8 model.
+
+    This is VVTQ (Huang et al., "Quantization Variation: A New Perspective on Training Transformers with Low-Bit Precision",
+    TMLR 2024) with the options' defaults: learned step sizes, a regulariser that pulls weights to the middle of their bins,
+    and, where `data` has soft labels, several crops of each image with what a teacher said of each.
+
+    The scales of activations start from ``data.calibration``. folder: where checkpoint.pt, checkpoint.previous.pt, best.pt
+    (by validation top-1) and log.csv are kept; None keeps nothing. A checkpoint is written every `checkpoint_minutes`, after
+    each pass, and when SIGINT or SIGTERM asks to stop, which raises KeyboardInterrupt. resume: go on from the folder's
+    checkpoint, if there is one, or from a file; on one device the weights are then, bit for bit, those of a training without
+    interruption, where the device's arithmetic repeats itself. identity: what else tells this training from another, by name.
+
+    In a group of processes (`fxquant.distributed`) each rank calls this with its own `data`: gradients are averaged, rank 0
+    writes. The caller's random state stays as it was.
+
+    Raises `ConfigError` for options that do not fit, `CheckpointError` for a folder that holds another training, or one that is
+    not to be resumed, `TrainingError` naming the step where loss or gradient is not finite, and what `fxquant.calibrate` and
+    the data raise.
+    """
+    options = options or TrainingOptions()
+    place = None if folder is None else Path(folder)
+    file = _open_file(place, resume, _settings(prepared, data, options, identity or {}), checkpoint_minutes)
+    device = next(prepared.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        initialise_scales(prepared, data.calibration, options.seed)
+        state = State(prepared, options)
+        _take_up(state, file, place, resume)
+        passes = plan_passes(options, len(data.images), data.several is not None, distributed.world_size())
+        logs = Logs(place if distributed.rank() == 0 else None, tensorboard, state.progress.index)
+        interruption = Interruption()
+        run = Run(state, data, passes, device, workers, interruption, file)
+        try:
+            with interruption.listening():
+                _go_on(run, logs, progress)
+        finally:
+            logs.close()
+    prepared.eval()
+    return TrainingResult(prepared, state.averaged, tuple(state.progress.history))
+
+
+def _go_on(run: Run, logs: Logs, progress: bool) -> None:
+    """Make all passes that are left."""
+    state = run.state
+    try:
+        with run.bar(progress):
+            while state.progress.index < len(run.passes):
+                run.train_pass()
+                state.progress.finish_pass(run.measure())
+                run.write()
+                if distributed.rank() == 0:
+                    _keep_best(state, run.file.file)
+                    logs.write(state.progress.history)
+    except Stop:
+        run.write()
+        raise
+
+
+def _open_file(
+    place: Path | None, resume: bool | str | os.PathLike[str], settings: dict[str, Any], minutes: float
+) -> StateFile:
+    if place is None:
+        if resume:
+            raise ConfigError("there is nothing to resume without a folder that the training is kept in")
+        return StateFile(None, settings, 0.0)
+    if minutes < 0:
+        raise ConfigError(f"checkpoint_minutes must not be negative, got {minutes}")
+    place.mkdir(parents=True, exist_ok=True)
+    return StateFile(place / CHECKPOINT, settings, 60 * minutes)
+
+
+def _settings(
+    prepared: fx.GraphModule, data: TrainingData, options: TrainingOptions, identity: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the weights depend on; neither the device, nor the number of ranks, is among it."""
+    return {
+        **identity,
+        "quantisers": describe_quantisers(prepared),
+        "images": len(data.images),
+        "several_crops": data.several is not None,
+        **data.facts,
+        **asdict(options),
+    }
+
+
+def _take_up(state: State, file: StateFile, place: Path | None, resume: bool | str | os.PathLike[str]) -> None:
+    """Load the checkpoint that `resume` asks for, or that was written before torchrun started this process anew."""
+    if file.file is None or place is None:
+        return
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if not file.file.exists():
+        chosen = None if isinstance(resume, bool) else Path(resume)
+    elif restarted or resume is True:
+        chosen = file.file
+    elif resume is False:
+        raise CheckpointError(
+            f"{str(place)!r} holds a training already: --resume goes on with it; or choose another folder, or delete it"
+        )
+    else:
+        chosen = Path(resume)
+    if chosen is not None:
+        state.load_state_dict(file.read(chosen))
+        if distributed.rank() == 0 and not state.progress.step:
+            _keep_best(state, file.file)  # unless the training was killed before it could
+
+
+def _keep_best(state: State, checkpoint: Path | None) -> None:
+    """Let best.pt be the checkpoint where its last pass is the best."""
+    if checkpoint is not None and state.progress.last_is_best:
+        duplicate(checkpoint, checkpoint.with_name(BEST))

@@ -1,0 +1,26 @@
+"""Which parameters weight decay is for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.optim import param_groups_weight_decay
+from torch import nn
+
+from fxquant.observers.learned_step import LearnedStepQuantizer
+
+# As timm's models name what they do not decay; a graph keeps the names but not the models' own list.
+_NOT_DECAYED = ("*cls_token", "*pos_embed", "*dist_token", "*reg_token", "*absolute_pos_embed", "*relative_position*")
+
+
+def group_parameters(prepared: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """
+    Return the optimiser's groups: weights are decayed, vectors, positions, tokens and quantisers' own parameters are not.
+
+    Parameters that need no gradient are in no group; equal models have equal groups.
+    """
+    quantisers = [f"{path}.*" for path, module in prepared.named_modules() if isinstance(module, LearnedStepQuantizer)]
+    groups: list[dict[str, Any]] = param_groups_weight_decay(
+        prepared, weight_decay, no_weight_decay_list=(*_NOT_DECAYED, *quantisers)
+    )
+    return groups

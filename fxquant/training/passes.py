@@ -1,0 +1,192 @@
+"""The passes of a training: steps, and the measurement after each."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import DistError
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from tqdm.auto import tqdm
+
+from fxquant.distillation.draws import random_of
+from fxquant.distributed import rank, sum_over_ranks, world_size
+from fxquant.errors import TrainingError
+from fxquant.training.data import Targets, TrainingData, load_batches
+from fxquant.training.interruption import Interruption, Stop
+from fxquant.training.objective import PARTS, Objective
+from fxquant.training.schedule import Pass
+from fxquant.training.state import Row, State
+from fxquant.training.state_file import StateFile
+from fxquant.training.validation import Accuracy, measure_accuracy
+
+_MEANS = ("loss", *PARTS, "gradient_norm")  # of a step, over all ranks
+
+
+@dataclass(eq=False)
+class Run:
+    """A training on its way: `state` is all that changes."""
+
+    state: State
+    data: TrainingData
+    passes: Sequence[Pass]
+    device: torch.device
+    workers: int
+    interruption: Interruption
+    file: StateFile
+    _bar: Any = None
+    _model: nn.Module = field(init=False)
+    _objective: Objective = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Let ranks share their gradients."""
+        prepared = self.state.prepared
+        self._objective = Objective(prepared, self.state.options)
+        self._model = prepared
+        if world_size() > 1:
+            places = [self.device] if self.device.type == "cuda" else None
+            self._model = DistributedDataParallel(prepared, device_ids=places)
+
+    def bar(self, shown: bool) -> AbstractContextManager[Any]:
+        """Return the progress bar of all passes together; its time left is that of the whole training."""
+        done = sum(now.steps for now in self.passes[: self.state.progress.index]) + self.state.progress.step
+        total = sum(now.steps for now in self.passes)
+        off = not shown or rank() > 0
+        self._bar = tqdm(total=total, initial=done, desc="train", unit="step", disable=off)
+        bar: AbstractContextManager[Any] = self._bar
+        return bar
+
+    def write(self) -> None:
+        """Write a checkpoint, on rank 0."""
+        if rank() == 0:
+            self.file.write(self.state.state_dict())
+
+    def train_pass(self) -> None:
+        """
+        Make the steps of the pass at hand that are left.
+
+        Raises `TrainingError` naming a step whose loss or gradient is not finite, before the model has changed.
+        """
+        progress = self.state.progress
+        now = self.passes[progress.index]
+        self.state.begin_pass(now)
+        self.state.prepared.train()
+        pinned, ranks = self.device.type == "cuda", (rank(), world_size())
+        start = time.perf_counter()
+        try:
+            for batch in load_batches(self.data, now, self.state.options, progress.step, ranks, self.workers, pinned):
+                numbers = self._step(now, *batch)
+                end = time.perf_counter()
+                progress.add(numbers, end - start)
+                start = end
+                self._show(numbers)
+                if numbers["asked"]:
+                    raise Stop
+                if self.file.due:
+                    self.write()
+        except RuntimeError as error:
+            self._explain(error)
+            raise
+
+    def _step(self, now: Pass, images: Tensor, targets: Targets) -> dict[str, float]:
+        """Change the model by one batch; return what it gave, over all ranks."""
+        state, options = self.state, self.state.options
+        # Drop path draws from this, so that a step is the same whatever was drawn before.
+        torch.manual_seed(int(random_of("step", options.seed, rank(), now.epoch, state.progress.step).randint(2**31)))
+        images, targets = images.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
+        state.optimizer.zero_grad()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=options.bf16):
+            logits = self._model(images)
+        loss, parts = self._objective(logits, targets, self._objective.weight(now.epoch))
+        torch.autograd.backward(loss)
+        trained = [p for p in state.parameters if p.grad is not None]
+        norm = get_total_norm([p.grad for p in trained if p.grad is not None])
+        numbers = self._over_ranks(torch.stack((loss.detach(), *parts, norm)), len(images))
+        self._refuse_non_finite(now, numbers)
+        if options.clip_grad is not None:
+            clip_grads_with_norm_(trained, options.clip_grad, norm)
+        state.update(now.epoch)
+        return numbers
+
+    def _over_ranks(self, means: Tensor, images: int) -> dict[str, float]:
+        """Return means and sums of a step over ranks, and whether any rank was asked to stop."""
+        own = torch.cat((means.float(), means.new_tensor([images, self.interruption.asked]).float()))
+        *found, count, asked = sum_over_ranks(own).tolist()
+        average = {name: value / world_size() for name, value in zip(_MEANS, found, strict=True)}
+        return {**average, "images": count, "asked": asked}
+
+    def _refuse_non_finite(self, now: Pass, numbers: dict[str, float]) -> None:
+        wrong = [f"{name.replace('_', ' ')} {numbers[name]}" for name in _MEANS if not math.isfinite(numbers[name])]
+        if not wrong:
+            return
+        progress = self.state.progress
+        kept = f"; {self.file.file} is from before" if self.file.file is not None and self.file.file.exists() else ""
+        raise TrainingError(
+            f"epoch {now.epoch}, step {progress.step + 1} of {now.steps}: {', '.join(wrong)}; a smaller learning rate or a "
+            f"limit for the gradient may help{kept}"
+        )
+
+    def _show(self, numbers: dict[str, float]) -> None:
+        progress = self.state.progress
+        speed = progress.sums["images"] / max(progress.seconds, 1e-9)
+        self._bar.set_postfix({"loss": f"{numbers['loss']:.3f}", "images/s": f"{speed:.0f}"}, refresh=False)
+        self._bar.update()
+
+    def measure(self) -> Row:
+        """Return the numbers of the pass whose steps are over, those of validation images included."""
+        state, progress = self.state, self.state.progress
+        now = self.passes[progress.index]
+        means = {name: progress.sums[name] / progress.step for name in _MEANS}
+        try:
+            trained, averaged = self._accuracies()
+        except RuntimeError as error:
+            self._explain(error)
+            raise
+        share = None if state.freezer is None else state.freezer.share
+        row = {
+            "pass": progress.index,
+            "epoch": now.epoch,
+            "crops": now.crops,
+            "lr": state.begin_pass(now),
+            "lambda": self._objective.weight(now.epoch),
+            **means,
+            "oscillating": share and share.oscillating,
+            "frozen": share and share.frozen,
+            "top1": trained and trained.top1,
+            "top5": trained and trained.top5,
+            "ema_top1": averaged and averaged.top1,
+            "ema_top5": averaged and averaged.top5,
+            "images_per_second": progress.sums["images"] / max(progress.seconds, 1e-9),
+            "seconds": progress.seconds,
+        }
+        row = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in row.items()}
+        return {**row, "best_of": row["top1"] if averaged is None else row["ema_top1"]}
+
+    def _accuracies(self) -> tuple[Accuracy | None, Accuracy | None]:
+        """Return those of the model and of its moving average."""
+        state, batches = self.state, self.data.evaluation
+        if batches is None:
+            return None, None
+        trained = measure_accuracy(state.prepared, batches, self.device, "validate", self.interruption)
+        if state.averaged is None:
+            return trained, None
+        return trained, measure_accuracy(state.averaged, batches, self.device, "validate average", self.interruption)
+
+    def _explain(self, error: RuntimeError) -> None:
+        """Raise what a failed exchange between ranks means; return where it was none."""
+        if world_size() == 1 or not (isinstance(error, DistError) or "gloo" in str(error)):
+            return
+        if self.interruption.asked:  # and so were the others, who are gone
+            raise KeyboardInterrupt from error
+        reason = str(error).strip().partition("\n")[0]
+        raise TrainingError(
+            f"rank {rank()} of {world_size()} lost the others, one of which has failed or does not answer: {reason}; "
+            "--resume goes on from the last checkpoint"
+        ) from error

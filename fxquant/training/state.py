@@ -1,0 +1,140 @@
+"""Everything that changes while a model is trained, as one thing that can be kept and taken up again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from timm.utils import ModelEmaV3
+from torch import Tensor, fx
+from torch.optim import AdamW
+
+from fxquant.errors import CheckpointError
+from fxquant.observers.learned_step import LearnedStepQuantizer
+from fxquant.training.options import TrainingOptions
+from fxquant.training.oscillation import OscillationFreezer
+from fxquant.training.parameter_groups import group_parameters
+from fxquant.training.schedule import Pass, make_scheduler
+
+Row = dict[str, Any]
+
+
+@dataclass(eq=False)
+class Progress:
+    """
+    How far a training is: `index` whole passes, and `step` steps of the next one.
+
+    sums: over those steps, by name. seconds: that they took. history: a row of numbers for each whole pass.
+    """
+
+    index: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[Row] = field(default_factory=list)
+
+    def add(self, numbers: Mapping[str, float], seconds: float) -> None:
+        """Count one step and its numbers."""
+        self.step += 1
+        self.seconds += seconds
+        for name, value in numbers.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def finish_pass(self, row: Row) -> None:
+        """Begin the next pass."""
+        self.index, self.step, self.seconds, self.sums = self.index + 1, 0, 0.0, {}
+        self.history.append(row)
+
+    @property
+    def best(self) -> Row | None:
+        """The first row of the highest accuracy; None before there is one."""
+        measured = [row for row in self.history if row["best_of"] is not None]
+        return max(measured, key=lambda row: float(row["best_of"]), default=None)
+
+    @property
+    def last_is_best(self) -> bool:
+        """Say whether the last whole pass is the best one."""
+        return self.best is not None and self.best is self.history[-1]
+
+
+class State:
+    """A prepared model whose scales are set, with what trains it."""
+
+    def __init__(self, prepared: fx.GraphModule, options: TrainingOptions) -> None:
+        self.prepared, self.options = prepared, options
+        self.optimizer = AdamW(
+            group_parameters(prepared, options.weight_decay), lr=options.lr, betas=options.betas, eps=options.eps
+        )
+        self.scheduler = make_scheduler(self.optimizer, options)
+        self.ema = None if options.ema_decay is None else ModelEmaV3(prepared, options.ema_decay)
+        self.freezer: OscillationFreezer | None = None
+        if options.track_oscillations or options.freeze_threshold is not None:
+            self.freezer = OscillationFreezer(prepared, options.freeze_threshold, options.oscillation_momentum)
+        self.progress = Progress()
+
+    @property
+    def averaged(self) -> fx.GraphModule | None:
+        """The moving average of the model, in eval mode."""
+        return None if self.ema is None else self.ema.module
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Everything that is trained."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def begin_pass(self, now: Pass) -> float:
+        """Set the learning rate of a pass and return it."""
+        self.scheduler.step(now.lr_epoch)
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def update(self, epoch: int) -> None:
+        """Change the model by its gradients; bit widths stay as they are once `bits_ratio` of the epochs are over."""
+        if epoch >= self.options.bits_ratio * self.options.epochs:
+            for module in self.prepared.modules():
+                if isinstance(module, LearnedStepQuantizer) and module.bits is not None:
+                    module.bits.grad = None
+        self.optimizer.step()
+        if self.freezer is not None:
+            self.freezer.step()
+        if self.ema is not None:
+            self.ema.update(self.prepared)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything, as tensors and plain values."""
+        return {
+            "model": self.prepared.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.averaged is None else self.averaged.state_dict(),
+            "freezer": None if self.freezer is None else self.freezer.state_dict(),
+            "progress": asdict(self.progress),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave; raise `CheckpointError` where it is of another model."""
+        load_model(self.prepared, saved["model"])
+        try:
+            self.optimizer.load_state_dict(saved["optimizer"])
+            if self.averaged is not None:
+                self.averaged.load_state_dict(saved["ema"])
+            if self.freezer is not None:
+                self.freezer.load_state_dict(saved["freezer"])
+            self.progress = Progress(**saved["progress"])
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint does not fit this training: {error}") from error
+
+
+def load_model(prepared: fx.GraphModule, saved: Mapping[str, Tensor]) -> None:
+    """Load a prepared model's tensors; raise `CheckpointError` where they are of another one."""
+    try:
+        prepared.load_state_dict(saved)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"the checkpoint does not fit this model: {reason}") from error
+
+
+def describe_quantisers(prepared: fx.GraphModule) -> str:
+    """Return how many operands are quantised to how many bits."""
+    bits = Counter(m.spec.bits for m in prepared.modules() if isinstance(m, LearnedStepQuantizer))
+    return ", ".join(f"{count} of {width} bits" for width, count in sorted(bits.items()))

@@ -1,0 +1,142 @@
+"""The state of a training on disk: one file that is whole or not there, and the one before it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import shutil
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fxquant.atomic import write_atomically
+from fxquant.errors import CheckpointError
+
+_KIND = "fxquant_training"
+_FORMAT = 1
+_PARTS = ("settings", "model", "optimizer", "ema", "freezer", "progress")
+
+
+class StateFile:
+    """
+    Where a training is kept so that it can go on; `settings` tell which one it is.
+
+    file None: nowhere. interval: seconds between two writes.
+    """
+
+    def __init__(self, file: Path | None, settings: Mapping[str, Any], interval: float) -> None:
+        self.file = file
+        self.settings = dict(settings)
+        self.interval = interval
+        self._written = time.monotonic()
+        self._good = False  # whether what lies there now is worth keeping as the previous one
+
+    @property
+    def previous(self) -> Path | None:
+        """Where the state before the last one is."""
+        return None if self.file is None else previous_of(self.file)
+
+    @property
+    def due(self) -> bool:
+        """Say whether the interval has passed since the last write."""
+        return self.file is not None and time.monotonic() - self._written >= self.interval
+
+    def read(self, file: Path | None = None) -> dict[str, Any]:
+        """
+        Return the state in `file`, None for the training's own.
+
+        Raises `CheckpointError` as `read_state` does, and naming what differs for one of another training.
+        """
+        chosen = file or self.file
+        if chosen is None:
+            raise CheckpointError("there is no file to go on from: give a folder to keep the training in")
+        state = read_state(chosen)
+        compare_settings(chosen, state["settings"], self.settings)
+        self._good = self._good or chosen == self.file
+        return state
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Write `state`, and keep the one before; raise `CheckpointError` where that cannot be done."""
+        if self.file is None or self.previous is None:
+            return
+        content = {"kind": _KIND, "format": _FORMAT, "settings": self.settings, **state}
+        try:
+            if self._good:
+                duplicate(self.file, self.previous)
+            write_atomically(self.file, lambda name: torch.save(content, name))
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+            raise CheckpointError(f"cannot write {str(self.file)!r}: {error}") from error
+        self._good = True
+        self._written = time.monotonic()
+
+
+def previous_of(file: Path) -> Path:
+    """Return where the state before that in `file` is kept."""
+    return file.with_name(f"{file.stem}.previous{file.suffix}")
+
+
+def read_state(file: Path) -> dict[str, Any]:
+    """
+    Return what a training wrote to `file`; reading it runs no code.
+
+    Raises `CheckpointError` for a file that is missing, damaged, of another kind or of another format; where the one before
+    it is there, the message tells so.
+    """
+    if not file.is_file():
+        raise CheckpointError(f"checkpoint {str(file)!r} does not exist")
+    try:
+        with zipfile.ZipFile(file) as archive:  # torch.load does not look at the checksums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"cannot read {str(file)!r}, it is damaged: {reason}{_hint(file)}") from error
+    if not isinstance(state, dict) or state.get("kind") != _KIND:
+        raise CheckpointError(f"{str(file)!r} is none that a training wrote")
+    if state.get("format") != _FORMAT:
+        raise CheckpointError(f"{str(file)!r} has format {state.get('format')!r}, this fxquant reads {_FORMAT}")
+    if not all(name in state for name in _PARTS):
+        raise CheckpointError(f"{str(file)!r} is damaged: it does not hold a whole state{_hint(file)}")
+    return state
+
+
+def compare_settings(file: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` naming each setting of a file that is not the one wanted."""
+    names = [name for name in dict.fromkeys([*wanted, *saved]) if saved.get(name) != wanted.get(name)]
+    if names:
+        differences = "; ".join(
+            f"{name} is {_shown(saved.get(name))} there and {_shown(wanted.get(name))} here" for name in names
+        )
+        raise CheckpointError(
+            f"{str(file)!r} holds another training: {differences}. Give the same settings to go on with it, or another folder"
+        )
+
+
+def duplicate(source: Path, target: Path) -> None:
+    """Let `target` have the content of `source` from one moment to the next; nothing is copied where links are possible."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _hint(file: Path) -> str:
+    before = previous_of(file)
+    return f". The one before it is {str(before)!r}: --resume {before} goes on from there" if before.is_file() else ""
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else str(value)

@@ -1,0 +1,135 @@
+"""Take out of a trained graph what only training needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxquant.attributes import get_tensor, read_buffer, tensor_of
+from fxquant.dataflow import PRODUCTS
+from fxquant.errors import UnsupportedGraphError
+from fxquant.meta import record_of, set_record
+from fxquant.numerics import code_range
+from fxquant.observers.binary import BinaryWeightQuantizer
+from fxquant.observers.learned_step import LearnedStepQuantizer
+from fxquant.operands import TensorSpec
+from fxquant.rewrite import blame, edit, inherit_meta
+from fxquant.train_modules import BatchNorm
+
+
+def end_training(gm: fx.GraphModule) -> PassResult:
+    """
+    Fix what training moved, and undo what it added to the graph.
+
+    Before:  y = x + drop_path_3(batch_norm_0(h, mean, variance, w, b))
+    Becomes: y = x + batch_norm(h, mean, variance, w, b, False, 0.1, 1e-5)
+
+    Weights of one bit become the two values they stand for. Learned bit widths become those of the specs. Where row groups of a weight have learned different ones, the weight is
+    clamped to what each group's codes reach, and the widest codes hold them all. A real offset becomes a noisy bias of one
+    value, as an input shifted by a constant can be taken off the bias; products of two activations have none, and raise
+    `UnsupportedGraphError`.
+    """
+    return edit(gm, _end)
+
+
+def _end(gm: fx.GraphModule) -> bool:
+    modified = False
+    settled: dict[str, LearnedStepQuantizer] = {}
+    for node in list(gm.graph.nodes):
+        module = gm.get_submodule(str(node.target)) if node.op == "call_module" else None
+        with blame("end_training", node):
+            if isinstance(module, DropPath):
+                node.replace_all_uses_with(node.args[0])
+                gm.graph.erase_node(node)
+                modified = True
+            elif isinstance(module, BatchNorm):
+                _fix_statistics(gm, node, module)
+                modified = True
+            elif isinstance(module, BinaryWeightQuantizer):
+                modified |= _binarise(gm, node, module)
+            elif isinstance(module, LearnedStepQuantizer):
+                modified |= _settle(gm, node, module)
+                settled[str(node.target)] = module
+    for node in gm.graph.nodes if settled else ():
+        modified |= _update_record(node, settled)
+    return modified
+
+
+def _fix_statistics(gm: fx.GraphModule, node: fx.Node, module: BatchNorm) -> None:
+    with gm.graph.inserting_before(node):
+        values = (*node.args, None, None)[:5]
+        call = gm.graph.call_function(F.batch_norm, (*values, False, module.momentum, module.eps))
+    inherit_meta(call, node)
+    node.replace_all_uses_with(call)
+    gm.graph.erase_node(node)
+
+
+def _settle(gm: fx.GraphModule, node: fx.Node, module: LearnedStepQuantizer) -> bool:
+    modified = module.bits is not None
+    if modified and len(set(module.widths())) > 1:
+        source: fx.Node = node.args[0]  # type: ignore[assignment]
+        with gm.graph.inserting_before(node):
+            clamped = read_buffer(gm.graph, f"{source.target}_clamped", _clamped(tensor_of(source), module))
+        inherit_meta(clamped, source)
+        node.update_arg(0, clamped)
+    module.settle()
+    offset = module.fixed_offset()
+    if offset is None or module.noise.numel():
+        return modified
+    products = [user for user in node.users if user.target in PRODUCTS]
+    if len(products) != len(node.users) or any(p.target not in (F.linear, F.conv2d) for p in products):
+        raise UnsupportedGraphError(
+            f"node {module.operand!r} learned a real offset, which a product of two activations cannot take off: train with "
+            "whole offsets (real_offset=False)"
+        )
+    weight = products[0].args[1]
+    weight = weight.args[0] if isinstance(weight, fx.Node) and weight.op == "call_module" else weight
+    module.noise = torch.full((get_tensor(gm, str(weight.target))[0].numel(),), -offset)  # type: ignore[union-attr]
+    return True
+
+
+def _binarise(gm: fx.GraphModule, node: fx.Node, module: BinaryWeightQuantizer) -> bool:
+    """Replace a weight by the two values it stands for, so that its codes are -1 and 1."""
+    source: fx.Node = node.args[0]  # type: ignore[assignment]
+    name = f"{source.target}_binary"
+    if "_binary" in str(source.target):
+        return False
+    with gm.graph.inserting_before(node):
+        binary = read_buffer(gm.graph, name, module.binary(tensor_of(source)))
+    inherit_meta(binary, source)
+    node.update_arg(0, binary)
+    return True
+
+
+def _clamped(weight: torch.Tensor, module: LearnedStepQuantizer) -> torch.Tensor:
+    """Return a weight whose row groups lie within their own codes."""
+    scales = module.calculate_qparams().scale.reshape(-1)
+    groups = weight.detach().reshape(len(scales), -1)
+    rows = []
+    for row, scale, bits in zip(groups, scales, module.widths(), strict=True):
+        qmin, qmax = code_range(bits, signed=True)
+        rows.append(row.clamp(float(qmin * scale), float(qmax * scale)))
+    return torch.stack(rows).reshape(weight.shape)
+
+
+def _update_record(node: fx.Node, settled: dict[str, LearnedStepQuantizer]) -> bool:
+    """Let the record of a product name the widths that were learned."""
+    record = before = record_of(node)
+    if record is None:
+        return False
+    operands = []
+    for argument, operand in zip(node.args, record.operands, strict=False):
+        called = isinstance(argument, fx.Node) and argument.op == "call_module"
+        module = settled.get(str(argument.target)) if called else None  # type: ignore[union-attr]
+        spec = operand.spec
+        if module is not None and isinstance(spec, TensorSpec):
+            spec = module.spec
+        operands.append(replace(operand, spec=spec))
+    record = replace(record, operands=tuple(operands))
+    set_record(node, record)
+    return record != before

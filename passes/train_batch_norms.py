@@ -1,0 +1,49 @@
+"""Let batch norms follow the batches while a model is trained."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassResult
+
+from fxquant.rewrite import blame, edit, inherit_meta
+from fxquant.train_modules import BatchNorm
+
+_NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+_DEFAULTS = (None, None, None, None, None, False, 0.1, 1e-5)
+
+
+def train_batch_norms(gm: fx.GraphModule) -> PassResult:
+    """
+    Turn each batch norm into a module that has a training mode.
+
+    Before:  y = batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, False, 0.1, 1e-5)
+    Becomes: y = batch_norms.0(x, bn.running_mean, bn.running_var, bn.weight, bn.bias)
+
+    `end_training` turns it back. A batch norm without running statistics stays.
+    """
+    return edit(gm, _train)
+
+
+def _train(gm: fx.GraphModule) -> bool:
+    nodes = [n for n in gm.graph.nodes if n.op == "call_function" and n.target in (F.batch_norm, torch.batch_norm)]
+    modified = False
+    for index, node in enumerate(nodes):
+        with blame("train_batch_norms", node):
+            modified |= _replace(gm, node, f"batch_norm_{index}")
+    return modified
+
+
+def _replace(gm: fx.GraphModule, node: fx.Node, name: str) -> bool:
+    given = {**dict(zip(_NAMES, node.args, strict=False)), **node.kwargs}
+    values = [given.get(key, default) for key, default in zip(_NAMES, _DEFAULTS, strict=True)]
+    if node.target is torch.batch_norm or values[1] is None or values[5]:
+        return False
+    gm.add_submodule(f"train_modules.{name}", BatchNorm(values[6], values[7]).train(gm.training))
+    with gm.graph.inserting_before(node):
+        call = gm.graph.call_module(f"train_modules.{name}", tuple(values[:5]))
+    inherit_meta(call, node)
+    node.replace_all_uses_with(call)
+    gm.graph.erase_node(node)
+    return True

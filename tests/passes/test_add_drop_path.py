@@ -1,0 +1,93 @@
+"""`add_drop_path` drops branches of the residual stream, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, fx, nn
+
+import fxquant
+from fxquant.passes.add_drop_path import AddDropPath
+from fxquant.passes.canonicalize import canonicalize
+from fxquant.spec import Stage
+from tests.helpers import check_pass, check_unchanged, module_of, through
+
+X = torch.randn(2, 5, 4)
+W = torch.randn(4, 4)
+
+
+def test_drops_each_branch_but_the_first_more_and_more() -> None:
+    def two(self: nn.Module, x: Tensor) -> Tensor:
+        x = x + F.linear(F.layer_norm(x, (4,)), self.w)
+        return F.linear(x, self.w) + x
+
+    gm = check_pass(
+        AddDropPath(0.4),
+        through(module_of(two, w=W), canonicalize).eval(),
+        (X,),
+        before="""
+            (x)
+            layer_norm = F.layer_norm(x, (4,))
+            linear = F.linear(layer_norm, w)
+            add = x + linear
+            linear_1 = F.linear(add, w)
+            add_1 = linear_1 + add
+            return add_1
+        """,
+        after="""
+            (x)
+            layer_norm = F.layer_norm(x, (4,))
+            linear = F.linear(layer_norm, w)
+            add = x + linear
+            linear_1 = F.linear(add, w)
+            drop_path_1 = train_modules.drop_path_1(linear_1)
+            add_1 = drop_path_1 + add
+            return add_1
+        """,
+        stage=Stage.PREPARED,
+    )
+    module = gm.get_submodule("train_modules.drop_path_1")
+    assert isinstance(module, DropPath)
+    assert module.drop_prob == 0.4
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda self, x: x + self.w[0],  # a constant, as an embedding of positions
+        lambda self, x: F.linear(x, self.w) + F.linear(x, self.w),  # no skip beside a branch
+        lambda self, x: F.softmax(torch.matmul(x, x.transpose(1, 2)) + self.w[:1, :1], -1),  # a bias of scores
+        lambda self, x: x + x.relu(),
+    ],
+)
+def test_other_sums_stay(function: object) -> None:
+    check_unchanged(AddDropPath(0.4), through(module_of(function, w=W), canonicalize).eval(), (X,), Stage.PREPARED)
+
+
+def test_rate_zero_adds_nothing() -> None:
+    model = VisionTransformer(img_size=16, patch_size=8, embed_dim=8, depth=2, num_heads=2, num_classes=3).eval()
+    check_unchanged(AddDropPath(0.0), fxquant.trace(model), (torch.randn(1, 3, 16, 16),), Stage.PREPARED)
+
+
+def test_a_vit_has_one_per_branch_with_even_steps() -> None:
+    model = VisionTransformer(img_size=16, patch_size=8, embed_dim=8, depth=2, num_heads=2, num_classes=3).eval()
+    gm = AddDropPath(0.3)(fxquant.trace(model)).graph_module
+    rates = [float(m.drop_prob) for m in gm.modules() if isinstance(m, DropPath)]
+    assert rates == pytest.approx([0.1, 0.2, 0.3])
+    images = torch.randn(64, 3, 16, 16)
+    assert torch.equal(gm.eval()(images), model(images))
+    assert not torch.equal(gm.train()(images), model(images))
+
+
+def test_a_swin_drops_in_every_block() -> None:
+    from timm.models.swin_transformer import SwinTransformer
+
+    model = SwinTransformer(
+        img_size=16, patch_size=2, embed_dim=8, depths=(2, 2), num_heads=(2, 2), window_size=4, num_classes=3
+    )
+    gm = AddDropPath(0.7)(fxquant.trace(model.eval())).graph_module
+    assert sum(isinstance(m, DropPath) for m in gm.modules()) == 7  # two for each of four blocks, and the first is never dropped
+    assert isinstance(gm, fx.GraphModule)
