@@ -2,8 +2,8 @@
 What quantisation-aware training gives at 4, 3 and 2 bits on the stand-ins, and what each part of VVTQ adds to it.
 
 ``python bench/qat.py`` trains each stand-in by each method, from the same float weights on the same images in the same order,
-and writes ``bench/results/qat.json`` and ``docs/qat.md``. Cells that are there already are skipped, so that a run can be stopped
-and started again. First and last layers have 8 bits throughout, those of PTQ too.
+and writes ``bench/results/qat.json`` and ``docs/qat.md``. Cells that are there already are skipped, so that a run can be
+stopped and started again. First and last layers have 8 bits throughout, those of PTQ too.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def soft_labels(model: nn.Module, glyphs: Glyphs) -> Tensor:
         return torch.cat([model(images).softmax(1) for images, _ in glyphs.batches(TEST_BATCH)])
 
 
-def train_one(name: str, method: Method, bits: int, seed: int, glyphs: Glyphs, options: argparse.Namespace) -> fx.GraphModule:
+def train_one(
+    name: str, method: Method, bits: int, seed: int, glyphs: Glyphs, options: argparse.Namespace
+) -> fx.GraphModule:
     """Return the trained model of one cell."""
     model = load_standin(name)
     config = fxquant.recipe("vvtq", bits, bits, gradient_scale=method.gradient_scale)
@@ -173,11 +175,11 @@ def table(data: Mapping[str, Any]) -> str:
     lines = [
         "# Quantisation-aware training",
         "",
-        f"Top-1 accuracy in percent of int8 models ({settings['test_images']} test images): mean and standard deviation over seeds "
-        f"(how many). Each training sees {settings['images']} images in {settings['epochs']} epochs with batches of "
-        f"{settings['batch_size']}, AdamW, lr {settings['lr']}, from the same float weights; first and last layers have 8 bits. The "
-        "teacher of distillation is the float model itself, asked of each training image (5 classes, the rest spread evenly). A "
-        "seed decides the order of images, and which 64 images calibrate. Made by `python bench/qat.py`.",
+        f"Top-1 accuracy in percent of int8 models ({settings['test_images']} test images): mean and standard deviation over "
+        f"seeds (how many). Each training sees {settings['images']} images in {settings['epochs']} epochs with batches of "
+        f"{settings['batch_size']}, AdamW, lr {settings['lr']}, from the same float weights; first and last layers have 8 "
+        "bits. The teacher of distillation is the float model itself, asked of each training image (5 classes, the rest "
+        "spread evenly). A seed decides the order of images, and which 64 images calibrate. Made by `python bench/qat.py`.",
         "",
         "| stand-in | method | " + " | ".join(bits) + " |",
         "| --- | --- | " + " | ".join("---:" for _ in bits) + " |",

@@ -18,7 +18,6 @@ from fxquant.calibration.searches import has_searches, run_searches
 from fxquant.compiling import compile_graph
 from fxquant.config import QuantConfig
 from fxquant.distributed import refuse_different
-from fxquant.trainable import is_trained, refuse_untrainable
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError
 from fxquant.meta import record_of
 from fxquant.observers.base import Observer
@@ -27,6 +26,7 @@ from fxquant.recipes import recipe as make_recipe
 from fxquant.report import report
 from fxquant.shapes import propagate_shapes
 from fxquant.spec import Stage, stage_of
+from fxquant.trainable import is_trained, refuse_untrainable
 
 Target = Literal["int8", "fake"]
 
@@ -90,9 +90,9 @@ def prepare_qat(
     """
     Return a copy of the model to be trained with quantised operands, in training mode.
 
-    gm_or_module, example_inputs: as for `prepare`. config: None is ``recipe("vvtq", 4, 4)``. drop_path: the rate at which the last
-    branch of the residual stream is dropped; earlier ones are dropped less. The parameters of the result are those of the
-    model, and the steps, offsets and bit widths that are learned; the first batch it runs on sets the steps of the
+    gm_or_module, example_inputs: as for `prepare`. config: None is ``recipe("vvtq", 4, 4)``. drop_path: the rate at which
+    the last branch of the residual stream is dropped; earlier ones are dropped less. The parameters of the result are those
+    of the model, and the steps, offsets and bit widths that are learned; the first batch it runs on sets the steps of the
     activations. Train it as any module, then `convert` it.
 
     Raises `ConfigError` for a config in which any operand has no learned step, and for a rate outside [0, 1).

@@ -136,6 +136,15 @@ def projections(node: fx.Node) -> int:
     return len(found - {"p"})
 
 
+def heads(node: fx.Node) -> int | None:
+    """Return in how many heads attention reads the result of a linear layer, None where shapes are not known."""
+    for user in downstream(node, through=(F.layer_norm,)):
+        if user.target in (F.scaled_dot_product_attention, torch.matmul):
+            shapes = [a.meta.get("val") for a in user.args[:2] if isinstance(a, fx.Node)]
+            return int(shapes[0].shape[-3]) if shapes and shapes[0] is not None and shapes[0].dim() > 2 else None
+    return None
+
+
 def _reaches(node: fx.Node, value: object) -> bool:
     """Say whether `value` is the result of `node`, moved, scaled or normalised."""
     stack, seen = [value], set[object]()

@@ -59,8 +59,15 @@ class PerProjection:
     """
     One scale for each of query, key and value where one weight computes several of them, else one for the whole weight.
 
-    Which weights do is found from the data flow; `prepare` turns this into `RowGroups` or `PerTensor`.
+    heads: one for each head of each of them. Which weights do is found from the data flow; `prepare` turns this into
+    `RowGroups` or `PerTensor`.
     """
+
+    heads: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.heads, bool):
+            raise ConfigError(f"PerProjection.heads must be True or False, got {self.heads!r}")
 
     @property
     def axis(self) -> int:

@@ -148,15 +148,18 @@ def initial_weight_scale(weight: Tensor, bits: int) -> Tensor:
     Return the scale, 0-dim float32, from which a weight of signed `bits` is trained.
 
     From ``max|w| / qmax`` on, codes ``q = round(clamp(w / s))`` and ``s = <w, q> / <q, q>`` take turns until the scale changes
-    by less than 1e-5 of itself. With sorted weights and the sums of their prefixes each turn costs a search for 2^bits bounds,
-    and not a pass over the weight.
+    by less than 1e-5 of itself. With torch's operators the weights are sorted first, and with the sums of their prefixes each
+    turn costs a search for 2^bits bounds, and not a pass over the weight.
     """
     return initial_weight_scales(weight, (bits,))[0]
 
 
 def initial_weight_scales(weight: Tensor, widths: tuple[int, ...] | range = WIDTHS) -> Tensor:
-    """Return what `initial_weight_scale` does for several widths, ``(len(widths),)``, sorting the weight once."""
-    ordered = weight.detach().flatten().float().sort().values
+    """Return what `initial_weight_scale` does for several widths, ``(len(widths),)``."""
+    weight = weight.detach().flatten().float()
+    if on_cpu_kernels(weight):
+        return cpu.weight_scales(weight, widths, TOLERANCE, MAX_ROUNDS)
+    ordered = weight.sort().values
     sums = torch.cat((ordered.new_zeros(1, dtype=torch.float64), ordered.cumsum(0, dtype=torch.float64)))
     return torch.stack([_fit(ordered, sums, bits) for bits in widths])
 

@@ -197,7 +197,9 @@ def _holds_tensor(value: Any) -> bool:
 def _batch_norm(m: Any, x: Any) -> Any:
     # Without running statistics a batch norm uses those of the batch, in evaluation mode too.
     training = m.running_mean is None
-    momentum = 0.1 if m.momentum is None else m.momentum  # None: an average over all batches, which a graph does not count
+    momentum = (
+        0.1 if m.momentum is None else m.momentum
+    )  # None: an average over all batches, which a graph does not count
     return F.batch_norm(x, m.running_mean, m.running_var, m.weight, m.bias, training, momentum, m.eps)
 
 

@@ -18,9 +18,13 @@ TRAINABLE = (LearnedStep, BinaryWeightStep)
 def refuse_untrainable(config: QuantConfig) -> None:
     """Raise `ConfigError` where a config quantises an operand by anything but a learned step."""
     if config.placement is not None:
-        raise ConfigError("a placement observes values, and has no learned steps: train with a config such as recipe('vvtq')")
+        raise ConfigError(
+            "a placement observes values, and has no learned steps: train with a config such as recipe('vvtq')"
+        )
     if config.float_dtype is not None:
-        raise ConfigError("float_dtype is for the converted model: train in float32 or under autocast, and leave it out")
+        raise ConfigError(
+            "float_dtype is for the converted model: train in float32 or under autocast, and leave it out"
+        )
     layers = [config.layer, config.trunk, *(o.spec for o in config.overrides)]
     for layer in (each for each in layers if each is not None):
         for role in Role:

@@ -23,7 +23,8 @@ class AddDropPath:
     Before:  y = x + proj                             # proj: computed from x by products
     Becomes: y = x + train_modules.drop_path_3(proj)
 
-    The rate grows from 0 at the first sum to `rate` at the last, by even steps (Huang et al. 2016). `end_training` takes it out.
+    The rate grows from 0 at the first sum to `rate` at the last, by even steps (Huang et al. 2016). `end_training` takes it
+    out again.
     """
 
     rate: float

@@ -13,6 +13,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxquant import dataflow
 from fxquant.attributes import stride_and_padding, weight_of
 from fxquant.config import LayerSpec, QuantConfig, Scope
+from fxquant.errors import ConfigError
 from fxquant.granularity import PerProjection, PerTensor, RowGroups
 from fxquant.meta import Operand, Product, Record, module_path, record_of, set_record
 from fxquant.observers.learned_step import LearnedStep
@@ -77,7 +78,6 @@ class Annotate:
         obstacle = _obstacle(node, product, operands)
         return record.left_float(obstacle) if obstacle else record
 
-
     def _layer_of(self, node: fx.Node, product: Product) -> LayerSpec | None:
         """Return the spec of a product without an override."""
         ends = (Product.PATCH_EMBED, Product.HEAD)
@@ -141,6 +141,13 @@ def _resolved(node: fx.Node, operand: Operand) -> Operand:
     if not isinstance(spec, TensorSpec) or not isinstance(spec.granularity, PerProjection):
         return operand
     groups = dataflow.projections(node) if node.target is F.linear else 1
+    if spec.granularity.heads and groups:
+        heads = dataflow.heads(node)
+        if heads is None:
+            raise ConfigError(
+                f"operand {operand.name!r}: scales per head need to know the number of heads: give example_inputs as well"
+            )
+        groups *= heads
     return replace(operand, spec=replace(spec, granularity=RowGroups(groups) if groups > 1 else PerTensor()))
 
 

@@ -29,8 +29,9 @@ def end_training(gm: fx.GraphModule) -> PassResult:
     Before:  y = x + drop_path_3(batch_norm_0(h, mean, variance, w, b))
     Becomes: y = x + batch_norm(h, mean, variance, w, b, False, 0.1, 1e-5)
 
-    Weights of one bit become the two values they stand for. Learned bit widths become those of the specs. Where row groups of a weight have learned different ones, the weight is
-    clamped to what each group's codes reach, and the widest codes hold them all. A real offset becomes a noisy bias of one
+    Weights of one bit become the two values they stand for. Learned bit widths become those of the specs. Where row groups of
+    a weight have learned different ones, the weight is clamped to what each group's codes reach, and the widest codes hold
+    them all. A real offset becomes a noisy bias of one
     value, as an input shifted by a constant can be taken off the bias; products of two activations have none, and raise
     `UnsupportedGraphError`.
     """

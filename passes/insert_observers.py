@@ -91,7 +91,9 @@ class _Inserter(ObserverHome):
         # What is searched for a weight goes with what this product reads.
         key = (source.target, *how, node if record and record.search else None) if constant else (source, *how)
         if key not in self.shared:
-            self.shared[key] = self._call_again(node, position, operand, record, source) or self._call_new(operand, source)
+            self.shared[key] = self._call_again(node, position, operand, record, source) or self._call_new(
+                operand, source
+            )
         if isinstance(operand.spec, TensorSpec) and isinstance(operand.spec.observer, LearnedStep) and record:
             self.learned[_site(node, position, operand, record)] = self.shared[key]
         node.update_arg(position, self.shared[key])

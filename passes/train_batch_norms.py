@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import fx
@@ -37,7 +39,7 @@ def _train(gm: fx.GraphModule) -> bool:
 
 def _replace(gm: fx.GraphModule, node: fx.Node, name: str) -> bool:
     given = {**dict(zip(_NAMES, node.args, strict=False)), **node.kwargs}
-    values = [given.get(key, default) for key, default in zip(_NAMES, _DEFAULTS, strict=True)]
+    values: list[Any] = [given.get(key, default) for key, default in zip(_NAMES, _DEFAULTS, strict=True)]
     if node.target is torch.batch_norm or values[1] is None or values[5]:
         return False
     gm.add_submodule(f"train_modules.{name}", BatchNorm(values[6], values[7]).train(gm.training))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -116,9 +116,10 @@ def test_gradients_are_those_of_elementary_operators(
     qmin, qmax = (b.float() for b in learned_range(torch.tensor(float(bits)), signed))
     gradient = torch.randint(-4, 4, (3, 4), generator=generator).float()
     found = []
-    for function in (fake_quantize_learned, by_autograd):
+    functions: tuple[Callable[..., Tensor], ...] = (fake_quantize_learned, by_autograd)
+    for function in functions:
         inputs = [t if t is None else t.clone().float().requires_grad_() for t in (x, scale, zero, qmin, qmax)]
-        out = function(*inputs)  # type: ignore[operator]
+        out = function(*inputs)
         wanted = [t for t in inputs if t is not None]
         found.append((out, *torch.autograd.grad(out, wanted, gradient, allow_unused=True)))
     for own, reference in zip(*found, strict=True):

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import ConfigError, LayerSpec, LearnedStep, TensorSpec, UnsupportedGraphError
+from fxquant.learned_step import initial_weight_scale
 from fxquant.models import SReT
 from fxquant.numerics import sqnr
 from fxquant.observers import LearnedStepQuantizer
@@ -28,7 +29,13 @@ def build(name: str) -> nn.Module:
     if name == "sret":
         return SReT(**SMALL_SRET).eval()
     if name == "swin":
-        kwargs: dict[str, Any] = {"window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "patch_size": 4}
+        kwargs: dict[str, Any] = {
+            "window_size": 4,
+            "embed_dim": 16,
+            "depths": (2, 2),
+            "num_heads": (2, 4),
+            "patch_size": 4,
+        }
         return timm.create_model("swin_tiny_patch4_window7_224", img_size=32, num_classes=3, **kwargs).eval()
     kwargs = {"patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
     return timm.create_model("deit_tiny_patch16_224", img_size=32, num_classes=3, **kwargs).eval()
@@ -50,7 +57,9 @@ def trained(model: nn.Module, steps: int = 3, **options: Any) -> fx.GraphModule:
 
 
 @pytest.mark.parametrize("name", ["deit", "swin", "sret"])
-@pytest.mark.parametrize("options", [{}, {"offset": True}, {"learned_bits": True}], ids=lambda o: next(iter(o), "plain"))
+@pytest.mark.parametrize(
+    "options", [{}, {"offset": True}, {"learned_bits": True}], ids=lambda o: next(iter(o), "plain")
+)
 def test_a_trained_model_converts_to_what_it_was(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     prepared = trained(build(name), **options)
     before = {n: t.clone() for n, t in prepared.state_dict().items()}
@@ -175,7 +184,7 @@ def test_other_misuse_is_named() -> None:
     model = build("deit")
     with pytest.raises(ConfigError, match="drop_path"):
         fxquant.prepare_qat(model, drop_path=1.0)
-    with pytest.raises(UnsupportedGraphError, match="prepare_qat expected a graph from fxquant.trace"):
+    with pytest.raises(UnsupportedGraphError, match=r"prepare_qat expected a graph from fxquant\.trace"):
         fxquant.prepare_qat(fxquant.prepare_qat(model))
     with pytest.raises(fxquant.CalibrationError, match="never calibrated"):
         fxquant.convert(fxquant.prepare_qat(model))
@@ -189,10 +198,35 @@ def test_specs_of_ones_own_mix_with_float_layers() -> None:
     config = config.set_module_name("blocks.1.mlp.fc1", LayerSpec(weight=layer.weight, activation=step))
     prepared = fxquant.prepare_qat(build("deit"), config)
     fxquant.calibrate(prepared.eval(), [images()], progress=False)
-    names = {n for n, m in prepared.observers.named_children() if isinstance(m, LearnedStepQuantizer)}
+    names = {n for n, m in prepared.get_submodule("observers").named_children() if isinstance(m, LearnedStepQuantizer)}
     assert not any(n.startswith("blocks_0_attn") for n in names)
     assert prepared.observers.blocks_1_mlp_fc1_input.spec.bits == 3  # type: ignore[union-attr]
     assert 0.5 < fxquant.report(fxquant.convert(prepared)).coverage < 1
+
+
+@pytest.mark.parametrize("bits", [4, 1])
+def test_steps_per_head_run_on_int8(bits: int) -> None:
+    config = fxquant.recipe("vvtq", bits, 4, head_wise=True, offset=True)
+    with pytest.raises(ConfigError, match=r"blocks\.0\.attn\.qkv\.weight.*example_inputs"):
+        fxquant.prepare_qat(build("deit"), config)
+    prepared = fxquant.prepare_qat(build("deit"), config, images())
+    fxquant.calibrate(prepared.eval(), [images()], progress=False)
+    counts = {
+        n: m.calculate_qparams().scale.numel()
+        for n, m in prepared.get_submodule("observers").named_children()
+        if n.startswith("blocks_0_attn")
+    }
+    assert counts == {
+        **{"blocks_0_attn_qkv_input": 1, "blocks_0_attn_qkv_weight": 6, "blocks_0_attn_proj_input": 1},
+        **{"blocks_0_attn_proj_weight": 1, "blocks_0_attn_qk_query": 2, "blocks_0_attn_qk_key": 2},
+        **{"blocks_0_attn_pv_probs": 2, "blocks_0_attn_pv_value": 2},
+    }
+    expected, int8 = prepared(images(3)), fxquant.convert(prepared)
+    assert fxquant.report(int8).coverage == 1.0
+    assert (int8(images(3)) - expected).norm() < 1e-5 * expected.norm()
+    heads = prepared.get_parameter("blocks.0.attn.qkv.weight").reshape(3, 2, 8, 16)[1, 1]
+    if bits == 4:
+        assert prepared.observers.blocks_0_attn_qkv_weight.scale[3] == initial_weight_scale(heads, 4)  # type: ignore
 
 
 def test_calibrating_alone_gives_a_model_of_initial_steps() -> None:

@@ -62,13 +62,15 @@ class Recorded:
         if self.model == "sret":
             model: nn.Module = SReT(**self.kwargs)
             missing, unexpected = model.load_state_dict(state, strict=False)
-            assert not unexpected and all(m.endswith(("num_batches_tracked", "order")) for m in missing), missing
+            assert not unexpected
+            assert all(m.endswith(("num_batches_tracked", "order")) for m in missing), missing
             model.set_permutations([self[f"permutation/{i}"] for i in range(2)])  # type: ignore[operator]
         else:
             model = timm.create_model(self.metadata["timm_model"], **self.kwargs)
             state = {self.timm_name(k): v for k, v in state.items()}
             missing, unexpected = model.load_state_dict(state, strict=False)
-            assert not unexpected and all("index" in k or "mask" in k for k in missing)
+            assert not unexpected
+            assert all("index" in k or "mask" in k for k in missing)
         return model.eval()
 
     def timm_name(self, name: str) -> str:
@@ -130,7 +132,7 @@ class Recorded:
                 value = prepared.get_parameter(name.replace(f"proj_{letter}", "qkv"))
                 rows = len(value) // 3
                 return value, slice(index * rows, (index + 1) * rows)
-        stem, _, leaf = name.rpartition(".")
+        _, _, leaf = name.rpartition(".")
         if leaf in ("running_mean", "running_var"):
             return prepared.get_buffer(name), None
         return prepared.get_parameter(name), None
@@ -173,7 +175,7 @@ def step(request: pytest.FixtureRequest) -> dict[str, Any]:
     found |= {"loss": loss.detach(), "reg": penalty.detach()}
     found["grad"] = {n: p.grad.clone() for n, p in prepared.named_parameters() if p.grad is not None}
     decayed = {n for n, p in recorded_decayed(prepared)}
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for n, p in prepared.named_parameters() if n in decayed]},
         {"params": [p for n, p in prepared.named_parameters() if n not in decayed], "weight_decay": 0.0},
     ]
@@ -202,7 +204,9 @@ def test_scales_start_where_the_published_ones_do(step: dict[str, Any]) -> None:
             continue
         place, index = recorded.place(name)
         own = step["initial"][f"observers.{place}.scale"]
-        own = part(own, (slice(None), index) if own.dim() == 2 and index is not None else index if own.dim() == 1 else None)
+        own = part(
+            own, (slice(None), index) if own.dim() == 2 and index is not None else index if own.dim() == 1 else None
+        )
         wanted = select(published, own, getattr(prepared.observers, place).spec.bits)
         weight = place.endswith("weight")
         assert relative(own.flatten(), wanted.flatten()) < (1e-5 if weight else 1e-4), name

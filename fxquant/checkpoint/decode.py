@@ -16,8 +16,8 @@ from fxquant.checkpoint.names import check_identifier, check_path
 from fxquant.checkpoint.scalars import Json, field
 from fxquant.errors import CheckpointError
 from fxquant.spec import Stage, verify
-from fxquant.train_modules import BatchNorm
 from fxquant.tracing import CodeTracer
+from fxquant.train_modules import BatchNorm
 
 
 def decode_tensors(contents: Json, stored: dict[str, Tensor]) -> dict[str, Tensor]:

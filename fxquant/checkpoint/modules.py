@@ -52,12 +52,14 @@ def decode(data: Json) -> nn.Module:
     """Return the module that `data` describes, without statistics."""
     kind = field(data, "type", str)
     if kind == "batch_norm":
-        return BatchNorm(field(data, "momentum", float), field(data, "eps", float)).eval()
+        norm: nn.Module = BatchNorm(field(data, "momentum", float), field(data, "eps", float))
+        return norm.eval()
     if kind == "drop_path":
         rate = field(data, "rate", float)
         if not 0 <= rate < 1:
             raise CheckpointError(f"expected a rate in [0, 1), found {rate}")
-        return DropPath(rate).eval()
+        drop: nn.Module = DropPath(rate)
+        return drop.eval()
     operand = check_text(field(data, "operand", str), "operand")
     if kind == "input":
         recorder = InputRecorder(operand, field(data, "images", bool))
@@ -95,7 +97,8 @@ def _encode(module: nn.Module) -> dict[str, Json]:
     if type(module) is BatchNorm:
         return {"type": "batch_norm", "momentum": float(module.momentum), "eps": float(module.eps)}
     if type(module) is DropPath:
-        return {"type": "drop_path", "rate": float(module.drop_prob)}
+        probability: Any = module.drop_prob
+        return {"type": "drop_path", "rate": float(probability)}
     if not isinstance(module, Observer):
         raise CheckpointError(f"a {type(module).__name__} cannot be stored")
     spec = typed.encode(module.spec)

@@ -15,6 +15,7 @@ import fxquant
 from fxquant.cli.arguments import format_value
 from fxquant.config import QuantConfig
 from fxquant.errors import ConfigError
+from fxquant.observers import GradientScale
 from fxquant.presets import OBSERVERS, SoftmaxCodes
 from fxquant.recipes import RECIPES
 from fxquant.search import Gradient, Inputs, Metric, Noise, ScaleSearch
@@ -32,6 +33,7 @@ DESCRIPTIONS = {
     "noisyquant_ptq4vit": "ptq4vit with noisy biases on all inputs of linear layers (NoisyQuant)",
     "fqvit": "every value between two operators is rounded, from image to logits (FQ-ViT)",
     "itpn": "results of linear layers, GELU and both attention products are rounded, norms are not (PTQ-for-iTPN)",
+    "vvtq": "learned steps on all products, 8 bits for the first and last layers; for fxquant train (VVTQ)",
     "psaq": "as fqvit with one scale per value and float probabilities (PSAQ-ViT)",
 }
 SWITCHES = ("patch_embed", "head", "attention", "float_dtype")
@@ -42,6 +44,7 @@ _CHOICES = {
     "noise": tuple(member.value for member in Noise),
     "observer": tuple(OBSERVERS),
     "softmax": tuple(member.value for member in SoftmaxCodes),
+    "gradient_scale": tuple(member.value for member in GradientScale),
 }
 
 

@@ -50,7 +50,7 @@ class BinaryWeightQuantizer(Observer):
             size = rows.detach().abs().mean(dim=1, keepdim=True)
             if self.training:
                 self.size = size.flatten()
-            result: Tensor = _Binarise.apply(rows, size)  # type: ignore[no-untyped-call]
+            result: Tensor = _Binarise.apply(rows, size)
             return result.view_as(x)
 
     def observe(self, rows: Tensor) -> None:
@@ -71,7 +71,8 @@ class BinaryWeightQuantizer(Observer):
         """Return what `weight` has become, and take in its size."""
         with torch.no_grad():
             self.size = self.rows(weight.float()).abs().mean(dim=1)
-            return self(weight)  # type: ignore[no-any-return]
+            result: Tensor = self(weight)
+            return result
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

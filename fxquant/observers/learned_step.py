@@ -154,7 +154,7 @@ class LearnedStepQuantizer(Observer):
     def gradient_factor(self, rows: Tensor, scale: Tensor, qmax: Tensor | float) -> Tensor | float:
         """Return what the gradient of the scale is multiplied by; the batch counts as one over all processes."""
         count = rows.numel() / scale.numel() * world_size()
-        root = float(count) ** 0.5
+        root: float = count**0.5
         if self.options.gradient_scale is GradientScale.LSQ:
             return 1 / (root * qmax**0.5)
         return 1 / (root * qmax)
@@ -233,7 +233,6 @@ class LearnedStepQuantizer(Observer):
             return values[self.spec.bits - MIN_BITS]
         rows = (self.bits.detach().clamp(MIN_BITS, MAX_BITS).round().long() - MIN_BITS)[None]
         return values.gather(0, rows)[0]
-
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name, parameter in list(self._parameters.items()):

@@ -47,8 +47,9 @@ def _with_shapes(prepared: fx.GraphModule) -> int:
 
 
 def _bits(prepared: fx.GraphModule, argument: object) -> Tensor | float:
-    called = isinstance(argument, fx.Node) and argument.op == "call_module"
-    module = prepared.get_submodule(str(argument.target)) if called else None  # type: ignore[union-attr]
+    if not isinstance(argument, fx.Node) or argument.op != "call_module":
+        return FLOAT_BITS
+    module = prepared.get_submodule(str(argument.target))
     if isinstance(module, BinaryWeightQuantizer):
         return 1.0
     if not isinstance(module, LearnedStepQuantizer):

@@ -34,7 +34,9 @@ class OscillationFreezer:
 
     def __init__(self, prepared: nn.Module, threshold: float | None = None, momentum: float = 0.01) -> None:
         if not 0 < momentum <= 1 or (threshold is not None and not 0 <= threshold <= 1):
-            raise ConfigError(f"momentum must lie in (0, 1] and threshold in [0, 1], got {momentum!r} and {threshold!r}")
+            raise ConfigError(
+                f"momentum must lie in (0, 1] and threshold in [0, 1], got {momentum!r} and {threshold!r}"
+            )
         self.threshold, self.momentum = threshold, momentum
         self._tracks = [_Track(module, weight) for module, weight in weight_quantizers(prepared)]
 
@@ -65,7 +67,9 @@ class OscillationFreezer:
             saved = state[str(index)]
             for name in _Track.STATE:
                 if saved[name].shape != track.weight.shape:
-                    raise CheckpointError(f"oscillations of weight {index}: expected the shape {tuple(track.weight.shape)}")
+                    raise CheckpointError(
+                        f"oscillations of weight {index}: expected the shape {tuple(track.weight.shape)}"
+                    )
                 setattr(track, name, saved[name].to(track.weight.device).clone())
 
 

@@ -148,7 +148,7 @@ def test_an_unseen_operand_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LearnedStep(gradient_scale="lsq"), "GradientScale"),
+        (lambda: LearnedStep(gradient_scale="lsq"), "GradientScale"),  # type: ignore[arg-type]
         (lambda: LearnedStep(train=1), "True or False"),  # type: ignore[arg-type]
         (lambda: TensorSpec(4, True, True, observer=LearnedStep(), narrow=True), "narrow=False"),
         (lambda: TensorSpec(4, False, True, observer=LearnedWeightStep()), "signed, symmetric"),

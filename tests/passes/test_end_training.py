@@ -60,13 +60,18 @@ def test_a_graph_without_any_stays() -> None:
 
 def test_learned_bits_become_those_of_specs_and_records() -> None:
     gm = prepared(learned_bits=True)
-    quantizers = {n: m for n, m in gm.observers.named_children() if isinstance(m, LearnedStepQuantizer)}
+    quantizers = {
+        n: m for n, m in gm.get_submodule("observers").named_children() if isinstance(m, LearnedStepQuantizer)
+    }
     with torch.no_grad():
         for index, module in enumerate(quantizers.values()):
             assert module.bits is not None
-            module.bits.copy_(torch.tensor([2.4, 5.6, 7.0])[: len(module.bits)] if len(module.bits) > 1 else 3.0 + index % 4)
+            several = torch.tensor([2.4, 5.6, 7.0])
+            module.bits.copy_(several if len(module.bits) > 1 else torch.tensor([3.0 + index % 4]))
     after = settled(gm)
-    modules = {n: m for n, m in after.observers.named_children() if isinstance(m, LearnedStepQuantizer)}
+    modules = {
+        n: m for n, m in after.get_submodule("observers").named_children() if isinstance(m, LearnedStepQuantizer)
+    }
     assert all(m.bits is None and m.scale.dim() == 1 for m in modules.values())
     assert modules["blocks_0_attn_qkv_weight"].spec.bits == 7  # the widest of query, key and value
     for node in after.graph.nodes:

@@ -1,7 +1,13 @@
 """Kernels for x86 processors with AVX512-VNNI: C++ that is built once per machine and kept in the user's cache."""
 
 from fxquant.kernels.cpu.build import expected_obstacle, is_available, obstacle
-from fxquant.kernels.cpu.learned_step import fake_quantize, fake_quantize_backward, steps_along, variation
+from fxquant.kernels.cpu.learned_step import (
+    fake_quantize,
+    fake_quantize_backward,
+    steps_along,
+    variation,
+    weight_scales,
+)
 from fxquant.kernels.cpu.operators import (
     Quantizer,
     attends,
@@ -33,4 +39,5 @@ __all__ = [
     "quantizes",
     "steps_along",
     "variation",
+    "weight_scales",
 ]

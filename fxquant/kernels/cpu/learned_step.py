@@ -1,8 +1,9 @@
-"""The operators ``fxquant::cpu_learned_step*`` and ``cpu_variation``, which training calls: see `fxquant.learned_step`."""
+"""The operators ``cpu_learned_step*``, ``cpu_variation`` and ``cpu_weight_scales`` of training: see `fxquant.learned_step`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,10 @@ torch.library.define("fxquant::cpu_learned_step_backward", f"(Tensor gradient, T
 torch.library.define(
     "fxquant::cpu_variation",
     "(Tensor weight, Tensor scale, Tensor? limits, float low, float high, bool published) -> (Tensor, Tensor, Tensor)",
+)
+
+torch.library.define(
+    "fxquant::cpu_weight_scales", "(Tensor weight, Tensor widths, float tolerance, int rounds) -> Tensor"
 )
 
 Bound = Tensor | float
@@ -58,6 +63,13 @@ def variation(
     return value, to_weight, to_scale.view(scale.shape)
 
 
+def weight_scales(weight: Tensor, widths: Iterable[int], tolerance: float, rounds: int) -> Tensor:
+    """Return the scales ``(widths,)`` from which a float32 weight is trained."""
+    bits = torch.tensor(tuple(widths), dtype=torch.int64)
+    result: Tensor = torch.ops.fxquant.cpu_weight_scales(weight, bits, tolerance, rounds)
+    return result
+
+
 def _range(
     scale: Tensor, zero_point: Tensor | None, qmin: Bound, qmax: Bound
 ) -> tuple[Tensor, Tensor | None, Tensor | None, float, float]:
@@ -75,6 +87,11 @@ def _(x: Tensor, *rest: object) -> Tensor:
 @torch.library.register_fake("fxquant::cpu_learned_step_backward")  # type: ignore[untyped-decorator]
 def _(gradient: Tensor, x: Tensor, scale: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), scale.new_empty((4, scale.numel()))
+
+
+@torch.library.register_fake("fxquant::cpu_weight_scales")  # type: ignore[untyped-decorator]
+def _(weight: Tensor, widths: Tensor, *rest: object) -> Tensor:
+    return weight.new_empty(widths.shape)
 
 
 @torch.library.register_fake("fxquant::cpu_variation")  # type: ignore[untyped-decorator]

@@ -1,0 +1,49 @@
+// The operator `fxquant::cpu_weight_scales`: from what the scale of a weight is trained, see `fxquant.learned_step`.
+#include <cmath>
+
+#include "learned_step.h"
+#include "stable.h"
+
+namespace {
+
+using namespace fxquant;
+
+// Codes and scale take turns until the scale changes by less than `tolerance` of itself.
+float fit(const float* weight, int64_t size, int64_t bits, double tolerance, int64_t rounds) {
+  const float low = -std::ldexp(1.0f, static_cast<int>(bits) - 1), high = -low - 1;
+  float scale = 0;
+  for (int64_t i = 0; i < size; ++i) scale = std::max(scale, std::fabs(weight[i]));
+  scale /= high;
+  for (bool settled = !(scale > 0); !settled && rounds > 0; --rounds) {
+    const Step step{_mm512_set1_ps(scale), _mm512_setzero_ps(), _mm512_set1_ps(low), _mm512_set1_ps(high)};
+    Sum with_weights, with_codes;  // of the codes
+    for (int64_t j = 0; j < size; j += LANES) {
+      const __m512 values = load(weight + j, tail_mask(size - j));
+      const __m512 codes = round_even(clamp(steps_of<false>(values, step), step));
+      with_weights.add(values, codes);
+      with_codes.add(codes, codes);
+    }
+    const float next = static_cast<float>(with_weights.total() / std::max(with_codes.total(), 1.0));
+    settled = std::fabs(next - scale) < static_cast<float>(tolerance) * scale;
+    scale = next;
+  }
+  return scale;
+}
+
+// One for each of the widths, int64: these are what threads share, as they need not wait for each other.
+Tensor weight_scales(Tensor weight, Tensor widths, double tolerance, int64_t rounds) {
+  weight = whole(weight);
+  Tensor scales = make(weight, {widths.numel()}, ScalarType::Float);
+  const float* values = pointer<float>(weight);
+  const int64_t *bits = pointer<int64_t>(widths), size = weight.numel(), last = widths.numel() - 1;
+  float* to = writable<float>(scales);
+  share(last + 1, [&] {
+    // The widest, which take the longest, come first.
+    return [&](int64_t task) { to[last - task] = fit(values, size, bits[last - task], tolerance, rounds); };
+  });
+  return scales;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fxquant, CPU, m) { m.impl("cpu_weight_scales", TORCH_BOX(&weight_scales)); }
