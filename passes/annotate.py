@@ -140,7 +140,7 @@ def _resolved(node: fx.Node, operand: Operand) -> Operand:
     spec = operand.spec
     if not isinstance(spec, TensorSpec) or not isinstance(spec.granularity, PerProjection):
         return operand
-    groups = dataflow.projections(node) if node.target is F.linear else 1
+    groups = dataflow.projections(node) if node.target is F.linear else 0
     if spec.granularity.heads and groups:
         heads = dataflow.heads(node)
         if heads is None:

@@ -20,6 +20,7 @@ import fxquant
 from fxquant.cli.arguments import collect_options, resolve_recipe
 from fxquant.cli.main import build_parser
 from fxquant.cli.recipes import recipe_defaults
+from fxquant.cli.train_options import training_options
 from fxquant.log2 import LogIntSoftmax
 from fxquant.models import ITPN
 from fxquant.observers import Observer, PowerOfTwoFactor
@@ -35,11 +36,20 @@ COMMON = "--val-batchsize --num-workers --device --print-freq --seed --calib-bat
 PUBLISHED = (
     f"--quant --ptf --pts --lis --quant-method --calib-iter {COMMON}",
     f"--model --dataset --mode --w_bit --a_bit {COMMON}",
+    "--data --model --wbits --abits --epochs --start-epoch --lr --wd --resume --evaluate --finetune --num_crops"
+    " --softlabel_path --soft_label_type --num_classes --opt --sched --opt-eps --opt-betas --warmup-epochs --warmup-lr --min-lr"
+    " --use-offset --fixed-scale --mixpre --head-wise --reg --track-osc --budget --stage-ratio --bitops-scaler --log"
+    " --show-bit-state --save_checkpoint_path --save-ptq --seed --gpu --world-size --rank --dist-url --dist-backend"
+    " --multiprocessing-distributed --drop-path --clip-grad --arch --schedule --momentum --pretrained --cos --drop"
+    " --act-unsigned --act-layer",
     "--model --pretrained --quant --bitwidth --with_noisy_quant --calib_root --calib_num"
     " --percentile --search_mean --search_noisy",
     "--data_path --model --calib_num --method --metric --fs",
     "--multiprocess --n_gpu",
 )  # of each table
+
+
+OTHERS = ("PTQ4ViT_noisy", "sret_t", "sret_lt", "sret_s", "model", "log.csv")  # a script, models, a key, a file
 
 
 def tables() -> Iterator[list[list[str]]]:
@@ -77,6 +87,14 @@ def check_synthesis(words: list[str]) -> None:
     make_options(collect_options(options.option))
 
 
+def check_training(words: list[str]) -> None:
+    assert {word for word in words if word.startswith("--")} <= known_options("train")
+    given = [w for name in ("--data", "--out") if name not in words for w in (name, "DIR")]
+    options = build_parser().parse_args(["train", "vit", *given, *words])
+    resolve_recipe(options)
+    training_options(options)
+
+
 @pytest.mark.parametrize("command", [span for _, span in COMMANDS])
 def test_what_to_type_can_be_typed(command: str) -> None:
     words = shlex.split(command)
@@ -84,8 +102,12 @@ def test_what_to_type_can_be_typed(command: str) -> None:
         check_evaluation(words)
     elif words[:2] == ["fxquant", "synthesize"]:
         check_synthesis(words[2:])
+    elif words[:2] == ["fxquant", "train"]:
+        check_training(words[2:])
+    elif words[:2] == ["fxquant", "quantize"]:
+        check_evaluation(words[2:])
     elif words[0] == "torchrun":
-        assert (ROOT / words[3]).is_file()
+        assert (ROOT / words[3]).is_file() or words[3:6] == ["-m", "fxquant", "train"]
     else:
         assert timm.list_pretrained(f"{words[0]}*"), f"timm has no {words[0]}"
 
@@ -115,11 +137,13 @@ def test_every_other_name_exists() -> None:
             assert hasattr(fxquant, words[0].partition(".")[2])
         elif words[:2] == ["fxquant", "eval"]:
             check_evaluation(words[3:])
+        elif words[0] == "fxquant":
+            known_options(words[1])
         elif words[0] == "python":
             assert (ROOT / words[1]).is_file()
         elif len(words) == 1 and not words[0].endswith((".py", "/")):
             name = words[0].partition("=")[0]
-            assert name in options | {*fxquant.recipes(), "eval"} or hasattr(fxquant, name) or name == "PTQ4ViT_noisy"
+            assert name in options | {*fxquant.recipes(), "eval"} or hasattr(fxquant, name) or name in OTHERS
 
 
 def test_models_exist() -> None:
