@@ -90,12 +90,13 @@ def prepare_qat(
     """
     Return a copy of the model to be trained with quantised operands, in training mode.
 
-    gm_or_module, example_inputs: as for `prepare`. config: None is ``recipe("vvtq", 4, 4)``. drop_path: the rate at which
-    the last branch of the residual stream is dropped; earlier ones are dropped less. The parameters of the result are those
+    gm_or_module, example_inputs: as for `prepare`, in eval mode. config: None is ``recipe("vvtq", 4, 4)``. drop_path: the rate
+    at which the branches of the last block are dropped; earlier ones are dropped less. The parameters of the result are those
     of the model, and the steps, offsets and bit widths that are learned; the first batch it runs on sets the steps of the
-    activations. Train it as any module, then `convert` it.
+    activations, before which no `DistributedDataParallel` can hold it. Train it as any module, then `convert` it.
 
-    Raises `ConfigError` for a config in which any operand has no learned step, and for a rate outside [0, 1).
+    Raises `ConfigError` for a config in which any operand has no learned step, and for a rate outside [0, 1), and
+    `UnsupportedGraphError` for a model that is not float32.
     """
     config = make_recipe("vvtq", 4, 4) if config is None else _as_config(config)
     if not 0 <= drop_path < 1:
@@ -108,6 +109,10 @@ def prepare_qat(
         gm = copy.deepcopy(gm_or_module)
         if example_inputs is not None:
             propagate_shapes(gm, tracing.tensor_arguments(example_inputs))
+    if gm.meta.get("dtype", torch.float32) is not torch.float32:
+        raise UnsupportedGraphError(
+            f"prepare_qat expected a float32 model, found {gm.meta['dtype']}: use model.float(), and train under torch.autocast"
+        )
     return pipeline.run(gm, pipeline.qat_passes(config, drop_path), Stage.PREPARED).train()
 
 

@@ -184,6 +184,23 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
     return seen
 
 
+def weights_behind(node: fx.Node) -> frozenset[str]:
+    """Return the names of the weights of the linear layers and convolutions that are the last to compute what `node` reads."""
+    stack, seen, found = list(node.all_input_nodes), set[fx.Node](), set[str]()
+    while stack:
+        current = stack.pop()
+        if current in seen or _is_size(current):
+            continue
+        seen.add(current)
+        if current.target in (F.linear, F.conv2d):
+            found.update(
+                str(n.target) for a in current.all_input_nodes[1:2] for n in ancestors(a) if n.op == "get_attr"
+            )
+        else:
+            stack.extend(current.all_input_nodes)
+    return frozenset(found)
+
+
 def _is_size(node: fx.Node) -> bool:
     return node.target in ("size", "dim") or (node.target is getattr and node.args[1] in ("shape", "ndim"))
 

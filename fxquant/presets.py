@@ -166,8 +166,9 @@ def vvtq(
             value=heads,
         )
 
-    config = QuantConfig(layer(w_bits, a_bits, offset), attention=True, trunk=layer(trunk_bits, trunk_bits, offset))
-    return config.set_object_type("conv2d", layer(trunk_bits, trunk_bits, offset=False))
+    trunk = layer(trunk_bits, trunk_bits, offset)
+    plain = layer(trunk_bits, trunk_bits, offset=False)  # of pixels, and of what no norm brings to mean 0
+    return QuantConfig(layer(w_bits, a_bits, offset), attention=True, trunk=replace(plain, norm=trunk.activation))
 
 
 def _binary_weight(rows: PerProjection) -> TensorSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from dataclasses import dataclass
 
 from timm.layers import DropPath
@@ -10,6 +11,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.dataflow import PRODUCTS, ancestors
+from fxquant.meta import clear_record, module_path
 from fxquant.rewrite import edit, inherit_meta
 
 _PATH = "train_modules.drop_path"
@@ -18,13 +20,13 @@ _PATH = "train_modules.drop_path"
 @dataclass(frozen=True)
 class AddDropPath:
     """
-    Let each branch that is added to the value it was computed from drop whole images in training mode.
+    Let the branches of transformer blocks drop whole images in training mode.
 
     Before:  y = x + proj                             # proj: computed from x by products
     Becomes: y = x + train_modules.drop_path_3(proj)
 
-    The rate grows from 0 at the first sum to `rate` at the last, by even steps (Huang et al. 2016). `end_training` takes it
-    out again.
+    A block is a module that adds two or more branches, attention and MLP, to what they were computed from. The rate grows from
+    0 in the first block to `rate` in the last, by even steps (Huang et al. 2016). `end_training` takes it out again.
     """
 
     rate: float
@@ -34,21 +36,28 @@ class AddDropPath:
         return edit(gm, self._add)
 
     def _add(self, gm: fx.GraphModule) -> bool:
-        known = any(n.op == "call_module" and str(n.target).startswith(_PATH) for n in gm.graph.nodes)
-        if known or not self.rate:
+        if any(n.op == "call_module" and str(n.target).startswith(_PATH) for n in gm.graph.nodes):
             return False
         branches = _branches(gm)
+        counts = Counter(module_path(node) for node, _ in branches)
+        blocks = [path for path, count in counts.items() if count > 1]  # in the order of the graph
+        modified = False
         for index, (node, branch) in enumerate(branches):
-            rate = self.rate * index / max(len(branches) - 1, 1)
-            if not rate:
-                continue
-            gm.add_submodule(f"{_PATH}_{index}", DropPath(rate).train(gm.training))
-            with gm.graph.inserting_before(node):
-                call = gm.graph.call_module(f"{_PATH}_{index}", (branch,))
-            inherit_meta(call, branch)
-            call.meta.pop("fxquant", None)
-            node.replace_input_with(branch, call)
-        return len(branches) > 1
+            path = module_path(node)
+            rate = self.rate * blocks.index(path) / max(len(blocks) - 1, 1) if path in blocks else 0.0
+            if rate:
+                self._drop(gm, node, branch, f"{_PATH}_{index}", rate)
+                modified = True
+        return modified
+
+    @staticmethod
+    def _drop(gm: fx.GraphModule, node: fx.Node, branch: fx.Node, name: str, rate: float) -> None:
+        gm.add_submodule(name, DropPath(rate).train(gm.training))
+        with gm.graph.inserting_before(node):
+            call = gm.graph.call_module(name, (branch,))
+        inherit_meta(call, branch)
+        clear_record(call)
+        node.replace_input_with(branch, call)
 
 
 def _branches(gm: fx.GraphModule) -> list[tuple[fx.Node, fx.Node]]:

@@ -97,13 +97,14 @@ def _settle(gm: fx.GraphModule, node: fx.Node, module: LearnedStepQuantizer) -> 
 def _binarise(gm: fx.GraphModule, node: fx.Node, module: BinaryWeightQuantizer) -> bool:
     """Replace a weight by the two values it stands for, so that its codes are -1 and 1."""
     source: fx.Node = node.args[0]  # type: ignore[assignment]
-    name = f"{source.target}_binary"
-    if "_binary" in str(source.target):
+    weight = tensor_of(source)
+    sizes = module.rows(weight.detach()).abs()
+    if torch.equal(sizes, sizes[:, :1].expand_as(sizes)):
         return False
     with gm.graph.inserting_before(node):
-        binary = read_buffer(gm.graph, name, module.binary(tensor_of(source)))
-    inherit_meta(binary, source)
-    node.update_arg(0, binary)
+        replaced = read_buffer(gm.graph, f"{source.target}_binary", module.binary(weight))
+    inherit_meta(replaced, source)
+    node.update_arg(0, replaced)
     return True
 
 

@@ -49,7 +49,7 @@ class ObserverHome:
     """The submodule that holds the observers of a graph module."""
 
     def __init__(self, gm: fx.GraphModule) -> None:
-        self.graph = gm.graph
+        self.graph, self.training = gm.graph, gm.training
         self.device = next((t.device for t in (*gm.parameters(), *gm.buffers())), None)
         self.path = "observers"
         while not isinstance(getattr(gm, self.path, _Home()), _Home):  # a model may call a part of its own so
@@ -61,7 +61,7 @@ class ObserverHome:
         """Add `module` under the first free name and return a new call of it on `source`, which still reads on."""
         while hasattr(self.module, name):
             name += "_"
-        self.module.add_module(name, module.to(self.device))
+        self.module.add_module(name, module.to(self.device).train(self.training))
         with self.graph.inserting_after(source):
             node = self.graph.call_module(f"{self.path}.{name}", (source,))
         inherit_meta(node, source)
@@ -125,6 +125,7 @@ class _Inserter(ObserverHome):
 
 
 def _site(node: fx.Node, position: int, operand: Operand, record: Record) -> Hashable:
-    """Return what two runs of one operand of one module have in common."""
-    weight = weight_of(node) if record.operands[-1].role is Role.WEIGHT else None
-    return (record.module, record.product, position, operand.spec, id(weight))
+    """Return what two runs of one operand of one module have in common: the weights too, its own or those behind it."""
+    weighted = record.operands[-1].role is Role.WEIGHT
+    weights: Hashable = id(weight_of(node)) if weighted else dataflow.weights_behind(node)
+    return (record.module, record.product, position, operand.spec, weights)

@@ -226,10 +226,82 @@ def test_steps_per_head_run_on_int8(bits: int) -> None:
     assert (int8(images(3)) - expected).norm() < 1e-5 * expected.norm()
     heads = prepared.get_parameter("blocks.0.attn.qkv.weight").reshape(3, 2, 8, 16)[1, 1]
     if bits == 4:
-        assert prepared.observers.blocks_0_attn_qkv_weight.scale[3] == initial_weight_scale(heads, 4)  # type: ignore
+        assert prepared.get_parameter("observers.blocks_0_attn_qkv_weight.scale")[3] == initial_weight_scale(heads, 4)
 
 
 def test_calibrating_alone_gives_a_model_of_initial_steps() -> None:
     quantized = fxquant.quantize(build("deit"), [images()], recipe="vvtq", w_bits=8, a_bits=8)
     assert fxquant.report(quantized).coverage == 1.0
     assert sqnr(build("deit")(images()), quantized(images())) > 15
+
+
+def test_an_optimiser_made_before_the_first_batch_trains_the_steps_it_sets() -> None:
+    prepared = fxquant.prepare_qat(build("deit"), fxquant.recipe("vvtq", 4, 4, learned_bits=True))
+    optimizer = torch.optim.SGD(prepared.parameters(), lr=10.0)
+    prepared(images())
+    scale = prepared.get_parameter("observers.blocks_0_mlp_fc1_input.scale")
+    before = scale.detach().clone()
+    torch.autograd.backward(prepared(images()).square().mean())
+    optimizer.step()
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert held == {id(p) for p in prepared.parameters()}
+    assert not torch.equal(before, scale)
+
+
+def test_state_comes_back_into_a_fresh_graph() -> None:
+    one, other = trained(build("sret")), fxquant.prepare_qat(build("sret"), fxquant.recipe("vvtq", 4, 4), drop_path=0.1)
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one(images()), other.eval()(images()))
+
+
+class TwoAttentions(nn.Module):
+    """Two attentions in one forward, and the first of them again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 24), nn.Linear(8, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.first, self.second, self.first):
+            q, k, v = layer(x).chunk(3, -1)
+            x = torch.softmax(q @ k.transpose(-2, -1), -1) @ v
+        return x
+
+
+def test_attentions_of_other_weights_have_steps_of_their_own() -> None:
+    prepared = fxquant.prepare_qat(nn.Sequential(TwoAttentions()).eval(), fxquant.recipe("vvtq", 4, 4))
+    products = [n for n in prepared.graph.nodes if n.target is torch.matmul]
+    for first, second, again in (products[::2], products[1::2]):
+        for position in (0, 1):
+            calls = [str(p.args[position].target) for p in (first, second, again)]
+            assert calls[0] == calls[2] != calls[1]
+
+
+def test_a_name_with_binary_in_it_is_no_mark() -> None:
+    model = nn.Sequential()
+    model.add_module("my_binary", nn.Linear(8, 4))
+    config = fxquant.recipe("vvtq", 1, 8)
+    assert config.layer is not None
+    prepared = fxquant.prepare_qat(model.eval(), config.set_module_name("my_binary", config.layer))
+    x = torch.randn(5, 8)
+    fxquant.calibrate(prepared.eval(), [x], progress=False)
+    assert torch.allclose(fxquant.convert(prepared, "fake")(x), prepared(x), atol=1e-6)
+
+
+def test_other_dtypes_are_refused() -> None:
+    with pytest.raises(UnsupportedGraphError, match=r"float32 model, found torch\.bfloat16"):
+        fxquant.prepare_qat(build("deit").bfloat16())
+
+
+def test_convolutions_inside_blocks_have_the_bits_of_blocks() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 4, 2, stride=2), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return x + self.conv(x)  # type: ignore[no-any-return]
+
+    report = fxquant.report(fxquant.prepare_qat(Block().eval(), fxquant.recipe("vvtq", 4, 3, offset=True)))
+    assert [[o.dtype for o in r.operands] for r in report.records] == [["int8", "int8"], ["int3", "int4"]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,8 +33,10 @@ class InputRecorder(nn.Module):
         self.register_buffer("shape", torch.zeros(0, dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Check `x` and return it; under `torch.export`, which records values only, just return it."""
-        if not torch.compiler.is_exporting():
+        """Check `x` and return it; in training, behind the first batch, and under `torch.export` just return it."""
+        # A check waits for the device, and the loss of a training tells as well.
+        trained = self.training and torch.is_grad_enabled() and self.dtype is not None
+        if not trained and not torch.compiler.is_exporting():
             self._take_in(x)
         return x
 
@@ -82,3 +86,9 @@ class InputRecorder(nn.Module):
             raise CalibrationError(
                 f"{where}: expected images, found the constant {minimum:g}; calibrate with real images"
             )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        saved = state_dict.get(prefix + "shape")
+        if isinstance(saved, Tensor):
+            self.shape = torch.empty_like(saved, device=self.shape.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -164,12 +164,12 @@ class LearnedStepQuantizer(Observer):
         self.checked_aminmax(rows)
         widths = WIDTHS if self.options.learned_bits else (self.spec.bits,)
         scales = self.initial_scales(rows.float(), widths).clamp(min=MIN_SCALE)  # (widths, G)
-        scales = scales if self.options.learned_bits else scales[0]
-        self.scale = nn.Parameter(scales, requires_grad=self.options.train)
+        # The parameters stay the objects that an optimiser may hold by now.
+        self.scale.data = scales if self.options.learned_bits else scales[0]
         if self.offset is not None:
-            self.offset = nn.Parameter(torch.zeros_like(scales), requires_grad=self.options.train)
+            self.offset.data = torch.zeros_like(self.scale.data)
         if self.bits is not None:
-            self.bits = nn.Parameter(torch.full_like(scales[0], float(self.spec.bits)))
+            self.bits.data = torch.full_like(scales[0], float(self.spec.bits))
         self.frozen = True
 
     def initial_scales(self, rows: Tensor, widths: tuple[int, ...] | range) -> Tensor:
@@ -238,8 +238,7 @@ class LearnedStepQuantizer(Observer):
         for name, parameter in list(self._parameters.items()):
             saved = state_dict.get(prefix + name)
             if parameter is not None and isinstance(saved, Tensor) and saved.shape != parameter.shape:
-                fresh = torch.empty_like(saved, device=parameter.device)
-                self._parameters[name] = nn.Parameter(fresh, requires_grad=parameter.requires_grad)
+                parameter.data = torch.empty_like(saved, device=parameter.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
         self.frozen = self.calibrated
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, fx
+from torch import Tensor, nn
 
 import fxquant
 from fxquant.passes.add_drop_path import AddDropPath
@@ -21,39 +19,54 @@ X = torch.randn(2, 5, 4)
 W = torch.randn(4, 4)
 
 
-def test_drops_each_branch_but_the_first_more_and_more() -> None:
-    def two(self: Any, x: Tensor) -> Tensor:
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(W)
+
+    def forward(self, x: Tensor) -> Tensor:
         x = x + F.linear(F.layer_norm(x, (4,)), self.w)
         return F.linear(x, self.w) + x
 
+
+def test_drops_both_branches_of_the_last_block() -> None:
     gm = check_pass(
         AddDropPath(0.4),
-        through(module_of(two, w=W), canonicalize).eval(),
+        through(nn.Sequential(Block(), Block()), canonicalize).eval(),
         (X,),
-        before="""
-            (x)
-            layer_norm = F.layer_norm(x, (4,))
-            linear = F.linear(layer_norm, w)
-            add = x + linear
-            linear_1 = F.linear(add, w)
-            add_1 = linear_1 + add
-            return add_1
-        """,
         after="""
-            (x)
-            layer_norm = F.layer_norm(x, (4,))
-            linear = F.linear(layer_norm, w)
-            add = x + linear
-            linear_1 = F.linear(add, w)
-            drop_path_1 = train_modules.drop_path_1(linear_1)
-            add_1 = drop_path_1 + add
-            return add_1
+            (input)
+            layer_norm = F.layer_norm(input, (4,))
+            linear = F.linear(layer_norm, 0.w)
+            add = input + linear
+            linear_1 = F.linear(add, 0.w)
+            add_1 = linear_1 + add
+            layer_norm_1 = F.layer_norm(add_1, (4,))
+            linear_2 = F.linear(layer_norm_1, 1.w)
+            drop_path_2 = train_modules.drop_path_2(linear_2)
+            add_2 = add_1 + drop_path_2
+            linear_3 = F.linear(add_2, 1.w)
+            drop_path_3 = train_modules.drop_path_3(linear_3)
+            add_3 = drop_path_3 + add_2
+            return add_3
         """,
         stage=Stage.PREPARED,
     )
-    module = gm.get_submodule("train_modules.drop_path_1")
-    assert isinstance(module, DropPath)
-    assert module.drop_prob == 0.4
+    assert [m.drop_prob for m in gm.modules() if isinstance(m, DropPath)] == [0.4, 0.4]
+
+
+class Alone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x)  # type: ignore[no-any-return]
+
+
+def test_a_module_with_one_branch_is_no_block() -> None:
+    gm = through(nn.Sequential(Alone(), Alone()), canonicalize).eval()
+    check_unchanged(AddDropPath(0.4), gm, (torch.randn(1, 3, 4, 4),), Stage.PREPARED)
 
 
 @pytest.mark.parametrize(
@@ -74,11 +87,11 @@ def test_rate_zero_adds_nothing() -> None:
     check_unchanged(AddDropPath(0.0), fxquant.trace(model), (torch.randn(1, 3, 16, 16),), Stage.PREPARED)
 
 
-def test_a_vit_has_one_per_branch_with_even_steps() -> None:
-    model = VisionTransformer(img_size=16, patch_size=8, embed_dim=8, depth=2, num_heads=2, num_classes=3).eval()
+def test_a_vit_has_the_rates_of_timm() -> None:
+    model = VisionTransformer(img_size=16, patch_size=8, embed_dim=8, depth=3, num_heads=2, num_classes=3).eval()
     gm = AddDropPath(0.3)(fxquant.trace(model)).graph_module
     rates = [float(m.drop_prob) for m in gm.modules() if isinstance(m, DropPath)]
-    assert rates == pytest.approx([0.1, 0.2, 0.3])
+    assert rates == pytest.approx([0.15, 0.15, 0.3, 0.3])
     images = torch.randn(64, 3, 16, 16)
     assert torch.equal(gm.eval()(images), model(images))
     assert not torch.equal(gm.train()(images), model(images))
@@ -91,7 +104,4 @@ def test_a_swin_drops_in_every_block() -> None:
         img_size=16, patch_size=2, embed_dim=8, depths=(2, 2), num_heads=(2, 2), window_size=4, num_classes=3
     )
     gm = AddDropPath(0.7)(fxquant.trace(model.eval())).graph_module
-    assert (
-        sum(isinstance(m, DropPath) for m in gm.modules()) == 7
-    )  # two for each of four blocks, and the first is never dropped
-    assert isinstance(gm, fx.GraphModule)
+    assert sum(isinstance(m, DropPath) for m in gm.modules()) == 6  # two for each of four blocks but the first
