@@ -11,6 +11,7 @@ from fxquant.errors import (
     FxquantError,
     InputError,
     PassError,
+    TrainingError,
     UnsupportedGraphError,
 )
 from fxquant.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
@@ -72,6 +73,7 @@ __all__ = [
     "RowGroups",
     "ScaleSearch",
     "TensorSpec",
+    "TrainingError",
     "TwinGELU",
     "TwinSoftmax",
     "UnsupportedGraphError",
