@@ -115,7 +115,6 @@ def train_one(
         crops=1,
         lr=options.lr,
         regulariser=method.regulariser,
-        drop_path=0.0,
         seed=seed,
     )
     return train(prepared, data, settings, progress=False).prepared

@@ -78,6 +78,7 @@ def prepare(
         gm = copy.deepcopy(gm)
         if example_inputs is not None:
             propagate_shapes(gm, tracing.tensor_arguments(example_inputs))
+    gm.meta["trainable"] = False  # its constants are folded
     return pipeline.run(gm, pipeline.prepare_passes(config), Stage.PREPARED)
 
 

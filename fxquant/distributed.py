@@ -7,6 +7,7 @@ Without a process group there is one rank, 0 of 1, and everything here does what
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -127,16 +128,20 @@ def gather_objects(value: T) -> list[T]:
     return gathered
 
 
-def all_gather(tensor: Tensor) -> list[Tensor]:
-    """Return the `tensor` ``(n, ...)`` of every rank, in order; n may differ between them."""
+def from_first(run: Callable[[], T]) -> T:
+    """
+    Call `run` on rank 0 alone and return what it gave on every rank; it is pickled, and tensors should be on the CPU.
+
+    Where it fails, all ranks raise its error as `together` does.
+    """
+    made: list[T] = []
+    together(lambda: made.append(run()) if rank() == 0 else None)
     if world_size() == 1:
-        return [tensor]
-    lengths = gather_objects(len(tensor))
-    padded = tensor.new_zeros(max(lengths), *tensor.shape[1:])
-    padded[: len(tensor)] = tensor
-    gathered = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(gathered, padded)
-    return [each[:length] for each, length in zip(gathered, lengths, strict=True)]
+        return made[0]
+    sent: list[Any] = made or [None]
+    dist.broadcast_object_list(sent, 0)
+    result: T = sent[0]
+    return result
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -162,9 +167,8 @@ def refuse_different(module: nn.Module) -> None:
     """Raise `InputError` on every rank where `module` holds other parameters or buffers on any of them."""
     if world_size() == 1:
         return
-    tensors = (t.detach().contiguous().reshape(-1).view(torch.uint8) for t in module.state_dict().values())
-    sums = gather_objects([(t.numel(), int(t.sum(dtype=torch.int64))) for t in tensors])
-    other = next((source for source, found in enumerate(sums) if found != sums[0]), None)
+    digests = gather_objects([_digest(t) for t in module.state_dict().values()])
+    other = next((source for source, found in enumerate(digests) if found != digests[0]), None)
     if other is not None:
         raise InputError(
             f"ranks 0 and {other} hold different models: load the same weights on all of them, or call "
@@ -229,6 +233,11 @@ def _join(backend: str, timeout: timedelta) -> None:
 
 def _grouped() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def _digest(tensor: Tensor) -> bytes:
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(content.numpy().data).digest()
 
 
 def _portable(error: Exception | None) -> FxquantError | None:

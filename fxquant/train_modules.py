@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
+
+from fxquant.distributed import sum_over_ranks, world_size
 
 
 class BatchNorm(nn.Module):
@@ -17,8 +22,50 @@ class BatchNorm(nn.Module):
     def forward(
         self, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
     ) -> Tensor:
-        """Normalise `x` ``(B, C, ...)``; in training mode, by the batch, which moves `mean` and `variance` ``(C,)``."""
+        """
+        Normalise `x` ``(B, C, ...)``; in training mode, by the batch, which moves `mean` and `variance` ``(C,)``.
+
+        In a process group the batches of all ranks are one, and every rank calls this.
+        """
+        if self.training and world_size() > 1:
+            return self._normalise_together(x, mean, variance, weight, bias)
         return F.batch_norm(x, mean, variance, weight, bias, self.training, self.momentum, self.eps)
+
+    def _normalise_together(
+        self, x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            count, batch_mean, batch_variance = _joint_statistics(x.float())
+            with torch.no_grad():
+                mean.lerp_(batch_mean, self.momentum)
+                variance.lerp_(batch_variance * (count / (count - 1)), self.momentum)
+            factor = (batch_variance + self.eps).rsqrt()
+            factor = factor if weight is None else factor * weight
+            shape = (-1, *[1] * (x.dim() - 2))
+            normal = (x.float() - batch_mean.view(shape)) * factor.view(shape)
+            return (normal if bias is None else normal + bias.view(shape)).to(x.dtype)
+
+
+def _joint_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return count, mean ``(C,)`` and biased variance ``(C,)`` of the values of `x` ``(B, C, ...)`` on all ranks."""
+    variance, mean = torch.var_mean(x, [0, *range(2, x.dim())], correction=0)
+    mean, variance = mean.double(), variance.double()  # so that the squares below do not cancel out
+    count = x.numel() / x.shape[1]
+    sums: Tensor = _Sum.apply(torch.stack((torch.ones_like(mean), mean, variance + mean.square())) * count)
+    joint, square = sums[1] / sums[0], sums[2] / sums[0]
+    return sums[0, 0].detach(), joint.float(), (square - joint.square()).clamp(min=0).float()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over ranks; a value adds to what every rank makes of it, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return sum_over_ranks(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return sum_over_ranks(gradients[0])
 
 
 TRAIN_MODULES = (BatchNorm, DropPath)

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -20,12 +21,17 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant import CalibrationError, FxquantError
 from fxquant.calibration import sharing
+from fxquant.data import read_image_tree
+from fxquant.distillation import CropLabels, make_labels, open_labels, shards
+from fxquant.distillation.shard import write_shard
 from fxquant.distributed import (
-    all_gather,
     broadcast_module,
     first_then_others,
+    from_first,
+    gather_objects,
     interleave,
     rank,
+    refuse_different,
     shard,
     sum_over_ranks,
     together,
@@ -33,6 +39,9 @@ from fxquant.distributed import (
 )
 from fxquant.errors import InputError
 from fxquant.evaluation import Evaluation, evaluate
+from fxquant.train_modules import BatchNorm
+from fxquant.training import initialise_scales
+from tests.distillation.making import DATA_CONFIG, TinyTeacher, equal, make_images
 from tests.models import images, small_vit
 
 WORLD = 2
@@ -94,7 +103,18 @@ def find_expected() -> dict[str, Any]:
     evaluation = evaluated(labelled(), shared=False)
     found["evaluation"] = (evaluation.top1, evaluation.top5, evaluation.predictions)
     found["codes"] = fxquant.quantize(small_vit_seeded(), batches((4,)), target="fake")(images())
+    with TemporaryDirectory() as folder:
+        found["labels"] = made_labels(Path(folder))
     return found
+
+
+def made_labels(folder: Path) -> list[CropLabels]:
+    """Return labels of six images, which go to three files."""
+    from_first(lambda: make_images(folder / "data"))
+    samples, out = read_image_tree(folder / "data").calibration, folder / "labels"
+    make_labels(TinyTeacher(), samples, DATA_CONFIG, out, 3, images_per_shard=2)
+    labels = open_labels(out)
+    return [labels.read(file) for file in samples.files]
 
 
 def small_vit_seeded() -> nn.Module:
@@ -109,7 +129,7 @@ def work(number: int, folder: Path) -> None:
     sharing.WORTH = 0
     method = f"file://{folder / 'store'}"
     dist.init_process_group("gloo", init_method=method, rank=number, world_size=WORLD, timeout=timedelta(minutes=2))
-    expected = torch.load(folder / "expected.pt", weights_only=False)
+    expected = torch.load(folder / "expected.pt", weights_only=False) | {"folder": folder}
     failures: dict[str, str] = {}
     for name, check in CHECKS.items():
         try:
@@ -185,8 +205,6 @@ def check_different_models_are_refused_until_one_is_broadcast(expected: dict[str
 
 def check_tensors_travel(_: dict[str, Any]) -> None:
     assert (rank(), world_size()) == (dist.get_rank(), WORLD)
-    own = torch.arange(3 - rank())
-    assert [t.tolist() for t in all_gather(own)] == [[0, 1, 2], [0, 1]]
     assert sum_over_ranks(torch.tensor([1.0, rank()])).tolist() == [2.0, 1.0]
     assert interleave(together(lambda: list(shard(range(5))))) == [0, 1, 2, 3, 4]
 
@@ -195,6 +213,69 @@ def check_the_first_rank_goes_first(_: dict[str, Any]) -> None:
     seen: list[int] = []
     assert first_then_others(lambda: seen.append(rank()) or "made") == "made"  # type: ignore[func-returns-value]
     assert seen == [rank()]
+
+
+def check_what_the_first_rank_found_is_told_to_all(_: dict[str, Any]) -> None:
+    assert from_first(lambda: {"rank": rank(), "tensor": torch.ones(2)})["rank"] == 0
+
+    def fail() -> None:
+        raise InputError(f"nothing there for {rank()}")
+
+    with pytest.raises(InputError, match="nothing there for 0"):
+        from_first(fail)
+
+
+def check_models_of_equal_sums_are_different(_: dict[str, Any]) -> None:
+    model = nn.Linear(2, 1, bias=False)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 2.0]] if rank() == 0 else [[2.0, 1.0]]))
+    with pytest.raises(InputError, match="ranks 0 and 1 hold different models"):
+        refuse_different(model)
+
+
+def check_batch_norms_are_those_of_the_joint_batch(_: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    x, slope = torch.randn(6, 4, 5) * 3 + 50, torch.randn(6, 4, 5)
+    wanted, found = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+    part = slice(0, 4) if rank() == 0 else slice(4, 6)  # of unequal size
+    whole, own = x.clone().requires_grad_(), x[part].clone().requires_grad_()
+    torch.autograd.backward((wanted(whole) * slope).sum())
+    result = BatchNorm(0.1, 1e-5).train()(own, found.running_mean, found.running_var, found.weight, found.bias)  # type: ignore[arg-type]
+    torch.autograd.backward((result * slope[part]).sum())
+    torch.testing.assert_close(own.grad, whole.grad[part], rtol=1e-4, atol=1e-5)  # type: ignore[index]
+    torch.testing.assert_close(found.running_mean, wanted.running_mean)
+    torch.testing.assert_close(found.running_var, wanted.running_var)
+    for mine, all_of_it in ((found.weight.grad, wanted.weight.grad), (found.bias.grad, wanted.bias.grad)):
+        torch.testing.assert_close(sum_over_ranks(mine), all_of_it, rtol=1e-4, atol=1e-4)  # type: ignore[arg-type]
+    states = together(lambda: found.running_var)
+    assert torch.equal(states[0], states[1])  # type: ignore[arg-type]
+
+
+def check_scales_start_from_one_batch_of_the_first_rank(_: dict[str, Any]) -> None:
+    prepared, alone = (fxquant.prepare_qat(small_vit_seeded(), None, images()).eval() for _ in range(2))
+    initialise_scales(prepared, images(seed=rank()))
+    alone(images())
+    _assert_same("initial scales", prepared.state_dict(), alone.state_dict())
+
+
+def check_ranks_share_out_the_files_of_labels(expected: dict[str, Any]) -> None:
+    written: list[Path] = []
+
+    def count(file: Path, *rest: Any) -> None:
+        written.append(file)
+        write_shard(file, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "write_shard", count)
+        found = made_labels(expected["folder"])
+    assert [[file.name[7:12] for file in each] for each in gather_objects(written)] == [["00000", "00002"], ["00001"]]
+    assert all(equal(one, other) for one, other in zip(found, expected["labels"], strict=True))
+    (elsewhere := expected["folder"] / f"rank {rank()}").mkdir()
+    samples = read_image_tree(expected["folder"] / "data").calibration
+    with pytest.raises(
+        InputError, match=r"labels-00001\.safetensors' is gone: all processes need one and the same folder"
+    ):
+        make_labels(TinyTeacher(), samples, DATA_CONFIG, elsewhere, 3, images_per_shard=2)
 
 
 def check_an_error_within_an_error_is_told_once(_: dict[str, Any]) -> None:

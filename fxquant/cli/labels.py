@@ -60,7 +60,15 @@ def read_images(options: argparse.Namespace) -> Samples:
     return read_image_tree(options.data).calibration
 
 
-def describe_written(out: Path, manifest: Manifest, seconds: float) -> str:
+def finish(
+    options: argparse.Namespace, command: str, manifest: Manifest, seconds: float, teacher: dict[str, Any]
+) -> None:
+    """Say what was written, and write the report that was asked for."""
+    print(_describe_written(options.out, manifest, seconds))
+    _write_report(options, command, manifest, seconds, teacher)
+
+
+def _describe_written(out: Path, manifest: Manifest, seconds: float) -> str:
     """Return one line on what is in `out`."""
     size = sum((out / shard.file).stat().st_size for shard in manifest.shards) / 1024**2
     files = "1 file" if len(manifest.shards) == 1 else f"{len(manifest.shards)} files"
@@ -70,7 +78,7 @@ def describe_written(out: Path, manifest: Manifest, seconds: float) -> str:
     )
 
 
-def write_report(
+def _write_report(
     options: argparse.Namespace, command: str, manifest: Manifest, seconds: float, teacher: dict[str, Any]
 ) -> None:
     """Write what was made to the JSON file that was asked for."""

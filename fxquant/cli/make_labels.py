@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fxquant.cli.arguments import (
     DTYPES,
     add_model_options,
@@ -18,16 +20,17 @@ from fxquant.cli.arguments import (
     resolve_device,
     start_run,
 )
-from fxquant.cli.labels import add_label_options, describe_written, read_images, write_report
+from fxquant.cli.labels import add_label_options, finish, read_images
 from fxquant.cli.models import TimmModel, build_timm_model
 from fxquant.cli.output import print_facts
 from fxquant.data import Samples, resolve_data_config
 from fxquant.distillation import make_labels
+from fxquant.distributed import first_then_others, initialise, only_first, quiet_others
 
 DESCRIPTION = """
 Store what a teacher, any timm model, says of random crops of every training image, so that a student can be trained by
 distillation (FKD) without running the teacher again. The labels go to a folder of .safetensors files and an index. An
-interrupted run goes on where it was when the same command is given again.
+interrupted run goes on where it was when the same command is given again. Processes that torchrun starts share out the files.
 """
 
 
@@ -46,15 +49,14 @@ def add_parser(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Make the labels and say what was written."""
     start_run(options)
-    device = resolve_device(options.device)
-    samples = read_images(options)
-    source = build_timm_model(
-        options.model,
-        pretrained=options.pretrained,
-        checkpoint=options.checkpoint,
-        num_classes=options.num_classes,
-        img_size=options.img_size,
-    )
+    resolve_device(options.device)
+    with initialise(options.device) as device, quiet_others():
+        _run(options, device)
+
+
+def _run(options: argparse.Namespace, device: torch.device) -> None:
+    samples = first_then_others(lambda: read_images(options))
+    source = first_then_others(lambda: _build(options))  # which may download
     config = resolve_data_config(source.model, options.img_size)
     print_facts(_describe(options, source, samples, config["input_size"]))
     start = time.perf_counter()
@@ -76,11 +78,21 @@ def run(options: argparse.Namespace) -> None:
             images_per_shard=options.images_per_shard,
         )
     except KeyboardInterrupt:
-        print(f"\nthe same command goes on from {options.out}", file=sys.stderr)
+        only_first(print, f"\nthe same command goes on from {options.out}", file=sys.stderr)
         raise
     seconds = time.perf_counter() - start
-    print(describe_written(options.out, manifest, seconds))
-    write_report(options, "make-labels", manifest, seconds, {"name": source.name, "weights": source.weights})
+    teacher = {"name": source.name, "weights": source.weights}
+    only_first(finish, options, "make-labels", manifest, seconds, teacher)
+
+
+def _build(options: argparse.Namespace) -> TimmModel:
+    return build_timm_model(
+        options.model,
+        pretrained=options.pretrained,
+        checkpoint=options.checkpoint,
+        num_classes=options.num_classes,
+        img_size=options.img_size,
+    )
 
 
 def _add_crops(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +109,9 @@ def _add_crops(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--flip", type=float, default=0.5, metavar="P", help="part of them mirrored (%(default)s)")
     group.add_argument("--batch-size", type=positive, default=64, metavar="N", help="crops per batch (%(default)s)")
-    group.add_argument("--device", default="cpu", help="such as cpu or cuda (%(default)s)")
+    group.add_argument(
+        "--device", default="cpu", help="such as cpu or cuda, under torchrun a GPU for each process (%(default)s)"
+    )
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the teacher (%(default)s)")
     workers = min(4, os.cpu_count() or 1)
     group.add_argument("--workers", type=natural, default=workers, metavar="N", help="loading processes (%(default)s)")

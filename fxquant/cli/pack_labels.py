@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from fxquant.cli.arguments import add_run_options, positive, start_run
-from fxquant.cli.labels import add_label_options, describe_written, read_images, write_report
+from fxquant.cli.labels import add_label_options, finish, read_images
 from fxquant.cli.output import print_facts
 from fxquant.distillation import pack_labels
+from fxquant.distributed import first_then_others, initialise, only_first, quiet_others
 
 DESCRIPTION = """
 Turn published labels for distillation (FKD), one .tar file of torch.save per image, into few .safetensors files and an index,
 of which training reads only the crops it draws. Nothing is rounded, and no code in the label files is run. LABELS is the
 folder above the one called like the images' data set, or, where that has another name, that one or the part (train) in it. An
-interrupted run goes on where it was when the same command is given again.
+interrupted run goes on where it was when the same command is given again. Processes that torchrun starts share out the files.
 """
 
 
@@ -41,7 +42,12 @@ def add_parser(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> None:
     """Pack the labels and say what was written."""
     start_run(options)
-    samples = read_images(options)
+    with initialise("cpu"), quiet_others():
+        _run(options)
+
+
+def _run(options: argparse.Namespace) -> None:
+    samples = first_then_others(lambda: read_images(options))
     print_facts(
         {
             "labels": f"{options.labels}, {options.kind.value}, {options.num_classes} classes",
@@ -64,8 +70,6 @@ def run(options: argparse.Namespace) -> None:
             workers=options.workers,
         )
     except KeyboardInterrupt:
-        print(f"\nthe same command goes on from {options.out}", file=sys.stderr)
+        only_first(print, f"\nthe same command goes on from {options.out}", file=sys.stderr)
         raise
-    seconds = time.perf_counter() - start
-    print(describe_written(options.out, manifest, seconds))
-    write_report(options, "pack-labels", manifest, seconds, {"name": options.teacher})
+    only_first(finish, options, "pack-labels", manifest, time.perf_counter() - start, {"name": options.teacher})

@@ -13,18 +13,19 @@ import torch
 from torch import fx, nn
 
 import fxquant
-from fxquant.cli.arguments import resolve_device, resolve_recipe, start_run
+from fxquant.cli.arguments import format_value, resolve_device, resolve_recipe, start_run
 from fxquant.cli.measure import count_bytes
 from fxquant.cli.models import TimmModel, build_timm_model
 from fxquant.cli.output import format_table, print_facts, write_json
 from fxquant.cli.train_data import Folder, read_folder, training_data
 from fxquant.cli.train_options import add_train_arguments, training_options
 from fxquant.config import QuantConfig
-from fxquant.distributed import initialise, quiet_others, rank, together, world_size
+from fxquant.distributed import first_then_others, initialise, quiet_others, rank, together, world_size
 from fxquant.environment import describe_environment
 from fxquant.errors import ConfigError
 from fxquant.training import TrainingOptions, initialise_scales, load_trained, train
 from fxquant.training.loop import CHECKPOINT
+from fxquant.training.schedule import Pass, plan_passes
 from fxquant.training.validation import Accuracy, measure_accuracy
 
 DESCRIPTION = """
@@ -46,6 +47,7 @@ class _Setting:
     training: TrainingOptions
     source: TimmModel
     folder: Folder
+    passes: tuple[Pass, ...] = ()  # where it is trained
 
 
 def add_parser(subparsers: Any) -> None:
@@ -76,7 +78,9 @@ def _run(options: argparse.Namespace, setting: _Setting, device: torch.device) -
     rows: list[_Row] = []
     if not _is_random(setting.source):
         rows.append(_measure("float", model, setting, device, size=count_bytes(model)))
-    prepared = _prepare(model, setting, device)
+    prepared = fxquant.prepare_qat(
+        model, setting.config, setting.folder.calibration[:1].to(device), drop_path=options.drop_path
+    )
     if options.evaluate is None:
         history, averaged = _train(options, setting, prepared)
     else:
@@ -105,11 +109,6 @@ def _measure(name: str, model: nn.Module, setting: _Setting, device: torch.devic
     return _Row(name, accuracy, size)
 
 
-def _prepare(model: nn.Module, setting: _Setting, device: torch.device) -> fx.GraphModule:
-    example = setting.folder.calibration[:1].to(device)
-    return fxquant.prepare_qat(model, setting.config, example, drop_path=setting.training.drop_path)
-
-
 def _train(
     options: argparse.Namespace, setting: _Setting, prepared: fx.GraphModule
 ) -> tuple[tuple[dict[str, Any], ...], fx.GraphModule | None]:
@@ -123,7 +122,7 @@ def _train(
             folder=options.out,
             resume=options.resume,
             checkpoint_minutes=options.checkpoint_minutes,
-            identity=setting.identity,
+            identity={**setting.identity, "drop_path": options.drop_path},
             workers=options.workers,
             progress=sys.stderr.isatty(),
             tensorboard=options.tensorboard,
@@ -146,13 +145,7 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     training = training_options(options)
     config, recipe_options = resolve_recipe(options)
     folder = read_folder(options)
-    source = build_timm_model(
-        options.model,
-        pretrained=options.pretrained,
-        checkpoint=options.checkpoint,
-        num_classes=options.num_classes,
-        img_size=options.img_size,
-    )
+    source = first_then_others(lambda: _build(options))  # which may download
     folder = folder.with_model(options, source)
     identity = {
         "model": source.name,
@@ -161,9 +154,23 @@ def _resolve(options: argparse.Namespace) -> _Setting:
         "recipe": options.recipe,
         "w_bits": options.w_bits,
         "a_bits": options.a_bits,
-        **{f"option {name}": value for name, value in recipe_options.items()},
+        "recipe_options": ", ".join(f"{n}={format_value(v)}" for n, v in sorted(recipe_options.items())) or "none",
     }
-    return _Setting(config, identity, training, source, folder)
+    passes: tuple[Pass, ...] = ()
+    if options.evaluate is None:
+        several = options.soft_labels is not None and training.crops > 1
+        passes = plan_passes(training, len(folder.tree.calibration), several, world_size())
+    return _Setting(config, identity, training, source, folder, passes)
+
+
+def _build(options: argparse.Namespace) -> TimmModel:
+    return build_timm_model(
+        options.model,
+        pretrained=options.pretrained,
+        checkpoint=options.checkpoint,
+        num_classes=options.num_classes,
+        img_size=options.img_size,
+    )
 
 
 def _describe(options: argparse.Namespace, setting: _Setting, device: torch.device) -> dict[str, str]:
@@ -181,12 +188,21 @@ def _describe(options: argparse.Namespace, setting: _Setting, device: torch.devi
     if options.evaluate is not None:
         return facts
     labels = f"in {options.soft_labels}" if options.soft_labels else "of the folder"
-    crops = f"{training.crops} crops" if options.soft_labels else "one crop"
     return facts | {
-        "train": f"{len(folder.tree.calibration)} images in {folder.tree.calibration.root}, {crops} of each, labels {labels}",
+        "train": f"{len(folder.tree.calibration)} images in {folder.tree.calibration.root}, {_crops(setting)}, labels {labels}",
         "schedule": f"{training.epochs} epochs, batches of {training.batch_size}, learning rate {training.lr:g}, "
         f"seed {training.seed}; kept in {options.out}",
     }
+
+
+def _crops(setting: _Setting) -> str:
+    """Return how many crops of each image a pass shows."""
+    shown, asked = max(now.crops for now in setting.passes), setting.training.crops
+    if shown > 1:
+        return f"{shown} crops of each"
+    if any(now.lr_epoch > now.epoch for now in setting.passes):  # several were asked for
+        return f"one crop of each, as {setting.training.epochs} epochs are too few for a pass of {asked}"
+    return "one crop of each"
 
 
 def _weights(options: argparse.Namespace, source: TimmModel) -> str:

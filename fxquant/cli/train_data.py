@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from fxquant.data import (
     resolve_data_config,
 )
 from fxquant.distillation import LabelKind, MultiCropImages, open_labels
+from fxquant.distillation.source import digest_labels
 from fxquant.distributed import rank, world_size
 from fxquant.errors import ConfigError, InputError
 from fxquant.training import AugmentedImages, TrainingData, TrainingOptions
@@ -93,6 +95,7 @@ def training_data(
     Raises `InputError` where soft labels cannot be opened, `ConfigError` for labels of an unknown kind.
     """
     samples, config = folder.tree.calibration, folder.config
+    facts = {"image_names": _digest(samples), "labels": "of the folder"}
     several: EpochImages | None = None
     images: EpochImages
     if options.soft_labels is None:
@@ -100,14 +103,21 @@ def training_data(
             raise ConfigError("--label-kind is for --soft-labels")
         chosen = {name: config[name] for name in ("input_size", "interpolation", "mean", "std")}
         images = AugmentedImages(samples, create_transform(**chosen, is_training=True), training.seed)
-        labels = "of the folder"
     else:
         kind = LabelKind(options.label_kind or LabelKind.MARGINAL_SMOOTHING_K5)
         images = _cropped(options.soft_labels, kind, num_classes, samples, 1, config, training)
         if training.crops > 1:
             several = _cropped(options.soft_labels, kind, num_classes, samples, training.crops, config, training)
-        labels = kind.value
-    return TrainingData(images, folder.calibration, folder.evaluation, several, {"labels": labels})
+        # Of one image, as all of them would take long to read.
+        first = digest_labels(open_labels(options.soft_labels, kind, num_classes).read(samples.files[0]))
+        facts |= {"labels": kind.value, "first_labels": first[:12]}
+    return TrainingData(images, folder.calibration, folder.evaluation, several, facts)
+
+
+def _digest(samples: Samples) -> str:
+    """Return a name for which images there are, and of which class each is."""
+    listed = "\n".join(f"{label} {name}" for name, label in zip(samples.names(), samples.labels, strict=True))
+    return hashlib.sha256(listed.encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def _cropped(

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fxquant.cli.arguments import add_model_options, add_recipe_options, add_run_options, natural, positive
+from fxquant.cli.arguments import add_model_options, add_run_options, natural, positive, recipe_option
 from fxquant.distillation.label_kind import kind_names
 from fxquant.training import TrainingOptions
 
@@ -25,8 +25,7 @@ _TRAINING: tuple[tuple[str, Any, str], ...] = (
     ("weight_decay", float, "of weights, not of norms, biases, positions and steps (%(default)s)"),
     ("eps", float, "of AdamW (%(default)s)"),
     ("clip_grad", float, "largest norm of the gradient (no limit)"),
-    ("ema_decay", float, "keep a moving average of the model, such as 0.9999; it is what is saved (none)"),
-    ("drop_path", float, "rate of dropped residual branches (%(default)s)"),
+    ("ema_decay", float, "keep a moving average of the model, such as 0.9999 (none)"),
 )
 _QUANTISATION: tuple[tuple[str, Any, str], ...] = (
     ("regulariser_weight", float, "of the pull to the middle of bins at the end (%(default)s)"),
@@ -35,6 +34,12 @@ _QUANTISATION: tuple[tuple[str, Any, str], ...] = (
     ("budget", float, "of 1e9 bit operations per image, for learned bit widths (none)"),
     ("budget_weight", float, "of the square of what is above the budget in the loss (%(default)s)"),
     ("bits_ratio", float, "part of the epochs in which bit widths are learned (%(default)s)"),
+)
+
+
+_SAVE = (
+    "save the int8 model of the last weights, their moving average where one is kept, to this .safetensors file; "
+    "--evaluate OUT/best.pt --save F saves that of the best"
 )
 
 
@@ -50,8 +55,8 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = ", ".join(kind_names())
     parser.add_argument("--label-kind", choices=kind_names(), metavar="K", help=f"{kinds} (marginal_smoothing_k5)")
     _add_files(parser)
-    add_recipe_options(parser.add_argument_group("quantisation"), search=False)
-    parser.set_defaults(recipe="vvtq", w_bits=4, a_bits=4)
+    _add_quantisation(parser.add_argument_group("quantisation"))
+    parser.set_defaults(attention=False)  # which vvtq always quantises
     add_training_options(parser)
     group = parser.add_argument_group("measurement and machine")
     group.add_argument("--eval-batch-size", type=positive, default=64, metavar="N", help="images (%(default)s)")
@@ -72,7 +77,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         const=True,
         default=False,
         metavar="F",
-        help="go on from OUT's checkpoint, if it has one, or from this file",
+        help="go on from OUT's checkpoint, if it has one, or from this file; bit for bit on a CPU, while on a GPU the "
+        "regulariser's sums are in no fixed order",
     )
     group.add_argument(
         "--evaluate",
@@ -80,9 +86,9 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=True,
         metavar="F",
-        help="train nothing: measure OUT's checkpoint, or this file",
+        help="train nothing: measure OUT's checkpoint, or this file, such as OUT/best.pt; --save then saves that one",
     )
-    group.add_argument("--save", type=Path, metavar="F", help="save the int8 model to this .safetensors file")
+    group.add_argument("--save", type=Path, metavar="F", help=_SAVE)
     group.add_argument(
         "--checkpoint-minutes",
         type=float,
@@ -93,10 +99,32 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard to OUT as well")
 
 
+def _add_quantisation(group: argparse._ArgumentGroup) -> None:
+    """Add what `resolve_recipe` reads, as far as it has a meaning in training."""
+    group.add_argument(
+        "--recipe", default="vvtq", metavar="vvtq", help="vvtq, the only recipe with learned steps (%(default)s)"
+    )
+    group.add_argument(
+        "--option",
+        type=recipe_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the recipe, such as learned_bits=true; repeatable, see fxquant recipes",
+    )
+    group.add_argument("--w-bits", type=int, default=4, metavar="N", help="bits of weights, 1 to 8 (%(default)s)")
+    group.add_argument("--a-bits", type=int, default=4, metavar="N", help="bits of activations, 2 to 8 (%(default)s)")
+    group.add_argument("--no-patch-embed", action="store_true", help="leave the patch embedding float")
+    group.add_argument("--no-head", action="store_true", help="leave the classifier head float")
+
+
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Add how the model is trained; `training_options` reads it."""
     group = parser.add_argument_group("training", "the defaults are those of VVTQ's published run")
     _add(group, _TRAINING)
+    group.add_argument(
+        "--drop-path", type=float, default=0.1, metavar="X", help="rate of dropped residual branches (%(default)s)"
+    )
     group.add_argument(
         "--betas", type=float, nargs=2, default=_DEFAULTS["betas"], metavar="B", help="of AdamW (0.9 0.999)"
     )

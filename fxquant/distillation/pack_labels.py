@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.manifest import Manifest
 from fxquant.distillation.open_labels import open_labels
 from fxquant.distillation.shards import write_shards
-from fxquant.distillation.source import CropLabels
+from fxquant.distillation.source import CropLabels, digest_labels
 from fxquant.errors import ConfigError, InputError
 
 
@@ -56,15 +55,7 @@ def pack_labels(
         num_classes,
         produce,
         facts={"teacher": teacher, "size": size, "interpolation": interpolation},
-        settings={"first labels": _digest(labels.read(samples.files[0]))},  # tells one source from another
+        settings={"first labels": digest_labels(labels.read(samples.files[0]))},  # tells one source from another
         images_per_shard=images_per_shard,
         description="pack labels",
     )
-
-
-def _digest(labels: CropLabels) -> str:
-    targets = labels.targets
-    digest = hashlib.sha256()
-    for tensor in (labels.coords, labels.flips, targets.classes, targets.probabilities):
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.manifest import MANIFEST, Manifest, ShardIndex, write_manifest
 from fxquant.distillation.shard import read_counts, write_shard
 from fxquant.distillation.source import CropLabels
+from fxquant.distributed import from_first, only_first, rank, together, world_size
 from fxquant.errors import ConfigError, InputError
 
 PATTERN = "labels-*.safetensors"
@@ -36,7 +38,8 @@ def write_shards(
     Write labels of all `samples` to the folder `out`, which is made, and the index last; return the index.
 
     produce: yields the labels of each image of a range of positions. facts: for the index. settings: what the labels depend
-    on; a file of the same settings and images that is already there is kept.
+    on; a file of the same settings and images that is already there is kept. In a process group every rank calls this: ranks
+    share out the files, and rank 0 writes the index.
 
     Raises `InputError` where two images have one name, where the folder holds labels of other settings or images, or where
     it cannot be written.
@@ -48,25 +51,46 @@ def write_shards(
         (f"labels-{number:05d}.safetensors", range(start, min(start + images_per_shard, len(names))))
         for number, start in enumerate(range(0, len(names), images_per_shard))
     ]
-    _prepare(out, [file for file, _ in files])
     told = {"kind": kind.value, "num_classes": num_classes, "images_per_shard": images_per_shard, **settings}
-    # All that is there is looked at before any work is done.
-    held = [read_counts(out / file, names[part.start : part.stop], told) for file, part in files]
-    shards: list[ShardIndex] = []
-    with tqdm(total=len(names), desc=description, unit="image", disable=None) as bar:
-        for (file, part), counts in zip(files, held, strict=True):
+
+    def look() -> list[tuple[int, ...] | None]:
+        _prepare(out, [file for file, _ in files])
+        return [read_counts(out / file, names[part.start : part.stop], told) for file, part in files]
+
+    held = from_first(look)  # all that is there is looked at before any work is done
+    missing = [number for number, counts in enumerate(held) if counts is None]
+    there = sum(len(files[number][1]) for number, counts in enumerate(held) if counts is not None)
+
+    def make(own: Sequence[int], bar: Any) -> None:
+        for file, part in (files[number] for number in own):
+            write_shard(out / file, names[part.start : part.stop], list(_counted(produce(part), bar)), told)
+
+    if missing:  # until the files are there again, this is no set
+        only_first(lambda: (out / MANIFEST).unlink(missing_ok=True))
+    with tqdm(total=len(names), initial=there, desc=description, unit="image", disable=_hidden()) as bar:
+        for start in range(0, len(missing), world_size()):  # a file for each rank
+            turn = missing[start : start + world_size()]
+            together(partial(make, turn[rank() : rank() + 1], bar))
+            bar.update(sum(len(files[number][1]) for number in turn[1:]))  # by the others, as rank 0 shows the bar
+
+    def finish() -> Manifest:
+        shards = []
+        for file, part in files:
             own = names[part.start : part.stop]
+            counts = read_counts(out / file, own, told)
             if counts is None:
-                (out / MANIFEST).unlink(missing_ok=True)  # until the file is there again, this is no set
-                labels = list(_counted(produce(part), bar))
-                write_shard(out / file, own, labels, told)
-                counts = tuple(len(item.flips) for item in labels)
-            else:
-                bar.update(len(own))
+                raise InputError(f"{str(out / file)!r} is gone: all processes need one and the same folder")
             shards.append(ShardIndex(file, tuple(own), counts))
-    manifest = Manifest(kind, num_classes, tuple(shards), facts)
-    write_manifest(out, manifest)
-    return manifest
+        manifest = Manifest(kind, num_classes, tuple(shards), facts)
+        write_manifest(out, manifest)
+        return manifest
+
+    return from_first(finish)
+
+
+def _hidden() -> bool | None:
+    """Say whether there is no progress bar, None for where nobody watches."""
+    return True if rank() > 0 else None
 
 
 def image_names(samples: Samples) -> list[str]:

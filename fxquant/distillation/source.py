@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -37,6 +38,15 @@ def join_labels(parts: Sequence[CropLabels]) -> CropLabels:
     """Return all crops of all `parts` in order; raise `InputError` where there are none, or kinds differ."""
     targets = concatenate([part.targets for part in parts])
     return CropLabels(torch.cat([part.coords for part in parts]), torch.cat([part.flips for part in parts]), targets)
+
+
+def digest_labels(labels: CropLabels) -> str:
+    """Return a name for the content of `labels`: equal for equal ones, however they are stored."""
+    targets = labels.targets
+    digest = hashlib.sha256()
+    for tensor in (labels.coords, labels.flips, targets.classes, targets.probabilities):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
 
 
 class LabelSource(Protocol):

@@ -7,17 +7,18 @@ import sys
 from torch import Tensor, fx
 
 import fxquant
-from fxquant.distributed import broadcast_module
+from fxquant.distributed import broadcast_module, rank
 
 
 def initialise_scales(prepared: fx.GraphModule, images: Tensor, seed: int = 0) -> None:
     """
-    Let one forward pass over `images` ``(B, 3, H, W)`` set the scales of activations, in eval mode.
+    Let one forward pass over rank 0's `images` ``(B, 3, H, W)`` set the scales of activations, in eval mode.
 
     All ranks then have the model that rank 0 has. Raises what `fxquant.calibrate` raises.
     """
     prepared.eval()
     device = next(prepared.parameters()).device
     broadcast_module(prepared)
-    fxquant.calibrate(prepared, [images.to(device)], progress=sys.stderr.isatty(), seed=seed)
+    own = [images.to(device)] if rank() == 0 else []  # the same on all ranks, they would count as a batch of each
+    fxquant.calibrate(prepared, own, progress=sys.stderr.isatty(), seed=seed)
     broadcast_module(prepared)

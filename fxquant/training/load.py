@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import fx
 
+from fxquant.distributed import from_first
 from fxquant.training.state import describe_quantisers, load_model
 from fxquant.training.state_file import compare_settings, read_state
 
@@ -21,17 +22,21 @@ def load_trained(
     Load the weights of a training's checkpoint into `prepared`, and return its moving average, None where it holds none.
 
     prepared: a graph from `fxquant.prepare_qat` that has run once. identity: what the training was told of itself, as far as
-    it has to be the same. Both models are left in eval mode.
+    it has to be the same. Both models are left in eval mode. In a process group every rank calls this, and rank 0 reads.
 
     Raises `CheckpointError` for a file that cannot be read, and naming what differs for one of another model or other bits.
     """
-    path = Path(file)
-    saved = read_state(path)
     wanted = {**(identity or {}), "quantisers": describe_quantisers(prepared)}
-    compare_settings(path, {name: saved["settings"].get(name) for name in wanted}, wanted)
+    saved = from_first(lambda: _read(Path(file), wanted))
     load_model(prepared.eval(), saved["model"])
     if saved["ema"] is None:
         return None
     averaged = copy.deepcopy(prepared)
     load_model(averaged, saved["ema"])
     return averaged
+
+
+def _read(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    saved = read_state(file)
+    compare_settings(file, {name: saved["settings"].get(name) for name in wanted}, wanted)
+    return {name: saved[name] for name in ("model", "ema")}

@@ -19,6 +19,7 @@ from fxquant.training.interruption import Interruption, Stop
 from fxquant.training.logs import Logs
 from fxquant.training.options import TrainingOptions
 from fxquant.training.passes import Run
+from fxquant.training.refusals import refuse_graph, refuse_idle_budget
 from fxquant.training.schedule import plan_passes
 from fxquant.training.state import Row, State, describe_quantisers
 from fxquant.training.state_file import StateFile, duplicate
@@ -64,16 +65,19 @@ def train(
     (by validation top-1) and log.csv are kept; None keeps nothing. A checkpoint is written every `checkpoint_minutes`, after
     each pass, and when SIGINT or SIGTERM asks to stop, which raises KeyboardInterrupt. resume: go on from the folder's
     checkpoint, if there is one, or from a file; on one device the weights are then, bit for bit, those of a training without
-    interruption, where the device's arithmetic repeats itself. identity: what else tells this training from another, by name.
+    interruption, where the device's arithmetic repeats itself: on a GPU that is not so with the regulariser, whose sums over
+    codes (`index_add_`) are in no fixed order. identity: what else tells this training from another, by name.
 
     In a group of processes (`fxquant.distributed`) each rank calls this with its own `data`: gradients are averaged, rank 0
-    writes. The caller's random state stays as it was.
+    alone reads and writes files. The caller's random state stays as it was.
 
-    Raises `ConfigError` for options that do not fit, `CheckpointError` for a folder that holds another training, or one that is
-    not to be resumed, `TrainingError` naming the step where loss or gradient is not finite, and what `fxquant.calibrate` and
-    the data raise.
+    Raises `UnsupportedGraphError` for any other graph, `ConfigError` for options that do not fit, `CheckpointError` for a
+    folder that holds another training, or one that is not to be resumed, `TrainingError` naming the step where loss or gradient
+    is not finite, `InputError` for a label that the model has no class for, and what `fxquant.calibrate` and the data raise.
     """
     options = options or TrainingOptions()
+    refuse_graph(prepared)
+    refuse_idle_budget(prepared, options)
     place = None if folder is None else Path(folder)
     file = _open_file(place, resume, _settings(prepared, data, options, identity or {}), checkpoint_minutes)
     device = next(prepared.parameters()).device
@@ -120,7 +124,7 @@ def _open_file(
         return StateFile(None, settings, 0.0)
     if minutes < 0:
         raise ConfigError(f"checkpoint_minutes must not be negative, got {minutes}")
-    place.mkdir(parents=True, exist_ok=True)
+    distributed.from_first(lambda: place.mkdir(parents=True, exist_ok=True))
     return StateFile(place / CHECKPOINT, settings, 60 * minutes)
 
 
@@ -140,23 +144,28 @@ def _settings(
 
 def _take_up(state: State, file: StateFile, place: Path | None, resume: bool | str | os.PathLike[str]) -> None:
     """Load the checkpoint that `resume` asks for, or that was written before torchrun started this process anew."""
-    if file.file is None or place is None:
+    saved = distributed.from_first(lambda: _read(file, place, resume))  # the others may not see the folder
+    if saved is None:
         return
+    state.load_state_dict(saved)
+    if distributed.rank() == 0 and not state.progress.step:
+        _keep_best(state, file.file)  # unless the training was killed before it could
+
+
+def _read(file: StateFile, place: Path | None, resume: bool | str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the state to go on from, None where the training begins."""
+    if file.file is None or place is None:
+        return None
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if not file.file.exists():
-        chosen = None if isinstance(resume, bool) else Path(resume)
-    elif restarted or resume is True:
-        chosen = file.file
-    elif resume is False:
+        return None if isinstance(resume, bool) else file.read(Path(resume))
+    if restarted or resume is True:
+        return file.read()
+    if resume is False:
         raise CheckpointError(
             f"{str(place)!r} holds a training already: --resume goes on with it; or choose another folder, or delete it"
         )
-    else:
-        chosen = Path(resume)
-    if chosen is not None:
-        state.load_state_dict(file.read(chosen))
-        if distributed.rank() == 0 and not state.progress.step:
-            _keep_best(state, file.file)  # unless the training was killed before it could
+    return file.read(Path(resume))
 
 
 def _keep_best(state: State, checkpoint: Path | None) -> None:

@@ -22,6 +22,7 @@ from fxquant.errors import TrainingError
 from fxquant.training.data import Targets, TrainingData, load_batches
 from fxquant.training.interruption import Interruption, Stop
 from fxquant.training.objective import PARTS, Objective
+from fxquant.training.refusals import refuse_unknown_classes
 from fxquant.training.schedule import Pass
 from fxquant.training.state import Row, State
 from fxquant.training.state_file import StateFile
@@ -100,10 +101,13 @@ class Run:
         state, options = self.state, self.state.options
         # Drop path draws from this, so that a step is the same whatever was drawn before.
         torch.manual_seed(int(random_of("step", options.seed, rank(), now.epoch, state.progress.step).randint(2**31)))
+        labels = targets  # still where they were loaded: to look at them does not wait for the device
         images, targets = images.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
         state.optimizer.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=options.bf16):
             logits = self._model(images)
+        if isinstance(labels, Tensor):
+            refuse_unknown_classes(labels, logits.shape[1])
         loss, parts = self._objective(logits, targets, self._objective.weight(now.epoch))
         torch.autograd.backward(loss)
         trained = [p for p in state.parameters if p.grad is not None]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fxquant.kernels import cpu, on_cpu_kernels
 from fxquant.learned_step import scale_gradient
+from fxquant.observers.binary import BinaryWeightQuantizer
 from fxquant.trainable import weight_quantizers
 
 START = 0.25  # share of the training before which it has no weight
@@ -26,8 +27,8 @@ def variation_regulariser(prepared: nn.Module, published: bool = False) -> Tenso
     Return the regulariser summed over all weights of a graph of `fxquant.prepare_qat`, 0-dim with gradients.
 
     For the clipped weight ``c`` and its rounded value ``q``: the mean of ``(q - c)^2``, and for each code that more than one
-    weight has, the unbiased variance of their c (VVTQ, equation 8). published: leave out of a code, as the authors' code does,
-    the weights whose ``q / scale`` is no whole number in float32.
+    weight has, the unbiased variance of their c (VVTQ, equation 8). Binary weights add nothing. published: leave out of a code,
+    as the authors' code does, the weights whose ``q / scale`` is no whole number in float32.
     """
     total: Tensor | None = None
     for module, weight in weight_quantizers(prepared):
@@ -40,6 +41,8 @@ def variation_regulariser(prepared: nn.Module, published: bool = False) -> Tenso
             factor = (weight.numel() * qmax) ** -0.5
         value: Tensor = _Variation.apply(rows, scale_gradient(scale, factor), qmin, qmax, published)
         total = value if total is None else total + value
+    if total is None and any(isinstance(m, BinaryWeightQuantizer) for m in prepared.modules()):
+        return torch.zeros((), device=next(prepared.parameters()).device)
     if total is None:
         raise TypeError("this graph has no weight with a learned step: make it with fxquant.prepare_qat")
     return total

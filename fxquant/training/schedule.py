@@ -69,4 +69,5 @@ def make_scheduler(optimizer: Optimizer, options: TrainingOptions) -> CosineLRSc
         lr_min=options.min_lr,
         warmup_t=options.warmup_epochs,
         warmup_lr_init=options.warmup_lr,
+        cycle_decay=0.5,  # of a second cycle, which never comes; with 1, timm warns of a single epoch
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, fx
 from torch.optim import AdamW
 
 from fxquant.errors import CheckpointError
+from fxquant.observers.binary import BinaryWeightQuantizer
 from fxquant.observers.learned_step import LearnedStepQuantizer
 from fxquant.training.options import TrainingOptions
 from fxquant.training.oscillation import OscillationFreezer
@@ -92,14 +94,19 @@ class State:
     def update(self, epoch: int) -> None:
         """Change the model by its gradients; bit widths stay as they are once `bits_ratio` of the epochs are over."""
         if epoch >= self.options.bits_ratio * self.options.epochs:
-            for module in self.prepared.modules():
-                if isinstance(module, LearnedStepQuantizer) and module.bits is not None:
+            for module in self._quantisers():
+                if module.bits is not None:
                     module.bits.grad = None
         self.optimizer.step()
+        for module in self._quantisers():
+            module.keep_in_range()
         if self.freezer is not None:
             self.freezer.step()
         if self.ema is not None:
             self.ema.update(self.prepared)
+
+    def _quantisers(self) -> Iterator[LearnedStepQuantizer]:
+        yield from (m for m in self.prepared.modules() if isinstance(m, LearnedStepQuantizer))
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything, as tensors and plain values."""
@@ -135,6 +142,9 @@ def load_model(prepared: fx.GraphModule, saved: Mapping[str, Tensor]) -> None:
 
 
 def describe_quantisers(prepared: fx.GraphModule) -> str:
-    """Return how many operands are quantised to how many bits."""
-    bits = Counter(m.spec.bits for m in prepared.modules() if isinstance(m, LearnedStepQuantizer))
-    return ", ".join(f"{count} of {width} bits" for width, count in sorted(bits.items()))
+    """Return how many operands are quantised to how many bits, and a digest of which ones and how."""
+    found = [m for m in prepared.modules() if isinstance(m, LearnedStepQuantizer | BinaryWeightQuantizer)]
+    bits = Counter(1 if isinstance(m, BinaryWeightQuantizer) else m.spec.bits for m in found)
+    specs = "\n".join(sorted(f"{m.operand}: {m.spec!r}" for m in found))
+    counts = ", ".join(f"{count} of {width} bit{'s' * (width > 1)}" for width, count in sorted(bits.items()))
+    return f"{counts}, specs {hashlib.sha256(specs.encode()).hexdigest()[:12]}"

@@ -6,8 +6,10 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import fxquant
+from fxquant.cli import train
 from fxquant.cli.main import main
-from fxquant.training import AugmentedImages
+from fxquant.training import AugmentedImages, TrainingOptions
+from fxquant.training.schedule import plan_passes
 from fxquant.training.state_file import read_state
 from tests.cli.conftest import CLASSES, load_folder
 
@@ -91,6 +95,11 @@ def test_a_checkpoint_is_measured_without_training_images(
     assert f"weights   checkpoint {trained / 'checkpoint.pt'}" in capsys.readouterr().out
     assert run(folder, "--evaluate", trained / "best.pt", "--w-bits", 3) == 2
     assert "w_bits is 4 there and 3 here; quantisers is" in capsys.readouterr().err
+    assert run(folder, "--evaluate", trained / "best.pt", "--option", "learned_bits=true", "--no-head") == 2
+    err = capsys.readouterr().err
+    assert "recipe_options is none there and head=false, learned_bits=true here; quantisers is" in err
+    assert len(err.splitlines()) == 1
+    assert len(err) < 600
 
 
 def test_a_folder_that_is_in_use_is_resumed_only_by_the_same_training(
@@ -99,10 +108,61 @@ def test_a_folder_that_is_in_use_is_resumed_only_by_the_same_training(
     same = [*TRAINING, "--init", weights, "--out", trained]
     assert run(folder, *same) == 2
     assert "holds a training already: --resume goes on with it" in capsys.readouterr().err
-    assert run(folder, *same, "--resume", "--a-bits", 5, "--seed", 1) == 2
+    assert run(folder, *same, "--resume", "--a-bits", 5, "--seed", 1, "--drop-path", 0.2) == 2
     err = capsys.readouterr().err
+    assert "drop_path is 0.1 there and 0.2 here" in err
     assert "a_bits is 4 there and 5 here" in err
     assert "seed is 0 there and 1 here" in err
+
+
+def test_a_training_goes_on_with_its_own_images_alone(
+    folder: Path, weights: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "images"
+    shutil.copytree(folder, other)
+    same = [*TRAINING, "--init", weights, "--out", trained, "--resume"]
+    assert run(other, *same) == 0  # elsewhere, but the same
+    next(other.glob("train/cat/*")).rename(other / "train" / "dog" / "moved.png")
+    assert run(other, *same) == 2
+    assert re.search(
+        r"holds another training: image_names is \w{12} there and \w{12} here\. Give", capsys.readouterr().err
+    )
+
+
+def test_the_first_process_builds_the_model_first(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(build: Any) -> Any:
+        assert build().name.startswith(MODEL)
+        raise fxquant.InputError("asked in turn")
+
+    monkeypatch.setattr(train, "first_then_others", refuse)
+    assert run(folder, "--out", tmp_path) == 2
+    assert "asked in turn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("epochs", "crops", "several", "said"),
+    [
+        (9, 4, True, "4 crops of each"),
+        (9, 4, False, "one crop of each"),
+        (3, 4, True, "one crop of each, as 3 epochs are too few for a pass of 4"),
+    ],
+)
+def test_it_says_how_many_crops_are_shown(epochs: int, crops: int, several: bool, said: str) -> None:
+    options = TrainingOptions(epochs=epochs, crops=crops)
+    setting: Any = SimpleNamespace(training=options, passes=plan_passes(options, 10, several))
+    assert train._crops(setting) == said
+
+
+def test_help_tells_what_is_possible(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "bits of weights, 1 to 8 (4)" in told
+    assert "vvtq, the only recipe with learned steps" in told
+    assert "--attention" not in told
+    assert "--evaluate OUT/best.pt --save F saves that of the best" in told
 
 
 def test_asked_to_stop_it_says_how_to_go_on_and_does(
@@ -146,6 +206,11 @@ def test_several_crops_with_soft_labels(
     saved = read_state(tmp_path / "out" / "checkpoint.pt")["settings"]
     assert saved["labels"] == "smoothing"
     assert saved["several_crops"] is True
+    first = sorted(labels.rglob("*.tar"))[0]
+    torch.save([coords, random.rand(6) > 0.5, answers], first)
+    again = ["--epochs", 5, "--batch-size", 12, *given, "--out", tmp_path / "out", "--resume"]
+    assert run(folder, *again) == 2
+    assert "holds another training: first_labels is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

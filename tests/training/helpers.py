@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils.data import Dataset, default_collate
 
 import fxquant
@@ -35,11 +36,13 @@ class MemoryImages(Dataset[Any]):
         return self.images[index] * (1 + self.epoch / 100), int(self.labels[index])
 
 
-def prepared_vit(drop_path: float = 0.1, w_bits: int = 4, **options: Any) -> fx.GraphModule:
-    """Return the same prepared model each time, of width 16 and one block."""
+def prepared_vit(drop_path: float = 0.1, w_bits: int = 4, norm: bool = False, **options: Any) -> fx.GraphModule:
+    """Return the same prepared model each time, of width 16 and one block; norm: behind a batch norm of the images."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)  # of the biases
         model = small_vit(embed_dim=16, depth=1)
+    if norm:
+        model = nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(3), vit=model)).eval()
     return fxquant.prepare_qat(model, fxquant.recipe("vvtq", w_bits, 4, **options), images(), drop_path=drop_path)
 
 

@@ -37,7 +37,7 @@ def test_gradients_are_those_of_one_process_and_a_killed_one_starts_anew(
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    alone = train(prepared_vit(0.0), memory_data(), OPTIONS, progress=False).history
+    alone = train(prepared_vit(0.0, norm=True), memory_data(), OPTIONS, progress=False).history
 
     first = torch.load(tmp_path / "first.pt", weights_only=True)  # as rank 1 had them before it was killed
     assert len(first) == 2

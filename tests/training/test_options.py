@@ -15,7 +15,6 @@ def test_defaults_are_those_of_the_published_run() -> None:
     assert (options.epochs, options.batch_size, options.crops) == (150, 512, 4)
     assert (options.lr, options.min_lr, options.warmup_epochs, options.weight_decay) == (5e-4, 0, 0, 1e-4)
     assert options.regulariser
-    assert options.drop_path == 0.1
     assert (options.clip_grad, options.ema_decay, options.freeze_threshold, options.budget) == (None,) * 4
 
 

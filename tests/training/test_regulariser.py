@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
 import fxquant
+from fxquant.config import QuantConfig
 from fxquant.trainable import weight_quantizers
 from fxquant.training.regulariser import regulariser_weight, variation_regulariser
 
@@ -93,3 +94,11 @@ def test_the_schedule_is_the_published_one() -> None:
 def test_a_model_without_steps_is_refused() -> None:
     with pytest.raises(TypeError, match="prepare_qat"):
         variation_regulariser(fxquant.prepare(nn.Linear(2, 2).eval()))
+
+
+def test_binary_weights_add_nothing() -> None:
+    config = fxquant.recipe("vvtq", 1, 4)
+    one = QuantConfig(config.layer, trunk=config.layer)
+    binary = fxquant.prepare_qat(nn.Linear(4, 2).eval(), one)
+    assert not list(weight_quantizers(binary))
+    assert float(variation_regulariser(binary)) == 0

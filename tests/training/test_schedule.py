@@ -76,3 +76,12 @@ def test_ranks_share_a_step_equally() -> None:
     assert [(p.images, p.steps) for p in alone] == [(p.images, p.steps) for p in shared] == [(6, 6)] + [(24, 2)] * 4
     with pytest.raises(ConfigError, match="batch_size 24 cannot be shared equally: expected a multiple of 20"):
         plan_passes(options, 31, multi_crop=True, world=5)
+
+
+def test_a_single_epoch_is_no_reason_to_warn(caplog: pytest.LogCaptureFixture) -> None:
+    optimizer = make_optimizer(0.5)
+    scheduler = make_scheduler(optimizer, TrainingOptions(epochs=1, lr=0.5, min_lr=0.1))
+    assert not caplog.records
+    for epoch, rate in ((0, 0.5), (1, 0.1)):
+        scheduler.step(epoch)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)

@@ -86,3 +86,11 @@ def test_progress_tells_the_best_pass() -> None:
 def test_quantisers_are_told_by_their_bits() -> None:
     assert "of 4 bits" in describe_quantisers(prepared_vit())
     assert "of 3 bits" in describe_quantisers(prepared_vit(w_bits=3))
+    assert "of 1 bit," in describe_quantisers(prepared_vit(w_bits=1))
+
+
+def test_quantisers_are_told_by_all_of_their_options() -> None:
+    assert describe_quantisers(prepared_vit()) == describe_quantisers(prepared_vit())
+    others = ({"learned_bits": True}, {"head_wise": True}, {"gradient_scale": "lsq"}, {"train": False})
+    found = [describe_quantisers(prepared_vit(**options)) for options in ({}, *others)]
+    assert len(set(found)) == len(found)

@@ -18,7 +18,7 @@ from fxquant.training import TrainingOptions, train
 from fxquant.training.state import State
 from tests.training.helpers import MemoryImages, memory_data, prepared_vit
 
-OPTIONS = TrainingOptions(epochs=4, batch_size=6, drop_path=0.0, ema_decay=0.8)
+OPTIONS = TrainingOptions(epochs=4, batch_size=6, ema_decay=0.8)
 
 
 class Deadly(MemoryImages):
@@ -57,11 +57,12 @@ def main(folder: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
         dataset = Deadly(die) if first and rank() == 1 else MemoryImages()
-        prepared = prepared_vit(0.0)
+        prepared = prepared_vit(0.0, norm=True)
         with torch.no_grad():
-            prepared.get_parameter("head.bias").add_(rank())  # what rank 0 has counts
+            prepared.get_parameter("vit.head.bias").add_(rank())  # what rank 0 has counts
         data = memory_data(dataset, rank(), world_size())
-        result = train(prepared, data, OPTIONS, folder=folder, checkpoint_minutes=0, progress=False)
+        own = folder if rank() == 0 else folder / "on another machine"
+        result = train(prepared, data, OPTIONS, folder=own, checkpoint_minutes=0, progress=False)
         models: list[Any] = gather_objects(result.prepared.state_dict())
         assert all(torch.equal(tensor, models[1][name]) for name, tensor in models[0].items())
         if rank() == 0:

@@ -1,0 +1,47 @@
+"""What cannot be trained, told before the first step."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
+from fxquant.observers.learned_step import LearnedStepQuantizer
+from fxquant.spec import Stage, stage_of
+from fxquant.trainable import is_trained
+from fxquant.training.options import TrainingOptions
+
+
+def refuse_graph(prepared: nn.Module) -> None:
+    """Raise `UnsupportedGraphError` unless `prepared` is a graph from `fxquant.prepare_qat`."""
+    if not isinstance(prepared, fx.GraphModule) or stage_of(prepared) is None:
+        found = f"a {type(prepared).__name__} that fxquant did not make"
+    elif stage_of(prepared) is not Stage.PREPARED:
+        found = f"a graph at stage {prepared.meta['stage'].value}"
+    elif not is_trained(prepared):
+        found = "a graph without learned steps"
+    elif prepared.meta.get("trainable") is False:
+        found = "one from fxquant.prepare, which folds parameters into constants"
+    elif any(node.op == "call_function" and node.target is F.batch_norm for node in prepared.graph.nodes):
+        found = "one whose batch norms do not follow the batches, as fxquant.prepare makes it"
+    else:
+        return
+    raise UnsupportedGraphError(f"train expected a graph from fxquant.prepare_qat, found {found}")
+
+
+def refuse_idle_budget(prepared: fx.GraphModule, options: TrainingOptions) -> None:
+    """Raise `ConfigError` for a budget that no learned bit width could meet."""
+    learned = any(isinstance(m, LearnedStepQuantizer) and m.bits is not None for m in prepared.modules())
+    if options.budget is not None and not learned:
+        raise ConfigError(
+            f"a budget of {options.budget:g} is given, but no bit width is learned: prepare with "
+            "recipe('vvtq', learned_bits=True), in the command line --option learned_bits=true"
+        )
+
+
+def refuse_unknown_classes(labels: Tensor, classes: int) -> None:
+    """Raise `InputError` where one of the class indices `labels` is none of `classes`."""
+    low, high = (int(bound) for bound in labels.aminmax()) if labels.numel() else (0, 0)
+    if low < 0 or high >= classes:
+        wrong = low if low < 0 else high
+        raise InputError(f"label {wrong} is not one of the model's {classes} classes, 0 to {classes - 1}")
