@@ -119,7 +119,7 @@ REFUSED: list[tuple[Stage, str, Change]] = [
     *((stage, IN_PLACE, lambda gm: appended(gm, "call_function", F.relu, inplace=True)) for stage in Stage),
     *((stage, IN_PLACE, _out) for stage in Stage),
     *((s, "modules are inlined", _module) for s in (Stage.FLOAT, Stage.QUANTISED, Stage.LOWERED)),
-    (Stage.PREPARED, "only observers may be called", _module),
+    (Stage.PREPARED, "only observers, and what trains a model, may be called", _module),
     (Stage.PREPARED, "'0.weight' has no observer", _without_observer),
     *(
         (stage, "not quantised before convert", lambda gm: appended(gm, "call_function", quantize, *_quantize_args(gm)))

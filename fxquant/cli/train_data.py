@@ -24,6 +24,7 @@ from fxquant.data import (
     resolve_data_config,
 )
 from fxquant.distillation import LabelKind, MultiCropImages, open_labels
+from fxquant.distillation.manifest import MANIFEST
 from fxquant.distillation.source import digest_labels
 from fxquant.distributed import rank, world_size
 from fxquant.errors import ConfigError, InputError
@@ -104,7 +105,7 @@ def training_data(
         chosen = {name: config[name] for name in ("input_size", "interpolation", "mean", "std")}
         images = AugmentedImages(samples, create_transform(**chosen, is_training=True), training.seed)
     else:
-        kind = LabelKind(options.label_kind or LabelKind.MARGINAL_SMOOTHING_K5)
+        kind = _kind_of(options)
         images = _cropped(options.soft_labels, kind, num_classes, samples, 1, config, training)
         if training.crops > 1:
             several = _cropped(options.soft_labels, kind, num_classes, samples, training.crops, config, training)
@@ -112,6 +113,14 @@ def training_data(
         first = digest_labels(open_labels(options.soft_labels, kind, num_classes).read(samples.files[0]))
         facts |= {"labels": kind.value, "first_labels": first[:12]}
     return TrainingData(images, folder.calibration, folder.evaluation, several, facts)
+
+
+def _kind_of(options: argparse.Namespace) -> LabelKind:
+    """Return the kind that was asked for, else what packed labels tell of themselves, else the published run's."""
+    if options.label_kind is not None:
+        return LabelKind(options.label_kind)
+    packed = (options.soft_labels / MANIFEST).exists()
+    return open_labels(options.soft_labels).kind if packed else LabelKind.MARGINAL_SMOOTHING_K5
 
 
 def _digest(samples: Samples) -> str:

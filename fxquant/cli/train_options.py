@@ -53,7 +53,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--soft-labels", type=Path, metavar="DIR", help="a teacher's labels of crops (the folder's classes)"
     )
     kinds = ", ".join(kind_names())
-    parser.add_argument("--label-kind", choices=kind_names(), metavar="K", help=f"{kinds} (marginal_smoothing_k5)")
+    parser.add_argument("--label-kind", choices=kind_names(), metavar="K", help=f"{kinds} (the labels' own)")
     _add_files(parser)
     _add_quantisation(parser.add_argument_group("quantisation"))
     parser.set_defaults(attention=False)  # which vvtq always quantises
