@@ -193,7 +193,8 @@ def table(data: Mapping[str, Any]) -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
-    return f"{fmean(values):.2f} ± {pstdev(values):.2f} ({len(values)})" if values else "-"
+    spread = f" ± {pstdev(values):.2f}" if len(values) > 1 else ""
+    return f"{fmean(values):.2f}{spread} ({len(values)})" if values else "-"
 
 
 def main(arguments: list[str] | None = None) -> None:
