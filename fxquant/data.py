@@ -184,6 +184,15 @@ class ImageBatches:
             yield batch[0], batch[1]
 
 
+def open_image(file: Path) -> Image.Image:
+    """Return the RGB image in `file`; raise `InputError` where there is none."""
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
+        raise InputError(f"cannot read the image {str(file)!r}: {error}") from error
+
+
 class _Images(Dataset[Any]):
     """Like timm's ImageDataset, which logs a warning and goes on with the next image where one cannot be read."""
 
@@ -195,12 +204,10 @@ class _Images(Dataset[Any]):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | InputError:
-        file = self.samples.files[index]
         try:
-            with Image.open(file) as image:
-                pixels = image.convert("RGB")
-        except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
-            return InputError(f"cannot read the image {str(file)!r}: {error}")
+            pixels = open_image(self.samples.files[index])
+        except InputError as error:
+            return error
         return self.transform(pixels), self.samples.labels[index]
 
 

@@ -96,25 +96,31 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--img-size", type=positive, metavar="N", help="image height and width (the model's own)")
 
 
-def add_recipe_options(group: argparse._ArgumentGroup, search: bool = True) -> None:
-    """Add the recipe, its options, bits and, for a `search`, memory; `resolve_recipe` reads them."""
+def add_recipe_options(group: argparse._ArgumentGroup) -> None:
+    """Add the recipe, its options, bits, memory and switches; `resolve_recipe` reads them."""
     group.add_argument("--recipe", default="default", help=f"one of {', '.join(fxquant.recipes())} (%(default)s)")
+    add_quantisation_options(group, bits=8, fewest=2, example="published=true")
+    group.add_argument(
+        "--memory", type=gibibytes, metavar="GIB", help="that a search for scales may hold; the rest goes to disk (2)"
+    )
+    group.add_argument("--attention", action="store_true", help="quantise the products inside attention as well")
+
+
+def add_quantisation_options(group: argparse._ArgumentGroup, bits: int, fewest: int, example: str) -> None:
+    """Add the options of any recipe; bits: what is usual. fewest: of weights. example: of an option."""
     group.add_argument(
         "--option",
         type=recipe_option,
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option of the recipe, such as published=true; repeatable, see fxquant recipes",
+        help=f"an option of the recipe, such as {example}; repeatable, see fxquant recipes",
     )
-    group.add_argument("--w-bits", type=int, default=8, metavar="N", help="bits of weights, 2 to 8 (%(default)s)")
-    group.add_argument("--a-bits", type=int, default=8, metavar="N", help="bits of activations, 2 to 8 (%(default)s)")
-    if search:
-        limit = "that a search for scales may hold; the rest goes to disk (2)"
-        group.add_argument("--memory", type=gibibytes, metavar="GIB", help=limit)
+    kinds = (("--w-bits", f"bits of weights, {fewest} to 8"), ("--a-bits", "bits of activations, 2 to 8"))
+    for name, text in kinds:
+        group.add_argument(name, type=int, default=bits, metavar="N", help=f"{text} (%(default)s)")
     group.add_argument("--no-patch-embed", action="store_true", help="leave the patch embedding float")
     group.add_argument("--no-head", action="store_true", help="leave the classifier head float")
-    group.add_argument("--attention", action="store_true", help="quantise the products inside attention as well")
 
 
 def resolve_recipe(options: argparse.Namespace) -> tuple[QuantConfig, dict[str, Any]]:

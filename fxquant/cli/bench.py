@@ -28,7 +28,7 @@ from fxquant.cli.arguments import (
     resolve_recipe,
     start_run,
 )
-from fxquant.cli.models import TimmModel, build_timm_model
+from fxquant.cli.models import TimmModel, build_chosen_model
 from fxquant.cli.output import format_table, print_facts, write_json
 from fxquant.data import resolve_data_config
 from fxquant.environment import describe_environment
@@ -80,13 +80,7 @@ def run(options: argparse.Namespace) -> None:
     competitors = select_competitors(options.competitors)
     config, recipe_options = resolve_recipe(options)
     device = resolve_device(options.device)
-    source = build_timm_model(
-        options.model,
-        pretrained=options.pretrained,
-        checkpoint=options.checkpoint,
-        num_classes=options.num_classes,
-        img_size=options.img_size,
-    )
+    source = build_chosen_model(options)
     size = tuple(resolve_data_config(source.model, options.img_size)["input_size"])
     random = torch.Generator().manual_seed(options.seed)
     calibration = torch.randn(options.calib, *size, generator=random)
@@ -179,11 +173,10 @@ def _profiles_as_json(profiles: dict[str, Profile | str]) -> dict[str, Any] | No
 
 def _describe(options: argparse.Namespace, source: TimmModel, size: tuple[int, ...]) -> dict[str, str]:
     environment = describe_environment()
-    parameters = sum(p.numel() for p in source.model.parameters())
     given = "".join(f", {name}={format_value(value)}" for name, value in options.option)
     engines = ", ".join(f"{name} {version}" for name, version in environment["engines"].items())
     return {
-        "model": f"{source.name}, {parameters / 1e6:.1f} M parameters, on {options.device}",
+        "model": f"{source}, on {options.device}",
         "weights": source.weights,
         "input": f"{'x'.join(map(str, size))}, random, seed {options.seed}",
         "quantise": f"recipe {options.recipe}{given}, W{options.w_bits}A{options.a_bits}, {options.calib} random images",

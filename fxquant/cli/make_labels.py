@@ -21,7 +21,7 @@ from fxquant.cli.arguments import (
     start_run,
 )
 from fxquant.cli.labels import add_label_options, finish, read_images
-from fxquant.cli.models import TimmModel, build_timm_model
+from fxquant.cli.models import TimmModel, build_chosen_model
 from fxquant.cli.output import print_facts
 from fxquant.data import Samples, resolve_data_config
 from fxquant.distillation import make_labels
@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace, device: torch.device) -> None:
     samples = first_then_others(lambda: read_images(options))
-    source = first_then_others(lambda: _build(options))  # which may download
+    source = first_then_others(lambda: build_chosen_model(options))  # which may download
     config = resolve_data_config(source.model, options.img_size)
     print_facts(_describe(options, source, samples, config["input_size"]))
     start = time.perf_counter()
@@ -85,16 +85,6 @@ def _run(options: argparse.Namespace, device: torch.device) -> None:
     only_first(finish, options, "make-labels", manifest, seconds, teacher)
 
 
-def _build(options: argparse.Namespace) -> TimmModel:
-    return build_timm_model(
-        options.model,
-        pretrained=options.pretrained,
-        checkpoint=options.checkpoint,
-        num_classes=options.num_classes,
-        img_size=options.img_size,
-    )
-
-
 def _add_crops(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("crops")
     group.add_argument("--crops", type=positive, default=500, metavar="N", help="per image (%(default)s)")
@@ -120,10 +110,9 @@ def _add_crops(parser: argparse.ArgumentParser) -> None:
 def _describe(
     options: argparse.Namespace, source: TimmModel, samples: Samples, size: tuple[int, int, int]
 ) -> dict[str, str]:
-    parameters = sum(p.numel() for p in source.model.parameters())
     shape = "x".join(map(str, size))
     return {
-        "teacher": f"{source.name}, {parameters / 1e6:.1f} M parameters, {options.dtype} on {options.device}",
+        "teacher": f"{source}, {options.dtype} on {options.device}",
         "weights": source.weights,
         "images": f"{len(samples)} in {samples.root}",
         "labels": f"{options.crops} crops of {shape} per image, {options.kind.value}, seed {options.seed}",

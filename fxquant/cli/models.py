@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import pickle
 from dataclasses import dataclass
@@ -30,6 +31,21 @@ class TimmModel:
     def num_classes(self) -> int:
         """Number of logits; 0 for a model without a classifier."""
         return int(getattr(self.model, "num_classes", 0))
+
+    def __str__(self) -> str:
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return f"{self.name}, {parameters / 1e6:.1f} M parameters"
+
+
+def build_chosen_model(options: argparse.Namespace) -> TimmModel:
+    """Return what the options of `fxquant.cli.arguments.add_model_options` ask for; raise as `build_timm_model` does."""
+    return build_timm_model(
+        options.model,
+        pretrained=options.pretrained,
+        checkpoint=options.checkpoint,
+        num_classes=options.num_classes,
+        img_size=options.img_size,
+    )
 
 
 def build_timm_model(

@@ -18,7 +18,7 @@ from fxquant.cli.arguments import (
     resolve_recipe,
 )
 from fxquant.cli.calibration_images import CalibrationSource, TensorBatches, add_calibration_options, made_images
-from fxquant.cli.models import TimmModel, build_timm_model
+from fxquant.cli.models import TimmModel, build_chosen_model
 from fxquant.config import QuantConfig
 from fxquant.data import (
     DataConfig,
@@ -78,7 +78,7 @@ def resolve_setting(options: argparse.Namespace, limit: int | None, classes: boo
     tree = read_image_tree(options.data, options.class_map)
     real = options.calib.count if options.calib.kind == "real" else 0
     drawn, evaluation = draw_images(tree, real, limit, options.seed)
-    source = first_then_others(lambda: _build(options))  # which may download
+    source = first_then_others(lambda: build_chosen_model(options))  # which may download
     if classes:
         check_classes(tree, source.num_classes, options.class_map is not None)
     data_config = resolve_data_config(source.model, options.img_size)
@@ -101,12 +101,11 @@ def resolve_setting(options: argparse.Namespace, limit: int | None, classes: boo
 
 def describe_setting(options: argparse.Namespace, setting: Setting) -> dict[str, str]:
     """Return lines for `print_facts`."""
-    parameters = sum(p.numel() for p in setting.source.model.parameters())
     size = "x".join(map(str, setting.data_config["input_size"]))
     shown = {key: setting.data_config[key] for key in ("interpolation", "crop_pct", "crop_mode", "mean", "std")}
     processes = {"processes": str(world_size())} if world_size() > 1 else {}
     return processes | {
-        "model": f"{setting.source.name}, {parameters / 1e6:.1f} M parameters, {options.dtype} on {options.device}",
+        "model": f"{setting.source}, {options.dtype} on {options.device}",
         "weights": setting.source.weights,
         "input": f"{size}, " + ", ".join(f"{key} {value}" for key, value in shown.items()),
         "calibrate": _calibrated_with(options, setting),
@@ -144,16 +143,6 @@ def setting_as_json(options: argparse.Namespace, setting: Setting) -> dict[str, 
         "target": options.target,
         "seed": options.seed,
     }
-
-
-def _build(options: argparse.Namespace) -> TimmModel:
-    return build_timm_model(
-        options.model,
-        pretrained=options.pretrained,
-        checkpoint=options.checkpoint,
-        num_classes=options.num_classes,
-        img_size=options.img_size,
-    )
 
 
 def _calibrated_with(options: argparse.Namespace, setting: Setting) -> str:

@@ -23,7 +23,7 @@ from fxquant.cli.arguments import (
     resolve_device,
     start_run,
 )
-from fxquant.cli.models import TimmModel, build_timm_model
+from fxquant.cli.models import TimmModel, build_chosen_model
 from fxquant.cli.output import print_facts, write_json
 from fxquant.environment import describe_environment
 from fxquant.errors import InputError
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
     chosen = collect_options([*options.option, *_switches(options)])
     settings = make_options(chosen)
-    source = _build(options)
+    source = build_chosen_model(options)
     size = resolve_size(source.model, options.size or options.img_size)
     mean, std = resolve_normalisation(source.model, settings, size[0])
     print_facts(_describe(options, source, settings, size, files))
@@ -144,16 +144,6 @@ def _resolve_files(options: argparse.Namespace) -> _Files:
     return files
 
 
-def _build(options: argparse.Namespace) -> TimmModel:
-    return build_timm_model(
-        options.model,
-        pretrained=options.pretrained,
-        checkpoint=options.checkpoint,
-        num_classes=options.num_classes,
-        img_size=options.img_size,
-    )
-
-
 def _describe(
     options: argparse.Namespace,
     source: TimmModel,
@@ -161,11 +151,10 @@ def _describe(
     size: tuple[int, int, int],
     files: _Files,
 ) -> dict[str, str]:
-    parameters = sum(p.numel() for p in source.model.parameters())
     published = ", as published" if settings.published else ""
     resumed = f"goes on from {files.state}" if files.state.exists() else f"state kept in {files.state}"
     return {
-        "model": f"{source.name}, {parameters / 1e6:.1f} M parameters, {options.dtype} on {options.device}",
+        "model": f"{source}, {options.dtype} on {options.device}",
         "weights": source.weights,
         "images": f"{options.n} of {'x'.join(map(str, size))}, {options.batch or options.n} together, seed {options.seed}",
         "optimise": f"{len(settings.jitter)} rounds of {settings.iterations} iterations{published}; {resumed}",

@@ -15,7 +15,7 @@ from torch import fx, nn
 import fxquant
 from fxquant.cli.arguments import format_value, resolve_device, resolve_recipe, start_run
 from fxquant.cli.measure import count_bytes
-from fxquant.cli.models import TimmModel, build_timm_model
+from fxquant.cli.models import TimmModel, build_chosen_model
 from fxquant.cli.output import format_table, print_facts, write_json
 from fxquant.cli.train_data import Folder, read_folder, training_data
 from fxquant.cli.train_options import add_train_arguments, training_options
@@ -145,7 +145,7 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     training = training_options(options)
     config, recipe_options = resolve_recipe(options)
     folder = read_folder(options)
-    source = first_then_others(lambda: _build(options))  # which may download
+    source = first_then_others(lambda: build_chosen_model(options))  # which may download
     folder = folder.with_model(options, source)
     identity = {
         "model": source.name,
@@ -163,23 +163,12 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     return _Setting(config, identity, training, source, folder, passes)
 
 
-def _build(options: argparse.Namespace) -> TimmModel:
-    return build_timm_model(
-        options.model,
-        pretrained=options.pretrained,
-        checkpoint=options.checkpoint,
-        num_classes=options.num_classes,
-        img_size=options.img_size,
-    )
-
-
 def _describe(options: argparse.Namespace, setting: _Setting, device: torch.device) -> dict[str, str]:
     source, folder, training = setting.source, setting.folder, setting.training
-    parameters = sum(p.numel() for p in source.model.parameters())
     ranks = f", {world_size()} processes" if world_size() > 1 else ""
     shown = ", ".join(f"{name} {folder.config[name]}" for name in ("interpolation", "crop_pct", "mean", "std"))
     facts = {
-        "model": f"{source.name}, {parameters / 1e6:.1f} M parameters, on {device}{ranks}",
+        "model": f"{source}, on {device}{ranks}",
         "weights": _weights(options, source),
         "input": f"{'x'.join(map(str, folder.config['input_size']))}, {shown}",
         "quantise": f"recipe {options.recipe}, W{options.w_bits}A{options.a_bits}",

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fxquant.cli.arguments import add_model_options, add_run_options, natural, positive, recipe_option
+from fxquant.cli.arguments import add_model_options, add_quantisation_options, add_run_options, natural, positive
 from fxquant.distillation.label_kind import kind_names
 from fxquant.training import TrainingOptions
 
@@ -104,18 +104,7 @@ def _add_quantisation(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--recipe", default="vvtq", metavar="vvtq", help="vvtq, the only recipe with learned steps (%(default)s)"
     )
-    group.add_argument(
-        "--option",
-        type=recipe_option,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the recipe, such as learned_bits=true; repeatable, see fxquant recipes",
-    )
-    group.add_argument("--w-bits", type=int, default=4, metavar="N", help="bits of weights, 1 to 8 (%(default)s)")
-    group.add_argument("--a-bits", type=int, default=4, metavar="N", help="bits of activations, 2 to 8 (%(default)s)")
-    group.add_argument("--no-patch-embed", action="store_true", help="leave the patch embedding float")
-    group.add_argument("--no-head", action="store_true", help="leave the classifier head float")
+    add_quantisation_options(group, bits=4, fewest=1, example="learned_bits=true")
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:

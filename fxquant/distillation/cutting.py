@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fxquant.errors import ConfigError, InputError
+from fxquant.errors import ConfigError
 
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -24,15 +23,6 @@ def check_interpolation(name: str) -> None:
     """Raise `ConfigError` for an interpolation that is not known."""
     if name not in RESAMPLING:
         raise ConfigError(f"interpolation must be one of {', '.join(RESAMPLING)}, got {name!r}")
-
-
-def open_image(file: Path) -> Image.Image:
-    """Return the RGB image in `file`; raise `InputError` where there is none."""
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
-        raise InputError(f"cannot read the image {str(file)!r}: {error}") from error
 
 
 def cut_crops(image: Image.Image, coords: Tensor, flips: Tensor, size: int, interpolation: str) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
-from fxquant.data import Batch, Samples
+from fxquant.data import Batch, Samples, open_image
 from fxquant.distillation import SoftTargets, checked_batches
 from fxquant.distillation.draws import random_of
 from fxquant.errors import InputError
@@ -74,12 +74,10 @@ class AugmentedImages(Dataset[Any]):
         self._epoch = epoch
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | InputError:
-        file = self.samples.files[index]
         try:
-            with Image.open(file) as image:
-                pixels = image.convert("RGB")
-        except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
-            return InputError(f"cannot read the image {str(file)!r}: {error}")
+            pixels = open_image(self.samples.files[index])
+        except InputError as error:
+            return error
         return self._transform(pixels, index), self.samples.labels[index]
 
     def _transform(self, pixels: Image.Image, index: int) -> Tensor:

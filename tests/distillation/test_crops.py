@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fxquant.data import Samples
+from fxquant.data import Samples, open_image
 from fxquant.distillation import (
     LabelKind,
     MultiCropImages,
@@ -21,7 +21,7 @@ from fxquant.distillation import (
     pack_labels,
 )
 from fxquant.distillation.crops import IMAGENET_MEAN, IMAGENET_STD
-from fxquant.distillation.cutting import cut_crops, normalise, open_image
+from fxquant.distillation.cutting import cut_crops, normalise
 from fxquant.errors import ConfigError, InputError
 from tests.distillation.making import CLASSES, make_images, publish
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fxquant.data import open_image
 from fxquant.distillation.crops import IMAGENET_MEAN, IMAGENET_STD
-from fxquant.distillation.cutting import check_interpolation, cut_crops, normalise, open_image
+from fxquant.distillation.cutting import check_interpolation, cut_crops, normalise
 from fxquant.errors import ConfigError, InputError
 from tests.distillation.making import RECORDED
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxquant.data import Samples
+from fxquant.data import Samples, open_image
 from fxquant.distillation import LabelKind, make_labels, open_labels, shard
-from fxquant.distillation.cutting import cut_crops, normalise, open_image
+from fxquant.distillation.cutting import cut_crops, normalise
 from fxquant.errors import ConfigError, InputError
 from tests.distillation.making import CLASSES, DATA_CONFIG, KINDS, TinyTeacher, equal, make_images
 from tests.distillation.test_pack_labels import contents
