@@ -4,7 +4,7 @@ How long calibration takes, and how much memory, against a search over the whole
 Each cell runs in a process of its own, so that its peak memory is its own. `published` tries every candidate of the
 published grid in turn, with this project's own arithmetic; the default tries part of a grid and compares by squared error.
 
-    python bench/calibration.py [--cells ...] [--threads 1]      # adds to bench/results/calibration.json
+    python -m bench.calibration [--cells ...] [--threads 1]      # adds to bench/results/calibration.json
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 import timm
 import torch
-from harness import RESULTS, write_results
 from torch import nn
 
 import fxquant
+from bench.harness import RESULTS, write_results
 
 RECIPES = ("base_ptq", "ptq4vit", "noisyquant", "noisyquant_ptq4vit")
 
@@ -111,7 +111,7 @@ def _merged(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _in_process(cell: str, threads: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--cell", cell, "--threads", str(threads)]
+    command = [sys.executable, "-m", "bench.calibration", "--cell", cell, "--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{cell} failed:\n{done.stderr}")

@@ -1,7 +1,7 @@
 """
 What calibration images have to be: real ones, images made from the model alone, or noise, on the stand-ins.
 
-``python bench/datafree.py`` calibrates each recipe at W8A8 and W4A8 on 32 images of each kind and writes
+``python -m bench.datafree`` calibrates each recipe at W8A8 and W4A8 on 32 images of each kind and writes
 ``bench/results/datafree.json`` and ``docs/datafree.md``. Cells that are there already are skipped.
 """
 
@@ -19,14 +19,14 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from accuracy import build_model, draw_calibration
-from harness import RESULTS, describe_run
-from standins import IMAGE_SIZE, STANDINS, Glyphs, load_part
 from torch import Tensor, nn
 
 import fxquant
-from fxquant.cli.output import write_json
-from fxquant.numerics import sqnr
+from bench.accuracy.__main__ import build_model, draw_calibration
+from bench.harness import RESULTS, ROOT, describe_run
+from bench.standins import IMAGE_SIZE, STANDINS, Glyphs, load_part
+from fxquant.files import write_json
+from fxquant.numerics.arithmetic import sqnr
 from fxquant.synthesis import gaussian_images
 from fxquant.synthesis.losses import total_variation
 
@@ -47,7 +47,7 @@ BITS = ("W8A8", "W4A8")
 COUNT, BATCH, TEST_BATCH = 32, 8, 64
 SHAPE = (1, IMAGE_SIZE, IMAGE_SIZE)
 JITTER = (2, 4)  # the published one is of images of 224 pixels
-PAGE = Path(__file__).parents[1] / "docs" / "datafree.md"
+PAGE = ROOT / "docs" / "datafree.md"
 Row = dict[str, Any]
 
 
@@ -148,7 +148,7 @@ def table(data: Mapping[str, Any]) -> str:
         f"{settings['images']} images: real ones, images made from the model alone by `fxquant.synthesize` (2 rounds of "
         f"{settings['iterations']} iterations), and Gaussian noise. Synthesis is told the range of pixels and the total "
         "variation of training glyphs, as its published constants are those of ImageNet. Means over the models and seeds "
-        "measured; in brackets, how many. Made by `python bench/datafree.py`.",
+        "measured; in brackets, how many. Made by `python -m bench.datafree`.",
         "",
         "| recipe | bits | " + " | ".join(SOURCES) + " |",
         "| --- | --- | " + " | ".join("---:" for _ in SOURCES) + " |",

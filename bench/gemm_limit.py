@@ -4,7 +4,7 @@ How close an int8 ViT is to the time that its matrix products alone would take.
 The limit is the number of operations of all linear layers that run on int8, at the best rate that `torch._int_mm` reaches on
 any of their shapes in the same interleaved run.
 
-    python bench/gemm_limit.py [--model vit_base_patch16_224] [--batch 8] [--threads 2]   # bench/results/gemm_limit.json
+    python -m bench.gemm_limit [--model vit_base_patch16_224] [--batch 8] [--threads 2]   # bench/results/gemm_limit.json
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import math
 from typing import Any
 
 import torch
-from harness import RESULTS, Competitor, write_results
-from latency import RECIPE, make_subject
 from torch import Tensor, fx
 
 import fxquant
-from fxquant.linear_site import linear_site
-from fxquant.timing import time_interleaved
+from bench.harness import RESULTS, Competitor, write_results
+from bench.latency.__main__ import RECIPE, make_subject
+from fxquant.lowering.linear_site import linear_site
+from fxquant.measurement.timing import time_interleaved
 
 Shape = tuple[int, int, int]
 

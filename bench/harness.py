@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fxquant.cli.output import write_json
-from fxquant.environment import describe_environment
-from fxquant.timing import Timing, time_interleaved
+from fxquant.files import write_json
+from fxquant.measurement.environment import describe_environment
+from fxquant.measurement.timing import Timing, time_interleaved
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
 Competitor = Callable[[], Any]
 
 
@@ -61,5 +62,5 @@ def describe_run() -> dict[str, Any]:
 
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     return done.stdout.strip() or "unknown"

@@ -1,7 +1,7 @@
 """
 What a noisy bias costs at run time: the same int8 model with noise and without.
 
-Run ``python bench/noise.py`` to write ``bench/results/noise.json``. The noise folds into the layer norm before a layer, or into
+Run ``python -m bench.noise`` to write ``bench/results/noise.json``. The noise folds into the layer norm before a layer, or into
 the quantisation of its input, which eagerly is one more addition, and its correction into the bias.
 """
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import timm
 import torch
-from harness import Competitor, measure, summarize, write_results
 from torch import nn
 
 import fxquant
+from bench.harness import Competitor, measure, summarize, write_results
 
 MODELS = ("deit_small_patch16_224", "swin_tiny_patch4_window7_224")
 FORMS: dict[str, dict[str, Any]] = {

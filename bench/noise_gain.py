@@ -1,7 +1,7 @@
 """
 What a noisy bias gains, layer by layer: on the images it was fitted on, and on others.
 
-Run ``python bench/noise_gain.py`` to write ``bench/results/noise_gain.json``. For each layer of a stand-in it is the squared
+Run ``python -m bench.noise_gain`` to write ``bench/results/noise_gain.json``. For each layer of a stand-in it is the squared
 error of the layer's output with the noise over that without, the input being that of the float model: 1 is no gain.
 """
 
@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accuracy import build_model, draw_calibration
-from accuracy_table import OUTLIERS
-from harness import write_results
-from standins import STANDINS, load_part
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.meta import record_of
+from bench.accuracy.__main__ import build_model, draw_calibration
+from bench.accuracy.table import OUTLIERS
+from bench.harness import write_results
+from bench.standins import STANDINS, load_part
+from fxquant.graph.meta import record_of
 from fxquant.observers.base import Observer
 
 WIDTHS = {"W8A8": (8, 8), "W6A6": (6, 6), "W4A4": (4, 4)}

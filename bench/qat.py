@@ -1,7 +1,7 @@
 """
 What quantisation-aware training gives at 4, 3 and 2 bits on the stand-ins, and what each part of VVTQ adds to it.
 
-``python bench/qat.py`` trains each stand-in by each method, from the same float weights on the same images in the same order,
+``python -m bench.qat`` trains each stand-in by each method, from the same float weights on the same images in the same order,
 and writes ``bench/results/qat.json`` and ``docs/qat.md``. Cells that are there already are skipped, so that a run can be
 stopped and started again. First and last layers have 8 bits throughout, those of PTQ too.
 """
@@ -18,19 +18,19 @@ from statistics import fmean, pstdev
 from typing import Any
 
 import torch
-from harness import RESULTS, describe_run
-from standins import STANDINS, Glyphs, load_part, load_standin
 from torch import Tensor, fx, nn
 from torch.utils.data import default_collate
 
 import fxquant
-from fxquant.cli.output import write_json
-from fxquant.config import QuantConfig
+from bench.harness import RESULTS, ROOT, describe_run
+from bench.standins import STANDINS, Glyphs, load_part, load_standin
+from fxquant.config.quant_config import QuantConfig
 from fxquant.distillation import LabelKind, SoftTargets, concatenate
-from fxquant.evaluation import evaluate
+from fxquant.files import write_json
+from fxquant.measurement.evaluation import evaluate
 from fxquant.training import TrainingData, TrainingOptions, train
 
-PAGE = Path(__file__).parents[1] / "docs" / "qat.md"
+PAGE = ROOT / "docs" / "qat.md"
 CALIBRATION, TEST_BATCH, TOP = 64, 64, 5
 Row = dict[str, Any]
 
@@ -178,7 +178,7 @@ def table(data: Mapping[str, Any]) -> str:
         f"seeds (how many). Each training sees {settings['images']} images in {settings['epochs']} epochs with batches of "
         f"{settings['batch_size']}, AdamW, lr {settings['lr']}, from the same float weights; first and last layers have 8 "
         "bits. The teacher of distillation is the float model itself, asked of each training image (5 classes, the rest "
-        "spread evenly). A seed decides the order of images, and which 64 images calibrate. Made by `python bench/qat.py`.",
+        "spread evenly). A seed decides the order of images, and which 64 images calibrate. Made by `python -m bench.qat`.",
         "",
         "| stand-in | method | " + " | ".join(bits) + " |",
         "| --- | --- | " + " | ".join("---:" for _ in bits) + " |",

@@ -4,9 +4,9 @@ How much faster calibration and evaluation become with 1, 2, 4, ... processes on
 Processes are started as torchrun starts them: by gloo with one thread each on the CPU, by nccl with a GPU each on CUDA. The
 model has random weights and the images are random, as times do not depend on them.
 
-    python bench/scaling.py [--processes 1 2 4] [--recipes omse ptq4vit noisyquant] [--device cuda]
+    python -m bench.scaling [--processes 1 2 4] [--recipes omse ptq4vit noisyquant] [--device cuda]
                                                                     # adds to bench/results/scaling.json
-    python bench/scaling.py --smoke                                 # two small rounds, printed only
+    python -m bench.scaling --smoke                                 # two small rounds, printed only
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 
 import timm
 import torch
-from harness import RESULTS, write_results
 from torch import Tensor, nn
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import fxquant
+from bench.harness import RESULTS, write_results
 from fxquant.cli.arguments import positive
 from fxquant.distributed import gather_objects, initialise, shard
-from fxquant.evaluation import evaluate
+from fxquant.measurement.evaluation import evaluate
 
 RECIPES = ("omse", "ptq4vit", "noisyquant")
 

@@ -2,9 +2,9 @@
 How long a model takes to become int8, and how much memory that takes beside the float model.
 
 Each model runs in a process of its own, so that its peak memory is its own. Calibration is one batch of the minmax recipe,
-which `bench/calibration.py` measures for those that search.
+which `bench.calibration` measures for those that search.
 
-    python bench/startup.py [--models ...] [--threads 1]      # adds to bench/results/startup.json
+    python -m bench.startup [--models ...] [--threads 1]      # adds to bench/results/startup.json
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 
 import timm
 import torch
-from harness import RESULTS, write_results
 
 import fxquant
+from bench.harness import RESULTS, write_results
 from fxquant.benchmark.memory import held_bytes, peak_bytes
-from fxquant.cli.measure import count_bytes
+from fxquant.measurement.experiment import count_bytes
 
 MODELS = ("vit_base_patch16_224", "vit_large_patch16_224")
 T = TypeVar("T")
@@ -109,7 +109,7 @@ def _merged(row: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _in_process(name: str, threads: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--model", name, "--threads", str(threads)]
+    command = [sys.executable, "-m", "bench.startup", "--model", name, "--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr}")

@@ -6,7 +6,7 @@ broadcasting, one kernel per grid point, everything kept for plain autograd, gra
 Both give the same loss and the same gradient of the images, and the row says how close. What a whole synthesis takes is
 projected from a few steps at full size.
 
-    python bench/synthesis.py [--threads 1] [--full-threads 2]     # writes bench/results/synthesis.json
+    python -m bench.synthesis [--threads 1] [--full-threads 2]     # writes bench/results/synthesis.json
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from harness import measure, summarize, write_results
 from torch import Tensor, nn
 
+from bench.harness import measure, summarize, write_results
 from fxquant.synthesis import SynthesisOptions
 from fxquant.synthesis.losses import total_variation
 from fxquant.synthesis.objective import Jitter, Objective

@@ -7,7 +7,7 @@ code after another. Both have the same graph around their quantisers; loss and g
 how close they are. The last row is of the search for the scales that weights start from, in all seven widths as published, and
 in the one that is asked for.
 
-    python bench/train_step.py [--threads 1] [--rounds 7]     # writes bench/results/train_step.json
+    python -m bench.train_step [--threads 1] [--rounds 7]     # writes bench/results/train_step.json
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any
 
 import timm
 import torch
-from harness import measure, summarize, write_results
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.learned_step import MAX_BITS, MIN_BITS, MIN_SCALE, WIDTHS, initial_weight_scales
+from bench.harness import measure, summarize, write_results
 from fxquant.models import SReT
+from fxquant.numerics.learned_step import MAX_BITS, MIN_BITS, MIN_SCALE, WIDTHS, initial_weight_scales
 from fxquant.observers import LearnedStepQuantizer
 from fxquant.observers.learned_step import LearnedWeightQuantizer
-from fxquant.trainable import weight_quantizers
+from fxquant.observers.trained import weight_quantizers
 from fxquant.training.regulariser import variation_regulariser
 
 REGULARISER, LR = 0.01, 1e-6

@@ -3,7 +3,12 @@
 from fxquant import models
 from fxquant.api import calibrate, compile, convert, prepare, prepare_qat, quantize, trace
 from fxquant.checkpoint import load, save
-from fxquant.config import LayerSpec, QuantConfig
+from fxquant.config.layer_spec import LayerSpec
+from fxquant.config.operands import IntegerNorm, Role, TensorSpec
+from fxquant.config.placement import Placement, Value
+from fxquant.config.quant_config import QuantConfig
+from fxquant.config.recipes.book import recipe, recipes
+from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
 from fxquant.errors import (
     CalibrationError,
     CheckpointError,
@@ -14,8 +19,8 @@ from fxquant.errors import (
     TrainingError,
     UnsupportedGraphError,
 )
-from fxquant.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
-from fxquant.log2 import Log2, LogIntSoftmax
+from fxquant.inspection.report import Report, report
+from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
 from fxquant.observers import (
     EMA,
     OMSE,
@@ -27,15 +32,10 @@ from fxquant.observers import (
     Percentile,
     PowerOfTwoFactor,
 )
-from fxquant.operands import IntegerNorm, Role, TensorSpec
-from fxquant.placement import Placement, Value
-from fxquant.recipes import recipe, recipes
-from fxquant.report import Report, report
-from fxquant.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
+from fxquant.observers.log2 import Log2, LogIntSoftmax
+from fxquant.observers.twin import TwinGELU, TwinSoftmax
 from fxquant.synthesis import synthesize
-from fxquant.twin import TwinGELU, TwinSoftmax
-
-__version__ = "0.1.0"
+from fxquant.version import __version__ as __version__
 
 __all__ = [
     "EMA",

@@ -10,23 +10,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from fxquant import pipeline, tracing
-from fxquant.attributes import own_tensors
+from fxquant import pipeline
 from fxquant.calibration.batch import Batch
-from fxquant.calibration.run import collect_batches, run_batches, take_first
+from fxquant.calibration.run_batches import collect_batches, run_batches, take_first
 from fxquant.calibration.searches import has_searches, run_searches
-from fxquant.compiling import compile_graph
-from fxquant.config import QuantConfig
+from fxquant.compiling.compile import compile_graph
+from fxquant.config.quant_config import QuantConfig
+from fxquant.config.recipes.book import recipe as make_recipe
+from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import refuse_different
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError
-from fxquant.meta import record_of
+from fxquant.graph.attributes import own_tensors
+from fxquant.graph.meta import record_of
+from fxquant.graph.shapes import propagate_shapes
+from fxquant.graph.stages import Stage, stage_of
+from fxquant.inspection.report import report
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.recipes import recipe as make_recipe
-from fxquant.report import report
-from fxquant.shapes import propagate_shapes
-from fxquant.spec import Stage, stage_of
-from fxquant.trainable import is_trained, refuse_untrainable
+from fxquant.observers.trained import is_trained
+from fxquant.tracing.capture import capture
+from fxquant.tracing.example_inputs import tensor_arguments
 
 Target = Literal["int8", "fake"]
 
@@ -44,13 +47,13 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None
     """
     if isinstance(model, fx.GraphModule) and stage_of(model) not in (None, Stage.FLOAT):
         _expect(model, Stage.FLOAT, "trace", "a model")
-    gm = tracing.capture(model, example_inputs)
+    gm = capture(model, example_inputs)
     gm.eval()
     floating = (t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
     gm.meta["dtype"] = next(floating, torch.float32)
     gm = pipeline.run(gm, pipeline.TRACE, Stage.FLOAT)
     if example_inputs is not None:
-        propagate_shapes(gm, tracing.tensor_arguments(example_inputs))
+        propagate_shapes(gm, tensor_arguments(example_inputs))
     return gm
 
 
@@ -77,7 +80,7 @@ def prepare(
         _expect(gm, Stage.FLOAT, "prepare", "a graph from fxquant.trace, or a module")
         gm = copy.deepcopy(gm)
         if example_inputs is not None:
-            propagate_shapes(gm, tracing.tensor_arguments(example_inputs))
+            propagate_shapes(gm, tensor_arguments(example_inputs))
     gm.meta["trainable"] = False  # its constants are folded
     return pipeline.run(gm, pipeline.prepare_passes(config), Stage.PREPARED)
 
@@ -109,7 +112,7 @@ def prepare_qat(
         _expect(gm_or_module, Stage.FLOAT, "prepare_qat", "a graph from fxquant.trace, or a module")
         gm = copy.deepcopy(gm_or_module)
         if example_inputs is not None:
-            propagate_shapes(gm, tracing.tensor_arguments(example_inputs))
+            propagate_shapes(gm, tensor_arguments(example_inputs))
     if gm.meta.get("dtype", torch.float32) is not torch.float32:
         raise UnsupportedGraphError(
             f"prepare_qat expected a float32 model, found {gm.meta['dtype']}: use model.float(), and train under torch.autocast"
@@ -228,7 +231,7 @@ def compile(
 
     Raises `ConfigError` for any other backend, `UnsupportedGraphError` for what is no graph.
     """
-    inputs = None if example_inputs is None else tracing.tensor_arguments(example_inputs)
+    inputs = None if example_inputs is None else tensor_arguments(example_inputs)
     return compile_graph(gm, backend, inputs)
 
 
@@ -237,7 +240,7 @@ def _as_config(config: Any) -> QuantConfig:
         return make_recipe("default")
     if isinstance(config, QuantConfig):
         return config
-    from fxquant.torch_ao import from_torch_ao
+    from fxquant.config.torch_ao import from_torch_ao
 
     return from_torch_ao(config)
 

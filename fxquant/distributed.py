@@ -184,7 +184,8 @@ def shard(items: Any) -> Any:
     """
     Return every `world_size`-th item from that of this rank on.
 
-    items: a sequence, or an object such as `fxquant.data.ImageBatches` whose ``shard(rank, world_size)`` gives a part of it.
+    items: a sequence, or an object such as `fxquant.data.batches.ImageBatches` whose ``shard(rank, world_size)`` gives a
+    part of it.
     """
     if world_size() == 1:
         return items

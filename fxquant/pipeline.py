@@ -13,9 +13,11 @@ from pathlib import Path
 
 from torch import fx
 
-from fxquant.attributes import prune
-from fxquant.config import QuantConfig
+from fxquant.config.quant_config import QuantConfig
 from fxquant.errors import FxquantError, PassError, UnsupportedGraphError
+from fxquant.graph.attributes import prune
+from fxquant.graph.rewrite import Pass
+from fxquant.graph.stages import Stage
 from fxquant.passes.add_drop_path import AddDropPath
 from fxquant.passes.add_noise import add_noise
 from fxquant.passes.annotate import Annotate
@@ -48,8 +50,7 @@ from fxquant.passes.scale_scores import scale_scores
 from fxquant.passes.train_batch_norms import train_batch_norms
 from fxquant.passes.use_cpu_kernels import use_cpu_kernels
 from fxquant.passes.use_onednn import UseOnednn
-from fxquant.rewrite import Pass
-from fxquant.spec import Stage, verify
+from fxquant.spec import verify
 
 TRACE: tuple[Pass, ...] = (
     functionalize,  # first: what follows moves and drops nodes, which only values allow

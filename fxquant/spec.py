@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx
 
-from fxquant import lowering
-from fxquant.attributes import tensor_of
-from fxquant.dataflow import observed
+from fxquant.dialect.mutation import mutates
+from fxquant.dialect.spellings import Spelling, respelling
 from fxquant.errors import UnsupportedGraphError
-from fxquant.meta import record_of
+from fxquant.graph.attributes import tensor_of
+from fxquant.graph.dataflow import observed
+from fxquant.graph.meta import record_of
+from fxquant.graph.stages import Stage
+from fxquant.lowering.obstacles import obstacle
+from fxquant.lowering.quantized import INT8_PRODUCTS
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.ops import (
@@ -31,19 +34,7 @@ from fxquant.ops import (
     quantize_log2,
     quantize_twin,
 )
-from fxquant.passes.canonicalize import Spelling, respelling
-from fxquant.passes.functionalize import mutates
-from fxquant.train_modules import TRAIN_MODULES
-
-
-class Stage(Enum):
-    """The stages a graph goes through."""
-
-    FLOAT = "float"
-    PREPARED = "prepared"
-    QUANTISED = "quantised"
-    LOWERED = "lowered"
-
+from fxquant.ops.train_modules import TRAIN_MODULES
 
 _PAIRS = {dequantize: quantize, dequantize_twin: quantize_twin}
 _SIMULATION = {
@@ -55,14 +46,8 @@ _SIMULATION = {
     log_int_softmax,
     quantize_log2,
 }
-_INTEGER = {*lowering.INT8_PRODUCTS, attention_quantize, extract_patches, layer_norm_quantize}
+_INTEGER = {*INT8_PRODUCTS, attention_quantize, extract_patches, layer_norm_quantize}
 _PRODUCTS_TO_LOWER = (F.linear, F.conv2d, torch.matmul)
-
-
-def stage_of(gm: fx.GraphModule) -> Stage | None:
-    """Return the stage of a graph module made by fxquant, None for any other."""
-    stage = gm.meta.get("stage")
-    return stage if isinstance(stage, Stage) else None
 
 
 def verify(gm: fx.GraphModule, stage: Stage, complete: bool = True) -> None:
@@ -103,7 +88,7 @@ def _dialect_problem(node: fx.Node) -> str | None:
 
 def _codes_problem(node: fx.Node) -> str | None:
     """Codes are read as they were written, and constant ones are stored as int8."""
-    if node.target not in _PAIRS and node.target not in lowering.INT8_PRODUCTS:
+    if node.target not in _PAIRS and node.target not in INT8_PRODUCTS:
         return None
     codes = node.args[0]
     if node.target in _PAIRS and isinstance(codes, fx.Node) and codes.target is _PAIRS[node.target]:
@@ -131,7 +116,7 @@ def _unfinished(node: fx.Node, stage: Stage) -> str | None:
         return f"operand {bare[0]!r} has no observer" if bare else None
     if stage is not Stage.LOWERED or node.target not in _PRODUCTS_TO_LOWER:
         return None
-    return None if lowering.obstacle(node) else "it could run on int8 and was not lowered"
+    return None if obstacle(node) else "it could run on int8 and was not lowered"
 
 
 def _module_problem(module: object, observed: bool) -> str | None:

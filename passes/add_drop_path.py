@@ -10,9 +10,9 @@ from timm.layers import DropPath
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.dataflow import PRODUCTS, ancestors
-from fxquant.meta import clear_record, module_path
-from fxquant.rewrite import edit, inherit_meta
+from fxquant.graph.dataflow import PRODUCTS, ancestors
+from fxquant.graph.meta import clear_record, module_path
+from fxquant.graph.rewrite import edit, inherit_meta
 
 _PATH = "train_modules.drop_path"
 

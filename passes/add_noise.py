@@ -6,10 +6,10 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant import ops
-from fxquant.attributes import read_buffer, weight_of
-from fxquant.dataflow import PRODUCTS
+from fxquant.graph.attributes import read_buffer, weight_of
+from fxquant.graph.dataflow import PRODUCTS
+from fxquant.graph.rewrite import blame, edit, inherit_meta
 from fxquant.observers.base import Observer
-from fxquant.rewrite import blame, edit, inherit_meta
 
 
 def add_noise(gm: fx.GraphModule) -> PassResult:

@@ -10,16 +10,18 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant import dataflow
-from fxquant.attributes import stride_and_padding, weight_of
-from fxquant.config import LayerSpec, QuantConfig, Scope
+from fxquant.config.layer_spec import LayerSpec
+from fxquant.config.operands import Role, TensorSpec
+from fxquant.config.overrides import Scope, refuse_unmatched
+from fxquant.config.quant_config import QuantConfig
 from fxquant.errors import ConfigError
-from fxquant.granularity import PerProjection, PerTensor, RowGroups
-from fxquant.meta import Operand, Product, Record, module_path, record_of, set_record
+from fxquant.graph import dataflow
+from fxquant.graph.attributes import stride_and_padding, weight_of
+from fxquant.graph.meta import Operand, Product, Record, module_path, record_of, set_record
+from fxquant.graph.products import operand_role, product_of
+from fxquant.graph.rewrite import edit
+from fxquant.numerics.granularity import PerProjection, PerTensor, RowGroups
 from fxquant.observers.learned_step import LearnedStep
-from fxquant.operands import Role, TensorSpec
-from fxquant.overrides import refuse_unmatched
-from fxquant.rewrite import edit
 
 _OPERATORS: dict[Any, str] = {
     F.linear: "linear",
@@ -28,7 +30,6 @@ _OPERATORS: dict[Any, str] = {
     F.scaled_dot_product_attention: "attention",
 }
 _ATTENTION = (Product.QK, Product.PV, Product.ATTENTION, Product.MATMUL)
-_SOURCES: dict[Any, Role] = {F.layer_norm: Role.NORM, F.gelu: Role.GELU, F.softmax: Role.SOFTMAX}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Annotate:
     def __call__(self, gm: fx.GraphModule) -> PassResult:
         """Annotate every product."""
         products = [(_OPERATORS[n.target], module_path(n)) for n in gm.graph.nodes if _is_product(n)]
-        refuse_unmatched(self.config, products, {module_path(n) for n in gm.graph.nodes})
+        refuse_unmatched(self.config.overrides, products, {module_path(n) for n in gm.graph.nodes})
         labels: set[str] = set()
 
         def change(module: fx.GraphModule) -> bool:
@@ -83,26 +84,6 @@ class Annotate:
         ends = (Product.PATCH_EMBED, Product.HEAD)
         trunk = self.config.trunk is not None and product not in _ATTENTION
         return self.config.trunk if trunk and (product in ends or dataflow.on_trunk(node)) else self.config.layer
-
-
-def product_of(node: fx.Node) -> Product:
-    """Return what a product is for, from the data flow."""
-    if node.target is F.scaled_dot_product_attention:
-        return Product.ATTENTION
-    if node.target is F.conv2d:
-        return Product.PATCH_EMBED if dataflow.reads_input(node.args[0]) else Product.CONV
-    if node.target is F.linear:
-        return Product.HEAD if dataflow.reaches_output(node) else Product.LINEAR
-    if dataflow.flows_to(node, F.softmax):
-        return Product.QK
-    source = dataflow.origin(node.args[0])
-    return Product.PV if source is not None and source.target is F.softmax else Product.MATMUL
-
-
-def operand_role(value: object) -> Role:
-    """Return the role of an activation, from the operator that computed it."""
-    source = dataflow.origin(value)
-    return Role.ACTIVATION if source is None else _SOURCES.get(source.target, Role.ACTIVATION)
 
 
 def _operands(node: fx.Node, product: Product, label: str, layer: LayerSpec) -> tuple[Operand, ...]:

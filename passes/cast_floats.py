@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.rewrite import edit
-from fxquant.shapes import propagate_shapes
+from fxquant.graph.rewrite import edit
+from fxquant.graph.shapes import propagate_shapes
 
 
 @dataclass(frozen=True)

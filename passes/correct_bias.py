@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.attributes import read_buffer, tensor_of
-from fxquant.meta import record_of
+from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.meta import record_of
+from fxquant.graph.rewrite import blame, edit
 from fxquant.observers.base import Observer
-from fxquant.rewrite import blame, edit
 
 
 def correct_bias(gm: fx.GraphModule) -> PassResult:

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.attributes import tensor_of
-from fxquant.match import Call, Match, Var
-from fxquant.meta import Product, Record, record_of, set_record
-from fxquant.rewrite import Rule, rewrite
+from fxquant.graph.attributes import tensor_of
+from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.meta import Product, Record, record_of, set_record
+from fxquant.graph.rewrite import Rule, rewrite
 
 _FUSED = Call(F.scaled_dot_product_attention, Var("q"), Var("k"), Var("v"), Var("mask", optional=True), ...)
 

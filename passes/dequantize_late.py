@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant import lowering
-from fxquant.attributes import read_buffer, tensor_of
-from fxquant.match import Call, Match
-from fxquant.numerics import storage_offset
+from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.match import Call, Match
+from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.lowering.quantized import Quantized, quantized
+from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops.quantize import dequantize, quantize
-from fxquant.rewrite import Rule, rewrite
 
 _METHODS = ("reshape", "view", "permute", "transpose", "contiguous", "flatten", "unflatten", "unsqueeze", "squeeze")
 _FUNCTIONS = (torch.permute, torch.transpose, torch.reshape, torch.flatten, torch.roll)
@@ -100,15 +100,15 @@ def _scale(graph: fx.Graph, m: Match) -> fx.Node | None:
     return graph.call_function(dequantize, (operand.codes, scale, operand.zero_point, operand.qmin, operand.qmax))
 
 
-def _movable(value: object) -> lowering.Quantized | None:
+def _movable(value: object) -> Quantized | None:
     """Return the codes of a value that has one scale and is computed at run time."""
-    operand = lowering.quantized(value)
+    operand = quantized(value)
     if operand is None or operand.axis is not None or operand.codes.op == "get_attr":
         return None
     return operand
 
 
-def _dequantized(graph: fx.Graph, codes: fx.Node, operand: lowering.Quantized) -> fx.Node:
+def _dequantized(graph: fx.Graph, codes: fx.Node, operand: Quantized) -> fx.Node:
     return graph.call_function(dequantize, (codes, operand.scale, operand.zero_point, operand.qmin, operand.qmax))
 
 

@@ -10,16 +10,16 @@ from timm.layers import DropPath
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.attributes import get_tensor, read_buffer, tensor_of
-from fxquant.dataflow import PRODUCTS
+from fxquant.config.operands import TensorSpec
 from fxquant.errors import UnsupportedGraphError
-from fxquant.meta import record_of, set_record
-from fxquant.numerics import code_range
+from fxquant.graph.attributes import get_tensor, read_buffer, tensor_of
+from fxquant.graph.dataflow import PRODUCTS
+from fxquant.graph.meta import record_of, set_record
+from fxquant.graph.rewrite import blame, edit, inherit_meta
+from fxquant.numerics.arithmetic import code_range
 from fxquant.observers.binary import BinaryWeightQuantizer
 from fxquant.observers.learned_step import LearnedStepQuantizer
-from fxquant.operands import TensorSpec
-from fxquant.rewrite import blame, edit, inherit_meta
-from fxquant.train_modules import BatchNorm
+from fxquant.ops.train_modules import BatchNorm
 
 
 def end_training(gm: fx.GraphModule) -> PassResult:
@@ -129,7 +129,7 @@ def _update_record(node: fx.Node, settled: dict[str, LearnedStepQuantizer]) -> b
         called = isinstance(argument, fx.Node) and argument.op == "call_module"
         module = settled.get(str(argument.target)) if called else None  # type: ignore[union-attr]
         spec = operand.spec
-        if module is not None and isinstance(spec, TensorSpec):
+        if module is not None and isinstance(module.spec, TensorSpec):
             spec = module.spec
         operands.append(replace(operand, spec=spec))
     record = replace(record, operands=tuple(operands))

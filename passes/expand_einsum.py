@@ -8,8 +8,8 @@ import torch
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.match import Call, Match, Var
-from fxquant.rewrite import Rule, rewrite
+from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.rewrite import Rule, rewrite
 
 
 class _Product(NamedTuple):

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.attributes import read_buffer
-from fxquant.meta import module_path
-from fxquant.passes.functionalize import mutates
-from fxquant.rewrite import blame, edit, inherit_meta
+from fxquant.dialect.mutation import mutates
+from fxquant.graph.attributes import read_buffer
+from fxquant.graph.meta import module_path
+from fxquant.graph.rewrite import blame, edit, inherit_meta
 
 # Operators, by name, whose result is another one each time.
 _RANDOM = {

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.attributes import read_buffer, tensor_of
-from fxquant.match import Call, Match, Var
-from fxquant.meta import record_of
+from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.meta import record_of
+from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.ops import add_noise, denoise_bias, dequantize, quantize, quantize_twin
-from fxquant.rewrite import Rule, rewrite
 
 _CORRECTION = Call(denoise_bias, Var("bias"), Var("noise"), Call(dequantize, ..., name="weight"))
 _AFTER_NORM = Call(add_noise, Call(F.layer_norm, ..., name="norm"), Var("noise"))

@@ -11,9 +11,9 @@ from torch import fx
 from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.graph.rewrite import edit
+from fxquant.graph.shapes import Sizes, sizes_of
 from fxquant.ops import check_input
-from fxquant.rewrite import edit
-from fxquant.shapes import Sizes, sizes_of
 
 _RESHAPES = ("reshape", "view")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.dialect.mutation import INPLACE_OPERATORS, has_inplace_flag, mutates, operator_name
 from fxquant.errors import UnsupportedGraphError
-from fxquant.rewrite import blame, edit, inherit_meta, location
+from fxquant.graph.rewrite import blame, edit, inherit_meta, location
 
 _CASTS = ("to", "type", "float", "half", "bfloat16", "double", "type_as")
 # Operators, by name, whose result may share memory with their first argument.
@@ -23,10 +23,6 @@ _VIEWS = {
     *("diagonal", "chunk", "split", "tensor_split", "unbind", "getitem", "contiguous", "detach", "dropout", *_CASTS),
 }
 _VIEW_ATTRIBUTES = ("T", "mT", "H", "mH", "data", "real", "imag")
-_INPLACE_OPERATORS: dict[Any, Callable[..., Any]] = {
-    getattr(operator, f"i{name}"): getattr(operator, name)
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "lshift", "rshift")
-} | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
 
 
 def functionalize(gm: fx.GraphModule) -> PassResult:
@@ -50,16 +46,6 @@ def functionalize(gm: fx.GraphModule) -> PassResult:
         return modified
 
     return edit(gm, change)
-
-
-def mutates(node: fx.Node) -> bool:
-    """Say whether `node` changes its first argument in place."""
-    if node.op not in ("call_function", "call_method"):
-        return False
-    if node.target in _INPLACE_OPERATORS or node.kwargs.get("out") is not None or node.target is operator.setitem:
-        return True
-    name = _name(node)
-    return (name.endswith("_") and not name.startswith("_") and name != "requires_grad_") or _inplace_flag(node)
 
 
 def _replace(gm: fx.GraphModule, node: fx.Node) -> None:
@@ -92,13 +78,13 @@ def _out_of_place(node: fx.Node) -> tuple[str, Any, tuple[Any, ...], dict[str, A
     """Return the call that computes what `node` writes, None where there is no such operator."""
     if node.kwargs.get("out") is not None or node.target is operator.setitem:
         return None
-    if node.target in _INPLACE_OPERATORS:
-        return node.op, _INPLACE_OPERATORS[node.target], node.args, dict(node.kwargs)
-    if _inplace_flag(node):
+    if node.target in INPLACE_OPERATORS:
+        return node.op, INPLACE_OPERATORS[node.target], node.args, dict(node.kwargs)
+    if has_inplace_flag(node):
         bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
         bound.arguments["inplace"] = False
         return node.op, node.target, bound.args, bound.kwargs
-    name = _name(node)[:-1]
+    name = operator_name(node)[:-1]
     if node.op == "call_method":
         return (node.op, name, node.args, dict(node.kwargs)) if hasattr(Tensor, name) else None
     function = getattr(torch, name, None) or getattr(F, name, None)
@@ -130,7 +116,7 @@ def _check_aliases(node: fx.Node, changed: fx.Node, order: dict[fx.Node, int]) -
 def _shares_memory(node: fx.Node) -> bool:
     if node.target is getattr:
         return node.args[1] in _VIEW_ATTRIBUTES
-    return node.op in ("call_function", "call_method") and _name(node) in _VIEWS
+    return node.op in ("call_function", "call_method") and operator_name(node) in _VIEWS
 
 
 def _is_size(node: object) -> bool:
@@ -153,24 +139,8 @@ def _mixes_dtypes(gm: fx.GraphModule) -> bool:
     return len(dtypes) > 1 or any(n.op == "call_method" and n.target in _CASTS for n in gm.graph.nodes)
 
 
-def _inplace_flag(node: fx.Node) -> bool:
-    if node.kwargs.get("inplace") is True:
-        return True
-    if node.op != "call_function" or True not in [a for a in node.args if isinstance(a, bool)]:
-        return False
-    try:
-        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return False
-    return bound.arguments.get("inplace") is True
-
-
-def _name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
-
-
 def _refusal(node: fx.Node, reason: str) -> UnsupportedGraphError:
     return UnsupportedGraphError(
-        f"the in-place operator {_name(node)!r} at node {node.name!r}{location(node)} cannot be replaced: {reason}; write "
-        "that line without changing a tensor in place"
+        f"the in-place operator {operator_name(node)!r} at node {node.name!r}{location(node)} cannot be replaced: {reason}; "
+        "write that line without changing a tensor in place"
     )

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.attributes import read_buffer, tensor_of
-from fxquant.match import Call, Match, Var
-from fxquant.meta import Product, Record, record_of, set_record
+from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.meta import Product, Record, record_of, set_record
+from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.ops.attention_quantize import attention_quantize
 from fxquant.ops.quantize import quantize
-from fxquant.rewrite import Rule, rewrite
 
 _MERGED = Call(
     quantize,

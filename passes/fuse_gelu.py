@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.attributes import tensor_of
-from fxquant.match import Call, Match
-from fxquant.meta import Record, record_of, set_record
+from fxquant.graph.attributes import tensor_of
+from fxquant.graph.match import Call, Match
+from fxquant.graph.meta import Record, record_of, set_record
+from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.ops import (
     int8_linear,
     int8_linear_gelu_quantize,
@@ -16,7 +17,6 @@ from fxquant.ops import (
     quantize,
     quantize_twin,
 )
-from fxquant.rewrite import Rule, rewrite
 
 _PATTERN = Call((quantize, quantize_twin), Call(F.gelu, Call(int8_linear, ..., name="linear"), ..., name="gelu"), ...)
 

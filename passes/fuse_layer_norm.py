@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.attributes import tensor_of
-from fxquant.match import Call, Match, Var
+from fxquant.graph.attributes import tensor_of
+from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.ops.layer_norm_quantize import layer_norm_quantize
 from fxquant.ops.quantize import quantize
-from fxquant.rewrite import Rule, rewrite
 
 _PATTERN = Call(
     quantize,

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.match import Call, Match, Var
-from fxquant.meta import Record, record_of, set_record
+from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.meta import Record, record_of, set_record
+from fxquant.graph.rewrite import rewrite
+from fxquant.graph.shapes import Sizes, sizes_of
 from fxquant.ops import int8_linear, int8_linear_add, int8_linear_twin, int8_linear_twin_add
-from fxquant.rewrite import rewrite
-from fxquant.shapes import Sizes, sizes_of
 
 _LINEAR = Call((int8_linear, int8_linear_twin), ..., name="linear")
 _ADD = (operator.add, torch.add)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from torch import fx, nn
+from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant import dataflow
-from fxquant.attributes import tensor_of, weight_of
-from fxquant.meta import Operand, Record, record_of
-from fxquant.observers.base import Observer
+from fxquant.config.operands import Role, TensorSpec
+from fxquant.graph import dataflow
+from fxquant.graph.attributes import tensor_of, weight_of
+from fxquant.graph.meta import Operand, Record, record_of
+from fxquant.graph.observer_home import ObserverHome
+from fxquant.graph.rewrite import blame, edit, inherit_meta
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.observers.learned_step import LearnedStep
-from fxquant.operands import Role, TensorSpec
-from fxquant.rewrite import blame, edit, inherit_meta
 
 
 def insert_observers(gm: fx.GraphModule) -> PassResult:
@@ -43,34 +43,6 @@ def _insert(gm: fx.GraphModule) -> bool:
     for index, node in enumerate([n for n in gm.graph.nodes if n.op == "placeholder"]):
         inserter.record_input(node, images=index == 0)
     return True
-
-
-class ObserverHome:
-    """The submodule that holds the observers of a graph module."""
-
-    def __init__(self, gm: fx.GraphModule) -> None:
-        self.graph, self.training = gm.graph, gm.training
-        self.device = next((t.device for t in (*gm.parameters(), *gm.buffers())), None)
-        self.path = "observers"
-        while not isinstance(getattr(gm, self.path, _Home()), _Home):  # a model may call a part of its own so
-            self.path += "_"
-        self.module = getattr(gm, self.path, None) or _Home()
-        gm.add_module(self.path, self.module)
-
-    def call(self, name: str, module: Observer | InputRecorder, source: fx.Node) -> fx.Node:
-        """Add `module` under the first free name and return a new call of it on `source`, which still reads on."""
-        while hasattr(self.module, name):
-            name += "_"
-        self.module.add_module(name, module.to(self.device).train(self.training))
-        with self.graph.inserting_after(source):
-            node = self.graph.call_module(f"{self.path}.{name}", (source,))
-        inherit_meta(node, source)
-        node.meta.pop("fxquant", None)
-        return node
-
-
-class _Home(nn.Module):
-    """What `ObserverHome` adds to a graph module."""
 
 
 class _Inserter(ObserverHome):

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant import lowering
-from fxquant.attributes import read_buffer, tensor_of
-from fxquant.dataflow import moves_values
-from fxquant.match import Call, Match, Var
+from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.dataflow import moves_values
+from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.lowering.quantized import is_quantized
 from fxquant.ops import add_noise, quantize, quantize_twin
-from fxquant.rewrite import Rule, rewrite
 
 _HALF = (torch.bfloat16, torch.float16)
 _QUANTIZERS = (quantize, quantize_twin, add_noise)
@@ -40,7 +40,7 @@ def keep_float32(gm: fx.GraphModule) -> PassResult:
 
 def _drop_cast(graph: fx.Graph, m: Match) -> fx.Node | None:
     root, cast, product = m["root"], m["cast"], m["product"]
-    in_float32 = isinstance(product, fx.Node) and all(lowering.is_quantized(a) for a in product.args[:2])
+    in_float32 = isinstance(product, fx.Node) and all(is_quantized(a) for a in product.args[:2])
     if m["dtype"] not in _HALF or not in_float32 or len(cast.users) > 1 or not _becomes_codes(root):
         return None
     gelu = graph.call_function(F.gelu, (product,), root.kwargs)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.attributes import read_buffer, tensor_of
-from fxquant.match import Call, Match, Var
-from fxquant.rewrite import Rule, rewrite
+from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.rewrite import Rule, rewrite
 
 
 def linearize_matmul(gm: fx.GraphModule) -> PassResult:

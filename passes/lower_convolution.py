@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant import lowering
-from fxquant.attributes import tensor_of
-from fxquant.match import Call, Match, Var
+from fxquant.graph.attributes import tensor_of
+from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.lowering.obstacles import obstacle
+from fxquant.lowering.products import cast_product, codes_of, few_rows, int8_product
+from fxquant.lowering.quantized import quantized
 from fxquant.ops import dequantize, dequantize_twin, extract_patches, int8_linear, int8_linear_twin
-from fxquant.passes.lower_linear import cast_product, codes_of, few_rows, int8_product
-from fxquant.rewrite import Rule, rewrite
 
 _SIMULATED = Call(
     F.conv2d,
@@ -46,10 +47,10 @@ def lower_convolution(gm: fx.GraphModule) -> PassResult:
 
 def _lower(graph: fx.Graph, m: Match) -> fx.Node | None:
     root: fx.Node = m["root"]
-    codes, weight = codes_of(root.args[0]), lowering.quantized(root.args[1])
-    if codes is None or weight is None or lowering.obstacle(root) is not None:
+    codes, weight = codes_of(root.args[0]), quantized(root.args[1])
+    if codes is None or weight is None or obstacle(root) is not None:
         return None
-    x = lowering.quantized(root.args[0])
+    x = quantized(root.args[0])
     # The code of zero is 0 where the codes are twin.
     zero_point, qmax = (None, 127) if x is None else (x.zero_point, x.qmax)
     kernel = (tensor_of(weight.codes).shape[2], tensor_of(weight.codes).shape[3])

@@ -6,13 +6,14 @@ import torch
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant import lowering
-from fxquant.attributes import read_buffer
-from fxquant.match import Call, Match, Var
-from fxquant.meta import record_of, set_record
+from fxquant.graph.attributes import read_buffer
+from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.meta import record_of, set_record
+from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.lowering.epilogue import TwinMatmulEpilogue, fold_matmul
+from fxquant.lowering.obstacles import obstacle
+from fxquant.lowering.products import cast_product
 from fxquant.ops import dequantize, dequantize_twin, int8_matmul, int8_matmul_twin
-from fxquant.passes.lower_linear import cast_product
-from fxquant.rewrite import Rule, rewrite
 
 _SIMULATED = Call(
     torch.matmul,
@@ -34,8 +35,8 @@ def lower_matmul(gm: fx.GraphModule) -> PassResult:
     Becomes: y = int8_matmul(q, k, s_q * s_k, z_q - 128, z_k - 128, bfloat16)      # zero points as stored
 
     q: (B, H, N, D) int8, k: (B, H, D, N) int8, y: (B, H, N, N). Twin-uniform codes on the left go to
-    int8_matmul_twin(p, v, s_high * s_v, s_low * s_v, z_v - 128, bfloat16). A product that `fxquant.lowering.obstacle` refuses
-    stays simulated.
+    int8_matmul_twin(p, v, s_high * s_v, s_low * s_v, z_v - 128, bfloat16). A product that
+    `fxquant.lowering.obstacles.obstacle` refuses stays simulated.
     """
     return rewrite(gm, RULES, "lower_matmul")
 
@@ -43,10 +44,10 @@ def lower_matmul(gm: fx.GraphModule) -> PassResult:
 def _lower(graph: fx.Graph, m: Match) -> fx.Node | None:
     root: fx.Node = m["root"]
     record = record_of(root)
-    if record is None or lowering.obstacle(root) is not None:
+    if record is None or obstacle(root) is not None:
         return None
-    folded = lowering.fold_matmul(m["left"], m["right"])
-    target = int8_matmul_twin if isinstance(folded, lowering.TwinMatmulEpilogue) else int8_matmul
+    folded = fold_matmul(m["left"], m["right"])
+    target = int8_matmul_twin if isinstance(folded, TwinMatmulEpilogue) else int8_matmul
     named = folded._asdict().items()
     buffers = [v if v is None else read_buffer(graph, f"{record.label}.{name}", v) for name, v in named]
     product = graph.call_function(target, (m["a"], m["b"], *buffers, torch.float32))

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant import dataflow
-from fxquant.attributes import tensor_of
+from fxquant.config.operands import OperandSpec, Role, TensorSpec
+from fxquant.config.placement import Placement
 from fxquant.errors import ConfigError
-from fxquant.meta import module_path, record_of, set_record
+from fxquant.graph import dataflow
+from fxquant.graph.attributes import tensor_of
+from fxquant.graph.meta import module_path, record_of, set_record
+from fxquant.graph.observer_home import ObserverHome
+from fxquant.graph.rewrite import blame, edit
+from fxquant.graph.values import find_values
 from fxquant.observers.base import Observer
-from fxquant.operands import Role, TensorSpec
-from fxquant.passes.insert_observers import ObserverHome
-from fxquant.placement import Placement
-from fxquant.rewrite import blame, edit
-from fxquant.twin import TwinGELU, TwinSoftmax
-from fxquant.values import find_values
+from fxquant.observers.twin import TwinGELU, TwinSoftmax
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def _record_observed(product: fx.Node) -> bool:
     operands = []
     for argument, operand in zip(product.args, record.operands, strict=False):
         observer = _observer_of(argument)
-        spec = operand.spec if operand.role is Role.WEIGHT else observer.spec if observer else None
+        spec = operand.spec if operand.role is Role.WEIGHT else cast("OperandSpec | None", observer and observer.spec)
         operands.append(replace(operand, spec=spec))
     # Nobody asked for an int8 product where an operand is float, or a power of two.
     integers = all(isinstance(o.spec, TensorSpec | TwinGELU | TwinSoftmax) for o in operands)

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.attributes import tensor_of
-from fxquant.dataflow import moves_values
-from fxquant.match import Call, Match
-from fxquant.numerics import storage_offset
+from fxquant.graph.attributes import tensor_of
+from fxquant.graph.dataflow import moves_values
+from fxquant.graph.match import Call, Match
+from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops.quantize import quantize
-from fxquant.rewrite import Rule, rewrite
 
 _QUANTIZE = Call(quantize, ...)
 # Moves that make no copies of values and do not change their dtype.

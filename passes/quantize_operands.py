@@ -8,17 +8,20 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant import dataflow, lowering
-from fxquant.attributes import read_buffer, tensor_of
+from fxquant.config.operands import IntegerNorm
 from fxquant.errors import CalibrationError, ConfigError
-from fxquant.integer_norm import integer_input
-from fxquant.log2 import LogIntSoftmax, refuse_coarse
-from fxquant.meta import record_of
+from fxquant.graph import dataflow
+from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.meta import record_of
+from fxquant.graph.rewrite import blame, edit, inherit_meta
+from fxquant.graph.shapes import varying_axes
+from fxquant.lowering.epilogue import ROWS
+from fxquant.lowering.integer_norm import integer_input
+from fxquant.lowering.quantized import is_quantized, quantized
 from fxquant.observers.base import Observer, QParams
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.observers.log2 import Log2Observer
-from fxquant.observers.twin import TwinObserver
-from fxquant.operands import IntegerNorm
+from fxquant.observers.log2 import Log2Observer, LogIntSoftmax, refuse_coarse
+from fxquant.observers.twin import TwinObserver, TwinSoftmax
 from fxquant.ops import (
     check_input,
     denoise_bias,
@@ -32,9 +35,6 @@ from fxquant.ops import (
     quantize_log2,
     quantize_twin,
 )
-from fxquant.rewrite import blame, edit, inherit_meta
-from fxquant.shapes import varying_axes
-from fxquant.twin import TwinSoftmax
 
 
 def quantize_operands(gm: fx.GraphModule) -> PassResult:
@@ -133,8 +133,8 @@ def _constant_codes(value: Tensor, params: QParams, qmin: int, qmax: int) -> Ten
     if axis not in (None, 0) or value.dim() < 2:
         return quantize(value, scale, zero_point, qmin, qmax, axis)
     codes = torch.empty_like(value, dtype=torch.int8)
-    for start in range(0, value.shape[0], lowering.ROWS):
-        rows = slice(start, start + lowering.ROWS)
+    for start in range(0, value.shape[0], ROWS):
+        rows = slice(start, start + ROWS)
         own = [t if t is None or t.dim() == 0 or axis is None else t[rows] for t in (scale, zero_point)]
         codes[rows] = quantize(value[rows], own[0], own[1], qmin, qmax, axis)  # type: ignore[arg-type]
     return codes
@@ -164,7 +164,7 @@ def _log2(graph: fx.Graph, source: fx.Node, observer: Log2Observer) -> tuple[fx.
 def _scale_of(scores: object, observer: Log2Observer) -> fx.Node:
     """Return the scale of quantised scores, to which constants may have been added since."""
     found = dataflow.behind_sums(scores)
-    operand = lowering.quantized(found)
+    operand = quantized(found)
     if operand is None:
         raise ConfigError(
             f"node {observer.operand!r}: LogIntSoftmax expected quantised scores, to which constants may be added, and found "
@@ -210,7 +210,7 @@ def _refuse_constant(observer: Observer) -> None:
 def _restore_dtype(node: fx.Node) -> None:
     """Keep a product's operands in one dtype, and its result in the model's."""
     operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
-    quantized = [o for o in operands if lowering.is_quantized(o)]
+    quantized = [o for o in operands if is_quantized(o)]
     dtype = _result_dtype(node)
     if not quantized or dtype is torch.float32:
         return

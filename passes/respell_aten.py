@@ -12,8 +12,8 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.aten_table import CHECKS, IDENTITIES, IGNORED, RESIZES, ROWS
-from fxquant.rewrite import blame, edit
+from fxquant.dialect.aten_table import CHECKS, IDENTITIES, IGNORED, RESIZES, ROWS
+from fxquant.graph.rewrite import blame, edit
 
 Spelling = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
 _END = 2**62  # export writes the open end of a slice as the largest integer

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.attributes import read_buffer, tensor_of
-from fxquant.linear_site import LinearSite, linear_site
-from fxquant.lowering import INT8_LINEARS
-from fxquant.match import Call, Match
-from fxquant.meta import Record, record_of, set_record
-from fxquant.numerics import storage_offset
+from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.match import Call, Match
+from fxquant.graph.meta import Record, record_of, set_record
+from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.lowering.linear_site import LinearSite, linear_site
+from fxquant.lowering.quantized import INT8_LINEARS
+from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops import (
     attention_quantize,
     dequantize,
@@ -28,7 +29,6 @@ from fxquant.ops import (
     quantize,
     quantize_twin,
 )
-from fxquant.rewrite import Rule, rewrite
 
 # Where the arguments of the quantiser begin: scale, zero point, qmin, qmax; or high, low, split, qmin, qmax.
 _UNIFORM: dict[Any, int] = {quantize: 1, layer_norm_quantize: 4, attention_quantize: 6, int8_linear_gelu_quantize: 7}

@@ -9,9 +9,9 @@ import torch
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.match import Call, Match, Var
-from fxquant.meta import Product, clear_record, record_of, set_record
-from fxquant.rewrite import Rule, rewrite
+from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.meta import Product, clear_record, record_of, set_record
+from fxquant.graph.rewrite import Rule, rewrite
 
 
 def scale_scores(gm: fx.GraphModule) -> PassResult:

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.rewrite import blame, edit, inherit_meta
-from fxquant.train_modules import BatchNorm
+from fxquant.graph.rewrite import blame, edit, inherit_meta
+from fxquant.ops.train_modules import BatchNorm
 
 _NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _DEFAULTS = (None, None, None, None, None, False, 0.1, 1e-5)

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.attributes import read_buffer, tensor_of
+from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.match import Call, Match
+from fxquant.graph.meta import record_of, set_record
+from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.kernels import cpu
 from fxquant.kernels.activation_table import gelu_table
-from fxquant.kernels.cpu.operators import KERNELS, NO_QUANTIZER
-from fxquant.linear_site import linear_site
-from fxquant.lowering import INT8_LINEARS
-from fxquant.match import Call, Match
-from fxquant.meta import record_of, set_record
+from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.kernels.quantizer import NO_QUANTIZER
+from fxquant.lowering.linear_site import linear_site
+from fxquant.lowering.quantized import INT8_LINEARS
 from fxquant.ops import attention_quantize, layer_norm_quantize, quantize, quantize_twin
-from fxquant.rewrite import Rule, rewrite
 
 _FLOATS = (torch.float32, torch.bfloat16)
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.linear_site import linear_site
-from fxquant.lowering import INT8_LINEARS
-from fxquant.match import Call, Match
-from fxquant.meta import record_of, set_record
+from fxquant.graph.match import Call, Match
+from fxquant.graph.meta import record_of, set_record
+from fxquant.graph.rewrite import rewrite
+from fxquant.lowering.linear_site import linear_site
+from fxquant.lowering.quantized import INT8_LINEARS
 from fxquant.ops import quantize, quantize_twin
 from fxquant.ops.onednn_linear import DTYPES, GELU_ALGORITHMS, onednn_linear
-from fxquant.rewrite import rewrite
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
-pytest.register_assert_rewrite("tests.helpers")
+pytest_plugins = ["tests.support.folders"]
+
+pytest.register_assert_rewrite("tests.support.check_pass")
 
 # The same examples every time, however busy the machine. `--hypothesis-profile=search` looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

@@ -13,12 +13,12 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import ConfigError, InputError, LayerSpec, QuantConfig, TensorSpec, TwinSoftmax, UnsupportedGraphError
-from fxquant.numerics import sqnr
+from fxquant.graph.stages import Stage, stage_of
+from fxquant.numerics.arithmetic import sqnr
 from fxquant.observers import Observer
 from fxquant.ops import int8_linear
-from fxquant.spec import Stage, stage_of
-from tests.helpers import module_of
-from tests.models import Shared, images, small_swin, small_vit
+from tests.support.check_pass import module_of
+from tests.support.models import Shared, images, small_swin, small_vit
 
 MINMAX = fxquant.recipe("minmax")
 

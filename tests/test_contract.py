@@ -1,4 +1,4 @@
-"""The contract of lowering, see `tests.contract`, over all bits, granularities, dtypes and kinds of products."""
+"""The contract of lowering, see `tests.support.contract`, over all bits, granularities, dtypes and kinds of products."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import fxquant
 from fxquant import LayerSpec, PerChannel, PerHead, PerTensor, QuantConfig, RowGroups, TensorSpec, TwinGELU, TwinSoftmax
-from fxquant.attributes import tensor_of
+from fxquant.graph.attributes import tensor_of
 from fxquant.ops import extract_patches, int8_linear_twin, int8_matmul, int8_matmul_twin
-from tests.contract import calibrated, sites
-from tests.models import Shared, images, small_swin, small_vit
+from tests.support.contract import calibrated, sites
+from tests.support.models import Shared, images, small_swin, small_vit
 
 
 @st.composite

@@ -24,7 +24,7 @@ from fxquant.distributed import (
     world_size,
 )
 from fxquant.errors import InputError
-from tests.distributed_checks import CHECKS, WORLD, find_expected, work
+from tests.support.distributed_checks import CHECKS, WORLD, find_expected, work
 
 
 @pytest.fixture(scope="module")

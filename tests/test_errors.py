@@ -25,8 +25,8 @@ from fxquant import (
     TensorSpec,
     UnsupportedGraphError,
 )
-from tests.helpers import module_of
-from tests.models import images, small_vit
+from tests.support.check_pass import module_of
+from tests.support.models import images, small_vit
 
 MINMAX = fxquant.recipe("minmax")
 VIT = small_vit()

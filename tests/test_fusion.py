@@ -1,4 +1,4 @@
-"""The contract of fusion, see `tests.fusing`, on small models, recipes, dtypes and batch sizes."""
+"""The contract of fusion, see `tests.support.fusing`, on small models, recipes, dtypes and batch sizes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import LayerSpec, QuantConfig, TwinGELU, pipeline
+from fxquant.graph.shapes import propagate_shapes
+from fxquant.graph.stages import Stage
 from fxquant.kernels import use_backend
 from fxquant.observers.base import Observer
 from fxquant.ops import (
@@ -23,10 +25,8 @@ from fxquant.ops import (
     layer_norm_quantize,
 )
 from fxquant.passes.fuse_attention import fuse_attention
-from fxquant.shapes import propagate_shapes
-from fxquant.spec import Stage
-from tests.fusing import check_nodes, prepared_model, unfused
-from tests.models import images, small_swin, small_vit
+from tests.support.fusing import check_nodes, prepared_model, unfused
+from tests.support.models import images, small_swin, small_vit
 
 TWIN = QuantConfig(LayerSpec(gelu=TwinGELU()))
 MODELS: dict[str, Callable[[], nn.Module]] = {

@@ -14,10 +14,10 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 import fxquant
 from fxquant import CalibrationError, PassError, Placement, pipeline
-from fxquant.config import QuantConfig
-from fxquant.rewrite import edit
-from fxquant.spec import Stage, stage_of
-from tests.helpers import graph_of, module_of
+from fxquant.config.quant_config import QuantConfig
+from fxquant.graph.rewrite import edit
+from fxquant.graph.stages import Stage, stage_of
+from tests.support.check_pass import graph_of, module_of
 
 X = torch.randn(2, 3, 8, 8)
 

@@ -13,9 +13,9 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import ConfigError, LayerSpec, LearnedStep, TensorSpec, UnsupportedGraphError
-from fxquant.learned_step import initial_weight_scale
 from fxquant.models import SReT
-from fxquant.numerics import sqnr
+from fxquant.numerics.arithmetic import sqnr
+from fxquant.numerics.learned_step import initial_weight_scale
 from fxquant.observers import LearnedStepQuantizer, Observer
 from fxquant.training.regulariser import variation_regulariser
 

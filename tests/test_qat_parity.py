@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.config import LayerSpec, QuantConfig
+from fxquant.config.layer_spec import LayerSpec
+from fxquant.config.quant_config import QuantConfig
 from fxquant.models import SReT
 from fxquant.observers import LearnedStepQuantizer
 from fxquant.training.regulariser import variation_regulariser

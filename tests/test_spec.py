@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import LayerSpec, QuantConfig, TwinGELU, TwinSoftmax, UnsupportedGraphError
-from fxquant.attributes import read_buffer, tensor_of
+from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.stages import Stage
 from fxquant.ops import (
     dequantize,
     dequantize_twin,
@@ -25,7 +26,7 @@ from fxquant.ops import (
     quantize,
     quantize_twin,
 )
-from fxquant.spec import Stage, verify
+from fxquant.spec import verify
 
 X = torch.randn(2, 20, 4)
 PREPARED = fxquant.prepare(nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4)).eval(), fxquant.recipe("minmax"))

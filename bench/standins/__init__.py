@@ -1,8 +1,8 @@
 """Stand-ins for pretrained models: small transformers that read glyphs, where accuracy can be measured offline."""
 
-from standins.data import CHARACTERS, CLASSES, IMAGE_SIZE, Glyphs, load_part
-from standins.models import STANDINS, build_standin, load_standin
-from standins.outliers import Outliers, inject_outliers
+from bench.standins.architectures import STANDINS, build_standin, load_standin
+from bench.standins.glyphs import CHARACTERS, CLASSES, IMAGE_SIZE, Glyphs, load_part
+from bench.standins.outliers import Outliers, inject_outliers
 
 __all__ = [
     "CHARACTERS",

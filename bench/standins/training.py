@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from bench.standins.architectures import build_standin
+from bench.standins.glyphs import Glyphs
 from fxquant.errors import ConfigError, InputError
-from standins.data import Glyphs
-from standins.models import build_standin
 
 
 @dataclass(frozen=True)

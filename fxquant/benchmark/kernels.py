@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 import fxquant
-from fxquant.report import ProductReport
+from fxquant.inspection.report import ProductReport
 
 
 @dataclass(frozen=True)

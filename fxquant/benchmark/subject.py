@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.config import QuantConfig
+from fxquant.config.quant_config import QuantConfig
 from fxquant.errors import InputError
 
 

@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_leaves
 from fxquant.calibration.sample import Sample
 from fxquant.calibration.sites import Site
 from fxquant.calibration.values import size_of
+from fxquant.config.search import Gradient, Metric
 from fxquant.errors import CalibrationError
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.search import Gradient, Metric
 
 
 @dataclass(frozen=True, eq=False)

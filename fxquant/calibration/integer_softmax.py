@@ -7,10 +7,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx
 
-from fxquant import dataflow
-from fxquant.log2 import LogIntSoftmax, refuse_coarse
+from fxquant.graph import dataflow
 from fxquant.observers.base import Observer
-from fxquant.observers.log2 import Log2Observer
+from fxquant.observers.log2 import Log2Observer, LogIntSoftmax, refuse_coarse
 from fxquant.ops import dequantize_log2, log_int_softmax
 
 

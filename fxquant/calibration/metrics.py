@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxquant.search import Metric
+from fxquant.config.search import Metric
 
 
 def elementwise_loss(metric: Metric, y: Tensor, approximation: Tensor, gradient: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fxquant.calibration.grid import around, log_spaced
-from fxquant.granularity import PerHead, PerTensor
+from fxquant.numerics.granularity import PerHead, PerTensor
 from fxquant.observers.base import Observer, QParams
 from fxquant.observers.twin import TwinGELUObserver, TwinQParams, TwinSoftmaxObserver
 

@@ -12,7 +12,7 @@ from fxquant.calibration.gradients import Sensitivity
 from fxquant.calibration.grid import Losses
 from fxquant.calibration.metrics import directional_loss, elementwise_loss, is_directional
 from fxquant.calibration.operand import Side
-from fxquant.search import Metric
+from fxquant.config.search import Metric
 
 BLOCK = 2**22  # elements of an output that are compared at a time
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, fx
 from tqdm.auto import tqdm
 
-from fxquant.attributes import tensor_of, weight_of
 from fxquant.calibration.gradients import Gradients
-from fxquant.calibration.noise import draw, draws, search_noise
+from fxquant.calibration.noise_search import draw, draws, search_noise
 from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.problem import Problem
 from fxquant.calibration.sample import Sample
@@ -22,12 +21,13 @@ from fxquant.calibration.sharing import Found, Sharing, assign, put_found, score
 from fxquant.calibration.sites import Site, find_sites, refuse_unsearchable
 from fxquant.calibration.values import Values
 from fxquant.calibration.walk import Walk
+from fxquant.config.search import Gradient, ScaleSearch
 from fxquant.distributed import rank, together, world_size
 from fxquant.errors import CalibrationError, InputError
-from fxquant.meta import record_of, set_record
+from fxquant.graph.attributes import tensor_of, weight_of
+from fxquant.graph.meta import record_of, set_record
+from fxquant.graph.shapes import propagate_shapes
 from fxquant.observers.base import Observer
-from fxquant.search import Gradient, ScaleSearch
-from fxquant.shapes import propagate_shapes
 
 # What a product is compared by where a noise is searched, but no scale.
 _NOISE_ALONE = ScaleSearch(weights=False, inputs=False, rounds=1)

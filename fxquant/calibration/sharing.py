@@ -7,14 +7,14 @@ from enum import Enum
 
 from torch import Tensor, fx
 
-from fxquant.attributes import weight_of
 from fxquant.calibration.grid import Losses, Scorer, score_here
 from fxquant.calibration.sample import Sample
 from fxquant.calibration.sites import Site
+from fxquant.config.search import Inputs
 from fxquant.distributed import interleave, shard, together, world_size
-from fxquant.meta import record_of
+from fxquant.graph.attributes import weight_of
+from fxquant.graph.meta import record_of
 from fxquant.observers.base import Observer
-from fxquant.search import Inputs
 
 WORTH = 2**24  # multiply-accumulates of a site; below, scoring a candidate is quicker than telling the others
 FOUND = ("found_scale", "found_zero_point", "noise", "bias_shift")

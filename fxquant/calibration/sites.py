@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from fxquant.attributes import stride_and_padding, weight_of
 from fxquant.errors import ConfigError
-from fxquant.granularity import PerTensor
-from fxquant.meta import Record, record_of
+from fxquant.graph.attributes import stride_and_padding, weight_of
+from fxquant.graph.meta import Record, record_of
+from fxquant.numerics.granularity import PerTensor
 from fxquant.observers.base import Observer
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from fxquant.attributes import weight_of
 from fxquant.calibration.sites import Site
 from fxquant.calibration.values import Values
 from fxquant.errors import CalibrationError, FxquantError
-from fxquant.meta import record_of
+from fxquant.graph.attributes import weight_of
+from fxquant.graph.meta import record_of
 from fxquant.observers.base import Observer
 from fxquant.ops import add_noise
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import fx
 
-from fxquant.checkpoint import file
+from fxquant.checkpoint import container
 from fxquant.checkpoint.decode import decode, decode_tensors
 from fxquant.checkpoint.encode import encode
 from fxquant.errors import CheckpointError
@@ -33,7 +33,7 @@ def save(gm: fx.GraphModule, path: str | os.PathLike[str]) -> None:
     """
     path = os.fsdecode(path)
     with _naming(path, "cannot be saved"):
-        file.write(path, *encode(gm))
+        container.write(path, *encode(gm))
 
 
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> fx.GraphModule:
@@ -49,7 +49,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> fx
     path, device = os.fsdecode(path), torch.device(device)
     with torch.inference_mode(False):  # else nothing loaded could be changed again outside of it
         with _naming(path, "cannot be loaded"):
-            contents, stored = file.read(path)
+            contents, stored = container.read(path)
             values = decode_tensors(contents, stored)
         values = {key: value.to(device) for key, value in values.items()}
         with _naming(path, "cannot be loaded"):

@@ -10,14 +10,15 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxquant import dialect
-from fxquant.checkpoint import arguments, meta, modules, scalars, tensors
+from fxquant.checkpoint import arguments, modules, node_meta, scalars, tensors
 from fxquant.checkpoint.names import check_identifier, check_path
 from fxquant.checkpoint.scalars import Json, field
+from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
-from fxquant.spec import Stage, verify
-from fxquant.tracing import CodeTracer
-from fxquant.train_modules import BatchNorm
+from fxquant.graph.stages import Stage
+from fxquant.ops.train_modules import BatchNorm
+from fxquant.spec import verify
+from fxquant.tracing.code_tracer import CodeTracer
 
 
 def decode_tensors(contents: Json, stored: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -55,7 +56,7 @@ def decode(contents: Json, values: dict[str, Tensor]) -> fx.GraphModule:
 
 def decode_graph(contents: Json) -> fx.Graph:
     """Return the graph that `contents` describes; its modules and tensors are not looked for yet."""
-    stacks = meta.decode_stacks(field(contents, "stacks", list))
+    stacks = node_meta.decode_stacks(field(contents, "stacks", list))
     graph = fx.Graph(tracer_cls=CodeTracer)
     nodes: dict[str, fx.Node] = {}
     last = None
@@ -65,7 +66,7 @@ def decode_graph(contents: Json) -> fx.Graph:
         name = check_identifier(field(data, "name", str), "node")
         try:
             last = nodes[name] = _decode_node(graph, name, data, nodes)
-            meta.decode(data, last, stacks)
+            node_meta.decode(data, last, stacks)
         except CheckpointError as error:
             raise CheckpointError(f"node {name!r}: {error}") from error
     if last is None or last.op != "output":
@@ -79,7 +80,7 @@ def _decode_node(graph: fx.Graph, name: str, data: Json, nodes: dict[str, fx.Nod
     given = field(data, "kwargs", dict) if "kwargs" in data else {}
     kwargs = {check_identifier(key, "keyword"): arguments.decode(value, nodes) for key, value in given.items()}
     target = _target(op, data.get("target"))
-    reason = dialect.refusal(op, target, args, kwargs) if op in _CALLS else _refusal(op, args, kwargs)
+    reason = vocabulary.refusal(op, target, args, kwargs) if op in _CALLS else _refusal(op, args, kwargs)
     if op == "placeholder" and target in ("self", *(n.target for n in nodes.values() if n.op == op)):
         reason = f"the input {target!r} appears twice"
     if reason is not None:
@@ -95,7 +96,7 @@ _CALLS = ("call_function", "call_method")
 
 def _target(op: str, target: Json) -> Any:
     if op == "call_function":
-        function = dialect.function_named(target) if isinstance(target, str) else None
+        function = vocabulary.function_named(target) if isinstance(target, str) else None
         if function is None:
             raise CheckpointError(f"the function {target!r:.100} is not in the dialect of this fxquant")
         return function

@@ -5,14 +5,15 @@ from __future__ import annotations
 from torch import Tensor, fx
 from torch.fx.graph import CodeGen
 
-from fxquant import dialect
-from fxquant.checkpoint import arguments, meta, modules, scalars
+from fxquant.checkpoint import arguments, modules, node_meta, scalars
 from fxquant.checkpoint.decode import decode_graph
 from fxquant.checkpoint.names import check_identifier
 from fxquant.checkpoint.scalars import Json
 from fxquant.checkpoint.tensors import Store
+from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
-from fxquant.spec import Stage, stage_of, verify
+from fxquant.graph.stages import Stage, stage_of
+from fxquant.spec import verify
 
 
 def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
@@ -26,7 +27,7 @@ def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
         )
     called = modules.called_modules(gm)
     store = Store(gm)
-    stacks = meta.Stacks()
+    stacks = node_meta.Stacks()
     dtype = gm.meta.get("dtype")
     contents: dict[str, Json] = {
         "stage": stage.value,
@@ -45,13 +46,13 @@ def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
     return contents, store.stored
 
 
-def _encode_node(node: fx.Node, stacks: meta.Stacks, converted: bool) -> Json:
+def _encode_node(node: fx.Node, stacks: node_meta.Stacks, converted: bool) -> Json:
     try:
         if node.op in ("call_function", "call_method"):
-            reason = dialect.refusal(node.op, node.target, node.args, node.kwargs)
+            reason = vocabulary.refusal(node.op, node.target, node.args, node.kwargs)
             if reason is not None:
                 raise CheckpointError(reason)
-        target = dialect.name_of(node.target) if node.op == "call_function" else node.target
+        target = vocabulary.name_of(node.target) if node.op == "call_function" else node.target
         data: dict[str, Json] = {
             "name": node.name,
             "op": node.op,
@@ -60,6 +61,6 @@ def _encode_node(node: fx.Node, stacks: meta.Stacks, converted: bool) -> Json:
         }
         if node.kwargs:
             data["kwargs"] = {key: arguments.encode(value) for key, value in node.kwargs.items()}
-        return data | meta.encode(node, stacks, converted)
+        return data | node_meta.encode(node, stacks, converted)
     except CheckpointError as error:
         raise CheckpointError(f"node {node.name!r}: {error}") from error

@@ -10,11 +10,11 @@ from torch import Tensor, fx, nn
 from fxquant.checkpoint import scalars, typed
 from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json, field
+from fxquant.config.operands import OperandSpec
 from fxquant.errors import CheckpointError
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.operands import OperandSpec
-from fxquant.train_modules import BatchNorm
+from fxquant.ops.train_modules import BatchNorm
 
 # What an observer holds besides its statistics and what it was built with.
 _STATE = {"frozen", "dtype"}

@@ -16,13 +16,13 @@ from fxquant import observers
 from fxquant.checkpoint import scalars
 from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json
+from fxquant.config.operands import IntegerNorm, TensorSpec
+from fxquant.config.search import NoisyBias, ScaleSearch
 from fxquant.errors import CheckpointError
-from fxquant.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
-from fxquant.log2 import Log2, LogIntSoftmax
-from fxquant.meta import Operand, Record
-from fxquant.operands import IntegerNorm, TensorSpec
-from fxquant.search import NoisyBias, ScaleSearch
-from fxquant.twin import TwinGELU, TwinSoftmax
+from fxquant.graph.meta import Operand, Record
+from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+from fxquant.observers.log2 import Log2, LogIntSoftmax
+from fxquant.observers.twin import TwinGELU, TwinSoftmax
 
 _OBSERVERS = [v for v in vars(observers).values() if isinstance(v, type) and issubclass(v, observers.ObserverOptions)]
 TYPES: dict[str, type] = {

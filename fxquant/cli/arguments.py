@@ -11,9 +11,22 @@ from typing import Any
 import torch
 
 import fxquant
-from fxquant.config import QuantConfig
+from fxquant.config.quant_config import QuantConfig
 from fxquant.distributed import own_device
 from fxquant.errors import ConfigError, InputError
+from fxquant.models.timm_model import TimmModel, build_timm_model
+
+
+def build_chosen_model(options: argparse.Namespace) -> TimmModel:
+    """Return what the options of `fxquant.cli.arguments.add_model_options` ask for; raise as `build_timm_model` does."""
+    return build_timm_model(
+        options.model,
+        pretrained=options.pretrained,
+        checkpoint=options.checkpoint,
+        num_classes=options.num_classes,
+        img_size=options.img_size,
+    )
+
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

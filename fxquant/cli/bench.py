@@ -16,22 +16,24 @@ from fxquant.benchmark.competitors import BASELINE, COMPETITORS
 from fxquant.benchmark.kernels import KernelLine, list_kernels
 from fxquant.benchmark.profile import Profile
 from fxquant.benchmark.profile_forms import profile_forms
-from fxquant.benchmark.run import WARM_UP, Outcome, run_batch, select_competitors
+from fxquant.benchmark.run_engines import WARM_UP, Outcome, run_batch, select_competitors
 from fxquant.benchmark.subject import Subject
 from fxquant.cli.arguments import (
     add_model_options,
     add_recipe_options,
     add_run_options,
+    build_chosen_model,
     format_value,
     positive,
     resolve_device,
     resolve_recipe,
     start_run,
 )
-from fxquant.cli.models import TimmModel, build_chosen_model
-from fxquant.cli.output import format_table, print_facts, write_json
-from fxquant.data import resolve_data_config
-from fxquant.environment import describe_environment
+from fxquant.cli.output import format_table, print_facts
+from fxquant.data.batches import resolve_data_config
+from fxquant.files import write_json
+from fxquant.measurement.environment import describe_environment
+from fxquant.models.timm_model import TimmModel
 
 DESCRIPTION = """
 Time a timm model on random images: fxquant's int8 beside float32, bfloat16 and other int8 engines, all in interleaved rounds.

@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fxquant.cache import cache_folder
 from fxquant.cli.arguments import collect_options, positive
-from fxquant.cli.models import TimmModel
 from fxquant.cli.synthesize import synthesis_option
-from fxquant.data import DataConfig
+from fxquant.data.batches import DataConfig
 from fxquant.errors import InputError
+from fxquant.files import cache_folder
+from fxquant.models.timm_model import TimmModel
 from fxquant.synthesis import gaussian_images, load_images, synthesize
 from fxquant.synthesis.options import make_options
 from fxquant.synthesis.state_file import fingerprint
@@ -38,30 +36,6 @@ class CalibrationSource:
 
     def __str__(self) -> str:
         return str(self.file) if self.file else f"{self.kind}:{self.count}"
-
-
-class TensorBatches:
-    """
-    Batches of `size` out of images ``(n, 3, H, W)``, with labels of 0; iterate as often as needed.
-
-    part: (i, n) leaves every n-th batch, from number i on.
-    """
-
-    def __init__(self, images: Tensor, size: int, part: tuple[int, int] = (0, 1)) -> None:
-        self.images, self.size = images, size
-        self._batches = images.split(size)[part[0] :: part[1]]
-        self.count = sum(map(len, self._batches))
-
-    def shard(self, number: int, count: int) -> TensorBatches:
-        """Return every `count`-th batch, from that of this `number` on."""
-        return TensorBatches(self.images, self.size, (number, count))
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self._batches:
-            yield batch, torch.zeros(len(batch), dtype=torch.int64)
 
 
 def add_calibration_options(group: argparse._ArgumentGroup) -> None:

@@ -14,22 +14,15 @@ from tqdm.auto import tqdm
 
 import fxquant
 from fxquant.cli.arguments import add_run_options, positive, start_run
-from fxquant.cli.measure import (
-    Row,
-    Task,
-    calibrate_model,
-    compile_model,
-    format_rows,
-    format_timing,
-    measure_converted,
-    measure_float,
-)
-from fxquant.cli.output import print_facts, write_json
+from fxquant.cli.output import print_facts
+from fxquant.cli.rows import format_rows, format_timing
 from fxquant.digits import load_calibration_digits, load_digits_vit, load_test_digits
-from fxquant.environment import describe_environment
 from fxquant.errors import FxquantError
-from fxquant.evaluation import measure_agreement
-from fxquant.timing import Timing, time_interleaved
+from fxquant.files import write_json
+from fxquant.measurement.environment import describe_environment
+from fxquant.measurement.evaluation import measure_agreement
+from fxquant.measurement.experiment import Row, Task, calibrate_model, compile_model, measure_converted, measure_float
+from fxquant.measurement.timing import Timing, time_interleaved
 
 BITS = (8, 6, 4)
 THREADS = 1  # so small a model gains little from more, and one is what other work on the machine disturbs least

@@ -9,16 +9,8 @@ from typing import Any
 
 import fxquant
 from fxquant.cli.arguments import DTYPES, add_run_options, positive, resolve_device, start_run
-from fxquant.cli.measure import (
-    Row,
-    Task,
-    calibrate_model,
-    describe_calibration,
-    format_rows,
-    measure_converted,
-    measure_float,
-)
-from fxquant.cli.output import print_facts, write_json
+from fxquant.cli.output import print_facts
+from fxquant.cli.rows import describe_calibration, format_rows
 from fxquant.cli.setting import (
     Setting,
     add_device_options,
@@ -28,7 +20,9 @@ from fxquant.cli.setting import (
     setting_as_json,
 )
 from fxquant.distributed import only_first
-from fxquant.environment import describe_environment
+from fxquant.files import write_json
+from fxquant.measurement.environment import describe_environment
+from fxquant.measurement.experiment import Row, Task, calibrate_model, measure_converted, measure_float
 
 DESCRIPTION = """
 Measure a timm model on an ImageFolder tree, as it is and quantised. DIR holds train/ and val/ (or validation/, test/), from

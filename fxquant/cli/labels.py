@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fxquant.cli.arguments import positive
-from fxquant.cli.output import write_json
-from fxquant.data import Samples, read_image_tree
+from fxquant.data.folder import Samples, read_image_tree
 from fxquant.distillation import LabelKind
 from fxquant.distillation.label_kind import kind_names
 from fxquant.distillation.manifest import Manifest
-from fxquant.environment import describe_environment
 from fxquant.errors import ConfigError, InputError
+from fxquant.files import write_json
+from fxquant.measurement.environment import describe_environment
 
 
 def label_kind(text: str) -> LabelKind:

@@ -15,17 +15,19 @@ from fxquant.cli.arguments import (
     DTYPES,
     add_model_options,
     add_run_options,
+    build_chosen_model,
     natural,
     positive,
     resolve_device,
     start_run,
 )
 from fxquant.cli.labels import add_label_options, finish, read_images
-from fxquant.cli.models import TimmModel, build_chosen_model
 from fxquant.cli.output import print_facts
-from fxquant.data import Samples, resolve_data_config
+from fxquant.data.batches import resolve_data_config
+from fxquant.data.folder import Samples
 from fxquant.distillation import make_labels
 from fxquant.distributed import first_then_others, initialise, only_first, quiet_others
+from fxquant.models.timm_model import TimmModel
 
 DESCRIPTION = """
 Store what a teacher, any timm model, says of random crops of every training image, so that a student can be trained by

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-from fxquant.atomic import write_atomically
-from fxquant.errors import InputError
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], text: Collection[int] = (0,)) -> str:
@@ -29,12 +23,3 @@ def print_facts(facts: Mapping[str, str]) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name.ljust(width)}  {value}", flush=True)
-
-
-def write_json(file: Path, data: Mapping[str, Any]) -> None:
-    """Write `data` under a temporary name first, so that an interrupted command leaves the old file or none."""
-    text = json.dumps(data, indent=2, allow_nan=False, default=str) + "\n"
-    try:
-        write_atomically(file, lambda name: Path(name).write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot write {str(file)!r}: {error.strerror}") from error

@@ -8,8 +8,8 @@ from typing import Any
 
 import fxquant
 from fxquant.cli.arguments import DTYPES, add_run_options, resolve_device, start_run
-from fxquant.cli.measure import Task, calibrate_model, count_bytes, describe_calibration
-from fxquant.cli.output import print_facts, write_json
+from fxquant.cli.output import print_facts
+from fxquant.cli.rows import describe_calibration
 from fxquant.cli.setting import (
     add_device_options,
     add_setting_options,
@@ -18,7 +18,9 @@ from fxquant.cli.setting import (
     setting_as_json,
 )
 from fxquant.distributed import only_first
-from fxquant.environment import describe_environment
+from fxquant.files import write_json
+from fxquant.measurement.environment import describe_environment
+from fxquant.measurement.experiment import Task, calibrate_model, count_bytes
 
 DESCRIPTION = """
 Quantise a timm model with images of an ImageFolder tree and save it; fxquant eval with the same options draws the same images

@@ -13,12 +13,12 @@ from typing import Any
 
 import fxquant
 from fxquant.cli.arguments import format_value
-from fxquant.config import QuantConfig
+from fxquant.config.quant_config import QuantConfig
+from fxquant.config.recipes.book import RECIPES
+from fxquant.config.recipes.placed import OBSERVERS, SoftmaxCodes
+from fxquant.config.search import Gradient, Inputs, Metric, Noise, ScaleSearch
 from fxquant.errors import ConfigError
 from fxquant.observers import GradientScale
-from fxquant.presets import OBSERVERS, SoftmaxCodes
-from fxquant.recipes import RECIPES
-from fxquant.search import Gradient, Inputs, Metric, Noise, ScaleSearch
 
 DESCRIPTIONS = {
     "default": "omse",

@@ -12,24 +12,18 @@ from fxquant.cli.arguments import (
     DTYPES,
     add_model_options,
     add_recipe_options,
+    build_chosen_model,
     format_value,
     natural,
     positive,
     resolve_recipe,
 )
-from fxquant.cli.calibration_images import CalibrationSource, TensorBatches, add_calibration_options, made_images
-from fxquant.cli.models import TimmModel, build_chosen_model
-from fxquant.config import QuantConfig
-from fxquant.data import (
-    DataConfig,
-    ImageBatches,
-    ImageTree,
-    check_classes,
-    draw_images,
-    read_image_tree,
-    resolve_data_config,
-)
+from fxquant.cli.calibration_images import CalibrationSource, add_calibration_options, made_images
+from fxquant.config.quant_config import QuantConfig
+from fxquant.data.batches import DataConfig, ImageBatches, TensorBatches, resolve_data_config
+from fxquant.data.folder import ImageTree, check_classes, draw_images, read_image_tree
 from fxquant.distributed import first_then_others, world_size
+from fxquant.models.timm_model import TimmModel
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,16 +17,18 @@ from fxquant.cli.arguments import (
     DTYPES,
     add_model_options,
     add_run_options,
+    build_chosen_model,
     collect_options,
     positive,
     recipe_option,
     resolve_device,
     start_run,
 )
-from fxquant.cli.models import TimmModel, build_chosen_model
-from fxquant.cli.output import print_facts, write_json
-from fxquant.environment import describe_environment
+from fxquant.cli.output import print_facts
 from fxquant.errors import InputError
+from fxquant.files import write_json
+from fxquant.measurement.environment import describe_environment
+from fxquant.models.timm_model import TimmModel
 from fxquant.synthesis import Progress, SynthesisOptions, save_images, save_sheet, synthesize
 from fxquant.synthesis.options import make_options
 from fxquant.synthesis.subject import resolve_normalisation, resolve_size

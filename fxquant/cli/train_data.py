@@ -12,22 +12,14 @@ from typing import Any
 from timm.data import create_transform
 from torch import Tensor
 
-from fxquant.cli.models import TimmModel
-from fxquant.data import (
-    DataConfig,
-    ImageBatches,
-    ImageTree,
-    Samples,
-    check_classes,
-    draw_images,
-    read_image_tree,
-    resolve_data_config,
-)
+from fxquant.data.batches import DataConfig, ImageBatches, resolve_data_config
+from fxquant.data.folder import ImageTree, Samples, check_classes, draw_images, read_image_tree
 from fxquant.distillation import LabelKind, MultiCropImages, open_labels
 from fxquant.distillation.manifest import MANIFEST
 from fxquant.distillation.source import digest_labels
 from fxquant.distributed import rank, world_size
 from fxquant.errors import ConfigError, InputError
+from fxquant.models.timm_model import TimmModel
 from fxquant.training import AugmentedImages, TrainingData, TrainingOptions
 from fxquant.training.data import EpochImages
 

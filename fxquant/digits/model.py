@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fxquant.digits.data import CLASSES, IMAGE_SIZE, Digits
+from fxquant.digits.images import CLASSES, IMAGE_SIZE, Digits
 from fxquant.errors import CheckpointError, InputError
 
 WEIGHTS_FILE = Path(__file__).with_name("vit_digits.safetensors")
@@ -42,7 +42,7 @@ def load_digits_vit(file: Path = WEIGHTS_FILE) -> nn.Module:
     Parameters
     ----------
     file
-        Weights written by ``python -m fxquant.digits.train``; the packaged ones if not given.
+        Weights written by ``python -m fxquant.digits.train_digits``; the packaged ones if not given.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def load_digits_vit(file: Path = WEIGHTS_FILE) -> nn.Module:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"cannot read the weights {file}: {error}; write them with fxquant.digits.train"
+            f"cannot read the weights {file}: {error}; write them with fxquant.digits.train_digits"
         ) from error
     with torch.random.fork_rng(devices=[]):
         model = build_digits_vit()

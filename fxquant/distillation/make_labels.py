@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fxquant.data import DataConfig, Samples
+from fxquant.data.batches import DataConfig
+from fxquant.data.folder import Samples
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.manifest import Manifest
 from fxquant.distillation.random_crops import RandomCrops

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from fxquant.atomic import write_atomically
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.errors import InputError
+from fxquant.files import write_atomically
 
 MANIFEST = "labels.json"
 FORMAT = 1

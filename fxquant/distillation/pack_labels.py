@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fxquant.data import Samples
+from fxquant.data.folder import Samples
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.manifest import Manifest
 from fxquant.distillation.open_labels import open_labels

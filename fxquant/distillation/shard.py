@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fxquant.atomic import write_atomically
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.soft_targets import SoftTargets
 from fxquant.distillation.source import CropLabels, join_labels
 from fxquant.errors import InputError
+from fxquant.files import write_atomically
 
 _KIND = "fxquant_labels_shard"
 _FORMAT = 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from fxquant.data import Samples
+from fxquant.data.folder import Samples
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.manifest import MANIFEST, Manifest, ShardIndex, write_manifest
 from fxquant.distillation.shard import read_counts, write_shard

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxquant.data import DataConfig
+from fxquant.data.batches import DataConfig
 from fxquant.distillation.cutting import check_interpolation, normalise
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.soft_targets import SoftTargets

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxquant.errors import CalibrationError
-from fxquant.granularity import RowGroups
-from fxquant.numerics import affine_qparams, dequantize, quantize, symmetric_scale, widen_single
-
-if TYPE_CHECKING:
-    from fxquant.operands import TensorSpec
-
+from fxquant.numerics.arithmetic import affine_qparams, dequantize, quantize, symmetric_scale, widen_single
+from fxquant.numerics.codes import Codes
+from fxquant.numerics.granularity import RowGroups
 
 Summary = tuple[Tensor, ...]
 
@@ -33,10 +30,10 @@ class QParams:
 class ObserverOptions:
     """Frozen options of one kind of observer; `build` makes the module."""
 
-    def check(self, spec: TensorSpec) -> None:
+    def check(self, spec: Codes) -> None:
         """Raise `ConfigError` where this kind of observer cannot find the range of a `spec`; most can find any."""
 
-    def build(self, spec: TensorSpec, name: str) -> Observer:
+    def build(self, spec: Codes, name: str) -> Observer:
         """Return a fresh observer for an operand quantised by `spec`."""
         raise NotImplementedError
 
@@ -63,7 +60,7 @@ class Observer(nn.Module):
     pending: list[Summary] | None = None
     ahead = 0
 
-    def __init__(self, spec: TensorSpec, operand: str) -> None:
+    def __init__(self, spec: Codes, operand: str) -> None:
         super().__init__()
         self.spec = spec
         self.operand = operand

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fxquant.errors import ConfigError
+from fxquant.numerics.codes import Codes
 from fxquant.observers.base import Observer, ObserverOptions, QParams
-
-if TYPE_CHECKING:
-    from fxquant.operands import TensorSpec
 
 
 @dataclass(frozen=True)
 class BinaryWeightStep(ObserverOptions):
     """A weight is trained as ``sign(w) mean|w|``; its codes are -1 and 1, two bits of them narrow."""
 
-    def check(self, spec: TensorSpec) -> None:
+    def check(self, spec: Codes) -> None:
         """Raise `ConfigError` unless the codes of `spec` are -1, 0 and 1."""
         if (spec.qmin, spec.qmax) != (-1, 1) or not spec.symmetric or spec.granularity.axis not in (None, 0):
             raise ConfigError(
@@ -27,7 +25,7 @@ class BinaryWeightStep(ObserverOptions):
                 f"along its rows, got {spec!r}"
             )
 
-    def build(self, spec: TensorSpec, name: str) -> BinaryWeightQuantizer:
+    def build(self, spec: Codes, name: str) -> BinaryWeightQuantizer:
         """Return a `BinaryWeightQuantizer`."""
         return BinaryWeightQuantizer(spec, name)
 
@@ -37,7 +35,7 @@ class BinaryWeightQuantizer(Observer):
 
     size: Tensor
 
-    def __init__(self, spec: TensorSpec, operand: str) -> None:
+    def __init__(self, spec: Codes, operand: str) -> None:
         super().__init__(spec, operand)
         self.register_buffer("size", torch.zeros(0))
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fxquant.errors import ConfigError
+from fxquant.numerics.codes import Codes
 from fxquant.observers.base import Observer, ObserverOptions, Summary
-
-if TYPE_CHECKING:
-    from fxquant.operands import TensorSpec
 
 
 def check_sigma(sigma: float) -> None:
@@ -30,7 +27,7 @@ class EMA(ObserverOptions):
     def __post_init__(self) -> None:
         check_sigma(self.sigma)
 
-    def build(self, spec: TensorSpec, name: str) -> EMAObserver:
+    def build(self, spec: Codes, name: str) -> EMAObserver:
         """Return an `EMAObserver`."""
         return EMAObserver(spec, name, self.sigma)
 
@@ -41,7 +38,7 @@ class EMAObserver(Observer):
     minimum: Tensor
     maximum: Tensor
 
-    def __init__(self, spec: TensorSpec, operand: str, sigma: float) -> None:
+    def __init__(self, spec: Codes, operand: str, sigma: float) -> None:
         super().__init__(spec, operand)
         self.sigma = sigma
         self.register_buffer("minimum", torch.zeros(0))

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fxquant.distributed import world_size
 from fxquant.errors import ConfigError
-from fxquant.granularity import PerTensor, RowGroups
-from fxquant.learned_step import (
+from fxquant.numerics.arithmetic import along, code_range
+from fxquant.numerics.codes import Codes
+from fxquant.numerics.granularity import PerTensor, RowGroups
+from fxquant.numerics.learned_step import (
     MAX_BITS,
     MIN_BITS,
     MIN_SCALE,
@@ -26,11 +28,7 @@ from fxquant.learned_step import (
     round_through,
     scale_gradient,
 )
-from fxquant.numerics import along, code_range
 from fxquant.observers.base import Observer, ObserverOptions, QParams
-
-if TYPE_CHECKING:
-    from fxquant.operands import TensorSpec
 
 
 class GradientScale(Enum):
@@ -63,14 +61,14 @@ class LearnedStep(ObserverOptions):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{type(self).__name__}.{name} must be True or False, got {getattr(self, name)!r}")
 
-    def check(self, spec: TensorSpec) -> None:
+    def check(self, spec: Codes) -> None:
         """Raise `ConfigError` where a step cannot be learned for a `spec`."""
         if spec.narrow:
             raise ConfigError("a learned step uses all codes: use narrow=False")
         if self.learned_bits and not isinstance(spec.granularity, PerTensor) and spec.granularity.axis != 0:
             raise ConfigError(f"learned bits need one scale, or groups of rows of a weight, got {spec.granularity}")
 
-    def build(self, spec: TensorSpec, name: str) -> LearnedStepQuantizer:
+    def build(self, spec: Codes, name: str) -> LearnedStepQuantizer:
         """Return a `LearnedStepQuantizer`."""
         return LearnedStepQuantizer(spec, name, self)
 
@@ -79,7 +77,7 @@ class LearnedStep(ObserverOptions):
 class LearnedWeightStep(LearnedStep):
     """The scale of a weight is trained; it starts where alternating least squares end (`initial_weight_scale`)."""
 
-    def check(self, spec: TensorSpec) -> None:
+    def check(self, spec: Codes) -> None:
         """Raise `ConfigError` for codes that no weight should have."""
         super().check(spec)
         if not spec.symmetric or not spec.signed:
@@ -87,7 +85,7 @@ class LearnedWeightStep(LearnedStep):
         if spec.granularity.axis not in (None, 0):
             raise ConfigError(f"a learned step of a weight runs along its rows, got {spec.granularity}")
 
-    def build(self, spec: TensorSpec, name: str) -> LearnedWeightQuantizer:
+    def build(self, spec: Codes, name: str) -> LearnedWeightQuantizer:
         """Return a `LearnedWeightQuantizer`."""
         return LearnedWeightQuantizer(spec, name, self)
 
@@ -100,7 +98,7 @@ class LearnedStepQuantizer(Observer):
     The first values seen initialise it, and are quantised by it already.
     """
 
-    def __init__(self, spec: TensorSpec, operand: str, options: LearnedStep) -> None:
+    def __init__(self, spec: Codes, operand: str, options: LearnedStep) -> None:
         super().__init__(spec, operand)
         self.options = options
         empty = torch.zeros((len(WIDTHS), 0) if options.learned_bits else 0)
@@ -220,7 +218,8 @@ class LearnedStepQuantizer(Observer):
         scale, offset = self._chosen(self.scale).detach(), self.offset
         bits = max(self.widths())
         self.options = replace(self.options, learned_bits=False)
-        self.spec = replace(self.spec, bits=bits, observer=self.options)
+        settled: dict[str, Any] = {"bits": bits, "observer": self.options}
+        self.spec = replace(self.spec, **settled)
         self.scale, self.bits = nn.Parameter(scale, requires_grad=self.options.train), None
         if offset is not None:
             self.offset = nn.Parameter(self._chosen(offset).detach())

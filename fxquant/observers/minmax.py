@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from fxquant.numerics.codes import Codes
 from fxquant.observers.base import Observer, ObserverOptions, Summary
-
-if TYPE_CHECKING:
-    from fxquant.operands import TensorSpec
 
 
 @dataclass(frozen=True)
 class MinMax(ObserverOptions):
     """The range is the smallest and the largest value ever seen."""
 
-    def build(self, spec: TensorSpec, name: str) -> MinMaxObserver:
+    def build(self, spec: Codes, name: str) -> MinMaxObserver:
         """Return a `MinMaxObserver`."""
         return MinMaxObserver(spec, name)
 
@@ -29,7 +26,7 @@ class MinMaxObserver(Observer):
     minimum: Tensor
     maximum: Tensor
 
-    def __init__(self, spec: TensorSpec, operand: str) -> None:
+    def __init__(self, spec: Codes, operand: str) -> None:
         super().__init__(spec, operand)
         self.register_buffer("minimum", torch.zeros(0))
         self.register_buffer("maximum", torch.zeros(0))

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fxquant.errors import ConfigError
-from fxquant.numerics import dequantize, quantize
+from fxquant.numerics.arithmetic import dequantize, quantize
+from fxquant.numerics.codes import Codes
 from fxquant.observers.base import ObserverOptions, QParams, Summary
 from fxquant.observers.histogram import Grid
 from fxquant.observers.minmax import MinMaxObserver
-
-if TYPE_CHECKING:
-    from fxquant.operands import TensorSpec
 
 FACTORS = tuple(1.0 - 0.01 * i for i in range(90))
 MIN_BINS = 2**8
@@ -39,7 +36,7 @@ class OMSE(ObserverOptions):
         if not MIN_BINS <= self.bins <= MAX_BINS:
             raise ConfigError(f"bins must lie in [{MIN_BINS}, {MAX_BINS}], got {self.bins!r}")
 
-    def build(self, spec: TensorSpec, name: str) -> OMSEObserver:
+    def build(self, spec: Codes, name: str) -> OMSEObserver:
         """Return an `OMSEObserver`."""
         return OMSEObserver(spec, name, self)
 
@@ -55,7 +52,7 @@ class OMSEObserver(MinMaxObserver):
     exponent: Tensor
     origin: Tensor
 
-    def __init__(self, spec: TensorSpec, operand: str, options: OMSE) -> None:
+    def __init__(self, spec: Codes, operand: str, options: OMSE) -> None:
         super().__init__(spec, operand)
         self.options = options
         self.register_buffer("histogram", torch.zeros(2, 0, 0, dtype=torch.float64))

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isqrt
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fxquant.errors import ConfigError
+from fxquant.numerics.codes import Codes
 from fxquant.observers.base import ObserverOptions
 from fxquant.observers.ema import EMAObserver, check_sigma
-
-if TYPE_CHECKING:
-    from fxquant.operands import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Percentile(ObserverOptions):
             raise ConfigError(f"alpha must lie in (0.5, 1], got {self.alpha!r}")
         check_sigma(self.sigma)
 
-    def build(self, spec: TensorSpec, name: str) -> PercentileObserver:
+    def build(self, spec: Codes, name: str) -> PercentileObserver:
         """Return a `PercentileObserver`."""
         return PercentileObserver(spec, name, self.sigma, self.alpha)
 
@@ -37,7 +34,7 @@ class Percentile(ObserverOptions):
 class PercentileObserver(EMAObserver):
     """Average the quantiles ``1 - alpha`` and ``alpha`` of the batches, ``(G,)`` each (FQ-ViT)."""
 
-    def __init__(self, spec: TensorSpec, operand: str, sigma: float, alpha: float) -> None:
+    def __init__(self, spec: Codes, operand: str, sigma: float, alpha: float) -> None:
         super().__init__(spec, operand, sigma)
         self.alpha = alpha
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fxquant.errors import ConfigError
-from fxquant.granularity import PerChannel
-from fxquant.numerics import dequantize, quantize
+from fxquant.numerics.arithmetic import dequantize, quantize
+from fxquant.numerics.codes import Codes
+from fxquant.numerics.granularity import PerChannel
 from fxquant.observers.base import ObserverOptions, QParams
 from fxquant.observers.minmax import MinMaxObserver
-
-if TYPE_CHECKING:
-    from fxquant.operands import TensorSpec
 
 FACTORS = 4  # 1, 2, 4, 8
 VALUES = 2**20  # compared at a time, to keep the temporaries small
@@ -30,7 +27,7 @@ class PowerOfTwoFactor(ObserverOptions):
     affine unsigned codes with ``PerChannel(-1)``, such as what a layer norm reads.
     """
 
-    def check(self, spec: TensorSpec) -> None:
+    def check(self, spec: Codes) -> None:
         """Raise `ConfigError` for any other kind of codes."""
         if spec.granularity != PerChannel(-1) or spec.signed or spec.symmetric:
             raise ConfigError(
@@ -38,7 +35,7 @@ class PowerOfTwoFactor(ObserverOptions):
                 f"signed=False and symmetric=False, got {spec.granularity}, signed={spec.signed}, symmetric={spec.symmetric}"
             )
 
-    def build(self, spec: TensorSpec, name: str) -> PowerOfTwoFactorObserver:
+    def build(self, spec: Codes, name: str) -> PowerOfTwoFactorObserver:
         """Return a `PowerOfTwoFactorObserver`."""
         return PowerOfTwoFactorObserver(spec, name)
 
@@ -49,7 +46,7 @@ class PowerOfTwoFactorObserver(MinMaxObserver):
     exponent: Tensor
     reads_last = True
 
-    def __init__(self, spec: TensorSpec, operand: str) -> None:
+    def __init__(self, spec: Codes, operand: str) -> None:
         super().__init__(spec, operand)
         self.register_buffer("exponent", torch.zeros(0, dtype=torch.int32))
 

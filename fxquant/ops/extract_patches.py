@@ -19,7 +19,7 @@ def extract_patches(
 
     A padded pixel holds the code of zero, which is the zero point as stored.
     """
-    from fxquant.numerics import storage_offset
+    from fxquant.numerics.arithmetic import storage_offset
 
     if any(padding):
         rows, columns = padding

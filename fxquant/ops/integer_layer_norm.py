@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxquant import numerics
+from fxquant.numerics import arithmetic
 
 
 def integer_layer_norm(
@@ -25,10 +25,10 @@ def integer_layer_norm(
 
     codes: int8, as stored, of values ``(code - zero_point) * s * factor`` for any s. factor, zero_point: int32 ``(C,)`` or
     0-dim. weight, bias: float ``(C,)``, or None. scale, 0-dim float32, and output_zero_point, int32 or None for 0, are the
-    result's, with codes in ``[qmin, qmax]``. See `fxquant.numerics.integer_layer_norm`.
+    result's, with codes in ``[qmin, qmax]``. See `fxquant.numerics.arithmetic.integer_layer_norm`.
     """
-    steps = (codes.to(torch.int64) + numerics.storage_offset(qmax_in) - zero_point) * factor
-    normed = numerics.integer_layer_norm(steps, weight, bias, scale)
+    steps = (codes.to(torch.int64) + arithmetic.storage_offset(qmax_in) - zero_point) * factor
+    normed = arithmetic.integer_layer_norm(steps, weight, bias, scale)
     if output_zero_point is not None:
         normed = normed + output_zero_point
-    return (normed.clamp(qmin, qmax) - numerics.storage_offset(qmax)).to(torch.int8)
+    return (normed.clamp(qmin, qmax) - arithmetic.storage_offset(qmax)).to(torch.int8)

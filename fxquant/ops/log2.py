@@ -5,23 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxquant import numerics
+from fxquant.numerics import arithmetic
 
 
 def quantize_log2(x: Tensor, qmax: int) -> Tensor:
-    """Return the int8 codes of probabilities, any shape: the exponent of `fxquant.numerics.quantize_log2`, -1 for zero."""
-    return numerics.quantize_log2(x, qmax).to(torch.int8)
+    """Return int8 codes of probabilities, any shape: exponents of `fxquant.numerics.arithmetic.quantize_log2`, -1 for zero."""
+    return arithmetic.quantize_log2(x, qmax).to(torch.int8)
 
 
 def log_int_softmax(scores: Tensor, scale: Tensor, qmax: int) -> Tensor:
     """
     Return the softmax over the last axis of scores ``(B, H, N, M)`` as codes of `quantize_log2`, computed on integers.
 
-    scale: of the quantised scores, float32, 0-dim or ``(H,)``: see `fxquant.numerics.log_int_softmax`.
+    scale: of the quantised scores, float32, 0-dim or ``(H,)``: see `fxquant.numerics.arithmetic.log_int_softmax`.
     """
-    return numerics.log_int_softmax(scores, scale, qmax).to(torch.int8)
+    return arithmetic.log_int_softmax(scores, scale, qmax).to(torch.int8)
 
 
 def dequantize_log2(codes: Tensor) -> Tensor:
     """Return ``2^-code``, and 0 for -1, as float32."""
-    return numerics.dequantize_log2(codes)
+    return arithmetic.dequantize_log2(codes)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxquant import numerics
 from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
+from fxquant.numerics import arithmetic
 from fxquant.ops.noise import add_noise
 
 
@@ -23,8 +23,8 @@ def quantize(
     Return the int8 codes of `x`, any shape: ``clamp(round((x + noise) / scale + zero_point), qmin, qmax)``.
 
     scale: float32, 0-dim or one per index of `axis`; zero_point: int32 of the same shape, or None for 0. Unsigned 8-bit
-    codes are stored minus 128 (`fxquant.numerics.storage_offset`). The arithmetic is float32 whatever the dtype of `x`.
-    noise: see `fxquant.ops.add_noise`.
+    codes are stored minus 128 (`fxquant.numerics.arithmetic.storage_offset`). The arithmetic is float32
+    whatever the dtype of `x`. noise: see `fxquant.ops.add_noise`.
     """
     one_scale = axis is None and scale.numel() == 1 and (noise is None or noise.dim() == 1)
     quantizer = cpu.Quantizer(scale, zero_point, None, None, noise, qmin, qmax)
@@ -34,8 +34,8 @@ def quantize(
     if one_scale and triton.quantizes(x) and not torch.compiler.is_compiling() and on_triton_kernels(x):
         return triton.operators.quantize(x, quantizer)
     x = x if noise is None else add_noise(x, noise)
-    codes = numerics.quantize(x, scale, zero_point, qmin, qmax, axis)
-    offset = numerics.storage_offset(qmax)
+    codes = arithmetic.quantize(x, scale, zero_point, qmin, qmax, axis)
+    offset = arithmetic.storage_offset(qmax)
     return (codes.sub_(offset) if offset else codes).to(torch.int8)
 
 
@@ -43,4 +43,4 @@ def dequantize(
     codes: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: int, qmax: int, axis: int | None = None
 ) -> Tensor:
     """Return ``(code - zero_point) * scale`` as float32, for codes made by `quantize` with the same arguments."""
-    return numerics.dequantize(codes.float() + numerics.storage_offset(qmax), scale, zero_point, axis)
+    return arithmetic.dequantize(codes.float() + arithmetic.storage_offset(qmax), scale, zero_point, axis)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxquant import numerics
 from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
+from fxquant.numerics import arithmetic
 from fxquant.ops.noise import add_noise
 
 
@@ -16,8 +16,8 @@ def quantize_twin(
     """
     Return the int8 codes of `x`, any shape: ``clamp(round(x / (high if x >= split else low)), qmin, qmax)``.
 
-    The sign of a code names its range: see `fxquant.numerics.quantize_twin`. noise, see `fxquant.ops.add_noise`, is added to
-    `x` before all else.
+    The sign of a code names its range: see `fxquant.numerics.arithmetic.quantize_twin`. noise, see `fxquant.ops.add_noise`,
+    is added to `x` before all else.
     """
     one_scale = high.numel() == 1 and (noise is None or noise.dim() == 1)
     quantizer = cpu.Quantizer(high, None, low, split, noise, qmin, qmax)
@@ -27,17 +27,17 @@ def quantize_twin(
     if one_scale and triton.quantizes(x) and not torch.compiler.is_compiling() and on_triton_kernels(x):
         return triton.operators.quantize(x, quantizer)
     x = x if noise is None else add_noise(x, noise)
-    return numerics.quantize_twin(x, high, low, split, qmin, qmax).to(torch.int8)
+    return arithmetic.quantize_twin(x, high, low, split, qmin, qmax).to(torch.int8)
 
 
 def dequantize_twin(codes: Tensor, high: Tensor, low: Tensor, split: Tensor, qmin: int, qmax: int) -> Tensor:
     """Return ``code * (high if code > 0 else low)`` as float32, for codes made by `quantize_twin` with the same arguments."""
-    return numerics.dequantize_twin(codes, high, low)
+    return arithmetic.dequantize_twin(codes, high, low)
 
 
 def fake_quantize_summed_twin(x: Tensor, split: Tensor, qmax: int) -> Tensor:
     """Return softmax probabilities as PTQ4ViT's published code quantises them; it has no int8 form."""
-    return numerics.fake_quantize_summed_twin(x, split, qmax)
+    return arithmetic.fake_quantize_summed_twin(x, split, qmax)
 
 
 def pack_twin(codes: Tensor) -> Tensor:

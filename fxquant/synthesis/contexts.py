@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from fxquant import dataflow
 from fxquant.errors import InputError, UnsupportedGraphError
-from fxquant.meta import Product, module_path
-from fxquant.passes.annotate import product_of
-from fxquant.shapes import propagate_shapes
+from fxquant.graph import dataflow
+from fxquant.graph.meta import Product, module_path
+from fxquant.graph.products import product_of
+from fxquant.graph.shapes import propagate_shapes
 
 _CATS = (torch.cat, torch.concat)
 

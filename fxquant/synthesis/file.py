@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fxquant.atomic import write_atomically
 from fxquant.errors import FxquantError
+from fxquant.files import write_atomically
 
 
 def write_tensors(

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from fxquant.atomic import write_atomically
 from fxquant.errors import InputError
+from fxquant.files import write_atomically
 from fxquant.synthesis.file import read_tensors, write_tensors
 from fxquant.synthesis.options import IMAGENET_MEAN, IMAGENET_STD
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from fxquant.api import trace
 from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
-from fxquant.spec import Stage, stage_of
+from fxquant.graph.stages import Stage, stage_of
 from fxquant.synthesis.contexts import ContextGraph, expose_contexts
 from fxquant.synthesis.options import IMAGENET_MEAN, IMAGENET_STD, SynthesisOptions
 

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.errors import ConfigError
-from fxquant.learned_step import MAX_BITS, MIN_BITS, clamp_through, round_through
-from fxquant.meta import record_of
+from fxquant.graph.meta import record_of
+from fxquant.graph.shapes import propagate_shapes
+from fxquant.inspection.report import multiply_accumulates
+from fxquant.numerics.learned_step import MAX_BITS, MIN_BITS, clamp_through, round_through
 from fxquant.observers.binary import BinaryWeightQuantizer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.observers.learned_step import LearnedStepQuantizer
-from fxquant.report import multiply_accumulates
-from fxquant.shapes import propagate_shapes
 
 FLOAT_BITS = 32.0
 

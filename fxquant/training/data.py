@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
-from fxquant.data import Batch, Samples, open_image
+from fxquant.data.batches import Batch, open_image
+from fxquant.data.folder import Samples
 from fxquant.distillation import SoftTargets, checked_batches
 from fxquant.distillation.draws import random_of
 from fxquant.errors import InputError

@@ -10,8 +10,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from fxquant.atomic import write_atomically
 from fxquant.errors import ConfigError, InputError
+from fxquant.files import write_atomically
 
 COLUMNS = (
     "pass",

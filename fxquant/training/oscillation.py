@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxquant.errors import CheckpointError, ConfigError
 from fxquant.observers.learned_step import LearnedWeightQuantizer
-from fxquant.trainable import weight_quantizers
+from fxquant.observers.trained import weight_quantizers
 
 OSCILLATING = 0.005  # frequency above which a weight counts as oscillating
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
+from fxquant.graph.stages import Stage, stage_of
 from fxquant.observers.learned_step import LearnedStepQuantizer
-from fxquant.spec import Stage, stage_of
-from fxquant.trainable import is_trained
+from fxquant.observers.trained import is_trained
 from fxquant.training.options import TrainingOptions
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fxquant.kernels import cpu, on_cpu_kernels
-from fxquant.learned_step import scale_gradient
+from fxquant.numerics.learned_step import scale_gradient
 from fxquant.observers.binary import BinaryWeightQuantizer
-from fxquant.trainable import weight_quantizers
+from fxquant.observers.trained import weight_quantizers
 
 START = 0.25  # share of the training before which it has no weight
 

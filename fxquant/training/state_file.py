@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from fxquant.atomic import write_atomically
 from fxquant.errors import CheckpointError
+from fxquant.files import write_atomically
 
 _KIND = "fxquant_training"
 _FORMAT = 1

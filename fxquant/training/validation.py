@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxquant.data import Batch
+from fxquant.data.batches import Batch
 from fxquant.distributed import sum_over_ranks
-from fxquant.evaluation import evaluate
+from fxquant.measurement.evaluation import evaluate
 from fxquant.training.interruption import Interruption
 
 
@@ -37,7 +37,7 @@ def measure_accuracy(
     """
     Evaluate `model` in eval mode on all ranks' batches together; each rank calls this, and each gets the result.
 
-    Raises what `fxquant.evaluation.evaluate` raises, and `Stop` where an interruption was asked for.
+    Raises what `fxquant.measurement.evaluation.evaluate` raises, and `Stop` where an interruption was asked for.
     """
     listener = interruption or Interruption()
 

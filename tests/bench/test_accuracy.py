@@ -9,18 +9,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import accuracy
 import pytest
 import torch
-from accuracy import Cell, draw_calibration, main, measure, measure_float, select_cells, write_data
-from accuracy_table import ABLATIONS, RECIPES, render
-from accuracy_table import main as write_table
-from standins.data import load_part
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 import fxquant
-from fxquant.recipes import RECIPES as KNOWN
+from bench.accuracy import __main__ as accuracy
+from bench.accuracy.__main__ import Cell, draw_calibration, main, measure, measure_float, select_cells, write_data
+from bench.accuracy.table import ABLATIONS, RECIPES, render
+from bench.accuracy.table import main as write_table
+from bench.standins.glyphs import load_part
+from fxquant.config.recipes.book import RECIPES as KNOWN
 
 IMAGES = 62
 COMMON = ["--models", "vit", "--outliers", "without", "--bits", "W8A8", "--limit", str(IMAGES), "--calib", "8"]
@@ -183,7 +183,7 @@ def test_the_page_has_means_ranges_ablations_and_failures(file: Path, tmp_path: 
 def test_a_missing_results_file_names_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         write_table(["--results", str(tmp_path / "none.json"), "--out", str(tmp_path / "page.md")])
-    assert "python bench/accuracy.py" in capsys.readouterr().err
+    assert "python -m bench.accuracy" in capsys.readouterr().err
 
 
 def write_file(file: Path) -> None:

@@ -1,14 +1,15 @@
-"""`bench/datafree.py`: cells are measured once, and the page has the mean of each."""
+"""`bench.datafree`: cells are measured once, and the page has the mean of each."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import datafree
 import pytest
 import torch
-from standins import build_standin
+
+from bench import datafree
+from bench.standins import build_standin
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gemm_limit
 import pytest
 import torch
 
 import fxquant
-from tests.models import images, small_vit
+from bench import gemm_limit
+from tests.support.models import images, small_vit
 
 
 def test_shapes_of_all_layers() -> None:

@@ -1,4 +1,4 @@
-"""`bench/gpu.py` says why it cannot run, measures each cell once and keeps what it has measured."""
+"""`bench.gpu` says why it cannot run, measures each cell once and keeps what it has measured."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import gpu
-import gpu_checks
-import harness
 import pytest
 import torch
 
+from bench import harness
+from bench.gpu import __main__ as gpu
+from bench.gpu import checks as gpu_checks
 from fxquant.kernels import triton
 
 

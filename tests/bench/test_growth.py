@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import growth
-import growth_plot
-import harness
 import pytest
+
+from bench import harness
+from bench.growth import __main__ as growth
+from bench.growth import plot as growth_plot
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +52,7 @@ def test_plot(folder: Path) -> None:
 
 def test_no_figures_no_plot() -> None:
     pytest.importorskip("matplotlib")
-    with pytest.raises(SystemExit, match=r"growth\.json is missing: run python bench/growth\.py"):
+    with pytest.raises(SystemExit, match=r"growth\.json is missing: run python -m bench\.growth"):
         growth_plot.draw()
 
 

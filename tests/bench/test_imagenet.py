@@ -15,18 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import imagenet
-import imagenet_measure
 import pytest
 import timm
 import torch
-from imagenet_results import is_done
-from imagenet_tables import Figure, Model
 from safetensors.torch import save_file
 
 import fxquant
-from fxquant.cli.models import build_timm_model
-from tests.cli.conftest import CLASSES, make_class
+from bench.imagenet import __main__ as imagenet
+from bench.imagenet import measure as imagenet_measure
+from bench.imagenet.results import is_done
+from bench.imagenet.tables import Figure, Model
+from fxquant.models.timm_model import build_timm_model
+from tests.support.folders import CLASSES, make_class
 
 TINY = Model("tiny", "test_vit.r160_in1k", 0.0)
 OTHER = Model("other", "test_vit2.r160_in1k", 0.0)
@@ -210,13 +210,12 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from functools import partial
-sys.path[:0] = sys.argv[1:3]
-import imagenet, imagenet_measure
-from fxquant.cli.models import build_timm_model
+from bench.imagenet import __main__ as imagenet, measure
+from fxquant.models.timm_model import build_timm_model
 from tests.bench.test_imagenet import TINY_FIGURES
 
 imagenet.FIGURES = TINY_FIGURES
-imagenet_measure.build_timm_model = partial(build_timm_model, num_classes=3)
+measure.build_timm_model = partial(build_timm_model, num_classes=3)
 replace, written = os.replace, []
 
 def kill(source, target):
@@ -227,7 +226,7 @@ def kill(source, target):
     return replace(source, target)
 
 os.replace = kill
-imagenet.main(sys.argv[3:])
+imagenet.main(sys.argv[1:])
 """
 
 
@@ -236,8 +235,8 @@ def test_a_killed_run_leaves_a_valid_file_to_go_on_from(
 ) -> None:
     root = Path(__file__).parents[2]
     paths = ["--data", folder, "--checkpoints", checkpoints, "--out", tmp_path / "out.json"]
-    command = [sys.executable, "-c", KILLED, root, root / "bench", *paths, "--workers", "0", "--threads", "1"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", KILLED, *paths, "--workers", "0", "--threads", "1"]
+    done = subprocess.run(list(map(str, command)), cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
     (row,) = rows_of(tmp_path).values()
     assert row["recipe"] == "minmax"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from imagenet_images import synthetic_images
-from imagenet_tables import Synthesis
 
 import fxquant
-from fxquant.cli.models import build_timm_model
+from bench.imagenet.images import synthetic_images
+from bench.imagenet.tables import Synthesis
+from fxquant.models.timm_model import build_timm_model
 from tests.bench.test_imagenet import TINY, call_on, figure, make_checkpoints, make_images, publish, rows_of
 
 MADE = Synthesis((("iterations", 2), ("jitter", (2,))), published=(("published", True),))

@@ -7,17 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import imagenet
 import pytest
 import timm
-from imagenet_results import Job, Results, describe_gap, render
-from imagenet_tables import FIGURES, Evidence, Figure, Model, Synthesis
 
 import fxquant
+from bench.imagenet import __main__ as imagenet
+from bench.imagenet.results import Job, Results, describe_gap, render
+from bench.imagenet.tables import FIGURES, Evidence, Figure, Model, Synthesis
 from fxquant import PerTensor
-from fxquant.cli.output import write_json
 from fxquant.errors import InputError
-from fxquant.granularity import PerChannel
+from fxquant.files import write_json
+from fxquant.numerics.granularity import PerChannel
 from fxquant.synthesis.options import make_options
 
 

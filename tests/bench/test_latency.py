@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import harness
-import latency
-import latency_table
 import pytest
 import torch
 
+from bench import harness
+from bench.latency import __main__ as latency
+from bench.latency import table as latency_table
 from fxquant.benchmark.competitor import Competitor
 from fxquant.benchmark.competitors.float_torch import BF16, FP32
-from fxquant.benchmark.run import Outcome, Status
-from fxquant.timing import Timing
+from fxquant.benchmark.run_engines import Outcome, Status
+from fxquant.measurement.timing import Timing
 
 
 @pytest.fixture(autouse=True)

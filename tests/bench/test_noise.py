@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import noise
-import noise_gain
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import fx
 
 import fxquant
+from bench import noise, noise_gain
 from fxquant.ops import quantize
 
 

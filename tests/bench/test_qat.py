@@ -1,4 +1,4 @@
-"""`bench/qat.py`: cells are measured once, on the same images for each method, and the page has the mean of each."""
+"""`bench.qat`: cells are measured once, on the same images for each method, and the page has the mean of each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-import qat
 import torch
-from standins import CLASSES, Glyphs, build_standin
 
 import fxquant
+from bench import qat
+from bench.standins import CLASSES, Glyphs, build_standin
 from fxquant.distillation import SoftTargets
 
 

@@ -1,4 +1,4 @@
-"""Scaling: one process is measured and compared; `python bench/scaling.py --smoke` starts several."""
+"""Scaling: one process is measured and compared; `python -m bench.scaling --smoke` starts several."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import harness
 import pytest
-import scaling
 import torch
+
+from bench import harness, scaling
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
 TASK = scaling.Task("minmax", "vit_tiny_patch16_224", SMALL, 32, 4, 4, 2, "cpu")

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from standins.data import CHARACTERS, CHUNK, PARTS, Glyphs, load_part
-from standins.models import STANDINS, build_standin, load_standin, weights_file
-from standins.outliers import Outliers, inject_outliers
-from standins.train import main
-from standins.training import Recipe, recipe_for, save_weights, train_standin
 from torch import Tensor, nn
 
 import fxquant
+from bench.standins.__main__ import main
+from bench.standins.architectures import STANDINS, build_standin, load_standin, weights_file
+from bench.standins.glyphs import CHARACTERS, CHUNK, PARTS, Glyphs, load_part
+from bench.standins.outliers import Outliers, inject_outliers
+from bench.standins.training import Recipe, recipe_for, save_weights, train_standin
 from fxquant.errors import CheckpointError, ConfigError, InputError
 
 NAMES = tuple(STANDINS)
@@ -99,7 +99,7 @@ def test_two_steps_of_training_repeat_bit_for_bit(name: str, few: Glyphs) -> Non
 
 
 def test_training_command_writes_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("standins.train.load_part", lambda name, count=None: load_part(name, 64))
+    monkeypatch.setattr("bench.standins.__main__.load_part", lambda name, count=None: load_part(name, 64))
     command = ["vit", "--seed", "3", "--epochs", "1", "--out", str(tmp_path / "new")]
     main(command)
     file = weights_file("vit", 3, tmp_path / "new")
@@ -122,14 +122,14 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
         file.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("standins.training.save_file", fail)
+    monkeypatch.setattr("bench.standins.training.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         save_weights(nn.Linear(1, 1), tmp_path / "weights.safetensors", {})
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_weights_name_the_command_that_trains_them(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"python bench/standins/train\.py swin --seed 7"):
+    with pytest.raises(InputError, match=r"python -m bench\.standins swin --seed 7"):
         load_standin("swin", 7, tmp_path)
 
 

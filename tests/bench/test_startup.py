@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import startup
 import torch
+
+from bench import startup
 
 
 def test_stages_of_a_small_model() -> None:

@@ -1,8 +1,8 @@
-"""`bench/synthesis.py`: both loops compute the same loss and gradient."""
+"""`bench.synthesis`: both loops compute the same loss and gradient."""
 
 from __future__ import annotations
 
-import synthesis
+from bench import synthesis
 
 
 def test_both_forms_agree() -> None:

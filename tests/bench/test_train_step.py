@@ -1,4 +1,4 @@
-"""`bench/train_step.py`: the published formulation gives the loss and gradients of ours."""
+"""`bench.train_step`: the published formulation gives the loss and gradients of ours."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-import train_step
 
-from fxquant.learned_step import initial_weight_scale
+from bench import train_step
+from fxquant.numerics.learned_step import initial_weight_scale
 
 SMALL: list[tuple[str, dict[str, Any]]] = [
     ("deit_tiny_patch16_224", {"img_size": 32, "depth": 2, "num_classes": 10}),

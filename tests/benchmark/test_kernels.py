@@ -11,7 +11,7 @@ from torch import fx
 import fxquant
 from fxquant.benchmark.kernels import group_products, list_kernels
 from fxquant.benchmark.subject import Subject
-from fxquant.report import ProductReport
+from fxquant.inspection.report import ProductReport
 
 
 def test_products_of_blocks_share_a_line(subject: Subject) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fxquant.benchmark.competitor import Competitor, Engine, Evidence
 from fxquant.benchmark.competitors import BASELINE, COMPETITORS
 from fxquant.benchmark.competitors.float_torch import BF16, FP32
-from fxquant.benchmark.run import Outcome, Status, run_batch, select_competitors
+from fxquant.benchmark.run_engines import Outcome, Status, run_batch, select_competitors
 from fxquant.benchmark.subject import Subject
 from fxquant.errors import ConfigError
 

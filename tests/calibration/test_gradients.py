@@ -16,8 +16,8 @@ from fxquant import CalibrationError, Gradient, LayerSpec, Metric, PerHead, Quan
 from fxquant.calibration.gradients import Gradients, Sensitivity
 from fxquant.calibration.sample import Sample
 from fxquant.calibration.sites import Site, find_sites
-from fxquant.shapes import propagate_shapes
-from tests.models import images, small_swin, small_vit
+from fxquant.graph.shapes import propagate_shapes
+from tests.support.models import images, small_swin, small_vit
 
 HEADS = TensorSpec(signed=True, symmetric=True, granularity=PerHead())
 AMPLE = 2**30

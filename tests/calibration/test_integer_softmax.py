@@ -12,14 +12,14 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import CalibrationError, ConfigError, PerHead, QuantConfig, TensorSpec
-from fxquant.calibration import run
+from fxquant.calibration import run_batches
 from fxquant.calibration.integer_softmax import has_integer_softmax
-from fxquant.log2 import Log2, LogIntSoftmax
-from fxquant.numerics import dequantize_log2, log_int_softmax
+from fxquant.config.operands import OperandSpec
+from fxquant.config.placement import Placement
+from fxquant.numerics.arithmetic import dequantize_log2, log_int_softmax
 from fxquant.observers import Observer
-from fxquant.operands import OperandSpec
-from fxquant.placement import Placement
-from tests.models import images, small_swin, small_vit
+from fxquant.observers.log2 import Log2, LogIntSoftmax
+from tests.support.models import images, small_swin, small_vit
 
 U8, HEADS = TensorSpec(), TensorSpec(granularity=PerHead())
 
@@ -149,7 +149,7 @@ def test_models_without_it_run_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any) -> None:
         raise AssertionError("expected a plain run")
 
-    monkeypatch.setattr(run, "RunIntegerSoftmax", refuse)
+    monkeypatch.setattr(run_batches, "RunIntegerSoftmax", refuse)
     for probabilities in (None, U8, Log2()):
         prepared = prepared_for(Attention(), probabilities)
         assert not has_integer_softmax(prepared)

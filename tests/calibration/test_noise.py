@@ -10,11 +10,11 @@ from torch import Tensor
 
 from fxquant import Metric, Noise, NoisyBias, PerChannel, TensorSpec, TwinGELU
 from fxquant.calibration.gradients import Sensitivity
-from fxquant.calibration.noise import draw, search_noise
+from fxquant.calibration.noise_search import draw, search_noise
 from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.problem import Problem
-from fxquant.operands import OperandSpec
-from tests.calibration.published import observer_of
+from fxquant.config.operands import OperandSpec
+from tests.support.published import observer_of
 
 SIGNED = TensorSpec(4, signed=True, symmetric=True)
 AFFINE = TensorSpec(3)

@@ -11,9 +11,9 @@ from torch import Tensor, fx
 
 import fxquant
 from fxquant import Metric, Role, TwinGELU, TwinSoftmax
-from fxquant.meta import Operand, Product, Record, record_of
+from fxquant.graph.meta import Operand, Product, Record, record_of
 from fxquant.observers.base import Observer, QParams
-from tests.calibration.published import METRICS, interval, recorded, recorded_model
+from tests.support.published import METRICS, interval, recorded, recorded_model
 
 RECIPES = {"base": "base_ptq", "ptq4vit": "ptq4vit"}
 INTERVALS = {

@@ -11,13 +11,13 @@ from torch import Tensor, fx
 
 import fxquant
 from fxquant import Metric, Noise, NoisyBias, PerChannel, QuantConfig, TensorSpec
-from fxquant.calibration import noise
+from fxquant.calibration import noise_search
 from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.problem import Problem
 from fxquant.calibration.scales import search_scales
-from fxquant.meta import record_of
+from fxquant.graph.meta import record_of
 from fxquant.observers.base import Observer, QParams
-from tests.calibration.published import observer_of, recorded, recorded_model
+from tests.support.published import observer_of, recorded, recorded_model
 
 LAYERS, MODEL = "noisyquant_layers", "noisyquant_model"
 CASES = sorted({key.rpartition("/weight_q")[0] for key in recorded(LAYERS) if key.endswith("weight_q")})
@@ -112,7 +112,7 @@ def test_mean(case: str) -> None:
     found = torch.tensor([layer.loss(scale * k / 200) for k in range(-200, 200, 8)], dtype=torch.float64)
     torch.testing.assert_close(found, table[::8], rtol=1e-3, atol=0)
     options = NoisyBias(Noise.NORMAL, mean=True, range=False, mean_steps=200, coarse=False)
-    shift = noise.search_noise(layer.problem, options, torch.Generator())
+    shift = noise_search.search_noise(layer.problem, options, torch.Generator())
     torch.testing.assert_close(shift, layer["mean/m"].expand(shift.shape), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(layer.output(shift), layer["mean/out"], rtol=1e-5, atol=1e-5)
 
@@ -126,9 +126,9 @@ def test_range(case: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, table = layer[f"{mode}/n_vec"].flatten(), layer[f"{mode}/loss"].double()
     found = torch.tensor([layer.loss(start + drawn * k / 1000) for k in range(0, 2000, 40)], dtype=torch.float64)
     torch.testing.assert_close(found, table[::40], rtol=1e-3, atol=0)
-    monkeypatch.setattr(noise, "draw", lambda *_: layer[f"{mode}/gauss"].flatten() * 2 - 1)
+    monkeypatch.setattr(noise_search, "draw", lambda *_: layer[f"{mode}/gauss"].flatten() * 2 - 1)
     options = NoisyBias(Noise.NORMAL, mean=mode == "mean_range", mean_steps=200, range_steps=1000, coarse=False)
-    shift = noise.search_noise(layer.problem, options, torch.Generator())
+    shift = noise_search.search_noise(layer.problem, options, torch.Generator())
     torch.testing.assert_close(shift, layer[f"{mode}/N"].flatten(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(layer.output(shift), layer[f"{mode}/out"], rtol=1e-5, atol=1e-5)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from fxquant import TwinSoftmax
 from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.scales import search_scales
-from tests.calibration.published import Case, cases, interval, table_of
+from tests.support.published import Case, cases, interval, table_of
 
 each_case = pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
 TIE = 1e-4  # of a column's range: two candidates so close may change places

@@ -14,8 +14,8 @@ from fxquant import Metric, PerChannel, PerHead, PerTensor, RowGroups, TensorSpe
 from fxquant.calibration.gradients import Sensitivity
 from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.problem import Problem
-from fxquant.granularity import Granularity
-from tests.calibration.published import observer_of, table_of
+from fxquant.numerics.granularity import Granularity
+from tests.support.published import observer_of, table_of
 
 WHOLE = PerTensor()
 MULTIPLIERS = tuple(0.2 + 0.1 * i for i in range(11))

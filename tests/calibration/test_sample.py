@@ -13,8 +13,8 @@ import fxquant
 from fxquant import LayerSpec, PerHead, QuantConfig, ScaleSearch, TensorSpec
 from fxquant.calibration.sample import Sample
 from fxquant.calibration.sites import Site, find_sites
-from fxquant.shapes import propagate_shapes
-from tests.models import images, small_swin, small_vit
+from fxquant.graph.shapes import propagate_shapes
+from tests.support.models import images, small_swin, small_vit
 
 HEADS = TensorSpec(signed=True, symmetric=True, granularity=PerHead())
 LAYER = LayerSpec(query=HEADS, key=HEADS, value=HEADS, search=ScaleSearch())

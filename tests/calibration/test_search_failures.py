@@ -24,7 +24,8 @@ from fxquant import (
     TensorSpec,
 )
 from fxquant.calibration import searches
-from tests.calibration.searching import (
+from tests.support.models import images
+from tests.support.searching import (
     NOISE,
     QUICK,
     RICH,
@@ -39,7 +40,6 @@ from tests.calibration.searching import (
     state,
     vit,
 )
-from tests.models import images
 
 
 @pytest.mark.parametrize("noise", [None, NOISE])
@@ -144,7 +144,7 @@ def test_an_interrupted_search_leaves_everything_as_it_was(
 
 def test_observers_of_torch_ao_are_searched_and_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     ao = pytest.importorskip("torch.ao.quantization")
-    torch_ao = pytest.importorskip("fxquant.torch_ao")
+    torch_ao = pytest.importorskip("fxquant.config.torch_ao")
     spec = torch_ao.TorchAo(ao.MovingAverageMinMaxObserver.with_args(averaging_constant=0.5)).spec()
     how = QuantConfig(LayerSpec(activation=spec, search=ScaleSearch(**(QUICK | {"smallest": 0.2, "largest": 0.3}))))
     prepared = fxquant.prepare(mlp(), how)

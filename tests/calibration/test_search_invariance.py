@@ -15,19 +15,8 @@ from fxquant import (
     Metric,
     QuantConfig,
 )
-from tests.calibration.searching import (
-    NOISE,
-    RICH,
-    X,
-    assert_same,
-    calibrated,
-    config,
-    mlp,
-    observers,
-    state,
-    vit,
-)
-from tests.models import images
+from tests.support.models import images
+from tests.support.searching import NOISE, RICH, X, assert_same, calibrated, config, mlp, observers, state, vit
 
 
 def test_the_same_seed_gives_the_same() -> None:

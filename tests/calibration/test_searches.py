@@ -28,22 +28,9 @@ from fxquant import (
 )
 from fxquant.calibration import scales, searches
 from fxquant.calibration.problem import Problem
-from fxquant.meta import record_of
-from tests.calibration.searching import (
-    HEADS,
-    NOISE,
-    QUICK,
-    ROWS,
-    SIGNED,
-    X,
-    calibrated,
-    config,
-    layer,
-    mlp,
-    observers,
-    vit,
-)
-from tests.models import Shared, images, small_vit
+from fxquant.graph.meta import record_of
+from tests.support.models import Shared, images, small_vit
+from tests.support.searching import HEADS, NOISE, QUICK, ROWS, SIGNED, X, calibrated, config, layer, mlp, observers, vit
 
 
 @pytest.mark.parametrize("metric", Metric)

@@ -14,13 +14,13 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import CalibrationError, LayerSpec, PerHead, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax, pipeline
-from fxquant.attributes import weight_of
 from fxquant.calibration.sites import Site, find_sites
 from fxquant.calibration.values import Values
 from fxquant.calibration.walk import Walk
-from fxquant.meta import record_of
-from fxquant.spec import Stage
-from tests.models import Shared, images, small_swin, small_vit
+from fxquant.graph.attributes import weight_of
+from fxquant.graph.meta import record_of
+from fxquant.graph.stages import Stage
+from tests.support.models import Shared, images, small_swin, small_vit
 
 HEADS = TensorSpec(signed=True, symmetric=True, granularity=PerHead())
 LAYER = LayerSpec(query=HEADS, key=HEADS, value=HEADS, softmax=TwinSoftmax(), gelu=TwinGELU())

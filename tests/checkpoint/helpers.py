@@ -16,9 +16,9 @@ from safetensors import safe_open
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.checkpoint import file
+from fxquant.checkpoint import container
 from fxquant.checkpoint.tensors import digest
-from fxquant.meta import module_path, record_of
+from fxquant.graph.meta import module_path, record_of
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 
@@ -147,7 +147,7 @@ def forge(path: Path, change: Callable[[Any, dict[str, Tensor]], Any]) -> None:
         descriptions = contents.get("tensors") if isinstance(contents, dict) else None
         if isinstance(descriptions, dict) and isinstance(descriptions.get(key), dict):
             descriptions[key]["sha256"] = digest(tensor)
-    file.write(str(path), contents, tensors)
+    container.write(str(path), contents, tensors)
 
 
 def node_of(contents: Any, target: str) -> Any:

@@ -13,8 +13,8 @@ from torch import fx
 
 from fxquant import OMSE, CheckpointError, PerChannel, RowGroups, TensorSpec
 from fxquant.checkpoint import arguments, typed
-from fxquant.meta import Operand, Product, Record
-from fxquant.operands import Role
+from fxquant.config.operands import Role
+from fxquant.graph.meta import Operand, Product, Record
 
 GRAPH = fx.Graph()
 NODES = {node.name: node for node in (GRAPH.placeholder("x"), GRAPH.placeholder("y"))}

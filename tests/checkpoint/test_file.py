@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import fxquant
 from fxquant import CheckpointError
-from fxquant.checkpoint import file
+from fxquant.checkpoint import container
 from tests.checkpoint import helpers
 from tests.checkpoint.helpers import assert_same, at_stage
 
@@ -54,7 +54,7 @@ def test_a_failed_save_leaves_the_old_file(step: str, path: Path, monkeypatch: p
     def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"fxquant.checkpoint.file.{step}", fail)
+    monkeypatch.setattr(f"fxquant.checkpoint.container.{step}", fail)
     with pytest.raises(CheckpointError, match="No space left"):
         fxquant.save(at_stage("conv", "float"), path)
     monkeypatch.undo()
@@ -66,7 +66,7 @@ def test_an_interrupted_save_leaves_no_temporary_file(path: Path, monkeypatch: p
     def interrupt(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fxquant.checkpoint.file.save_file", interrupt)
+    monkeypatch.setattr("fxquant.checkpoint.container.save_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fxquant.save(at_stage("conv", "float"), path)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -107,8 +107,8 @@ def test_the_device_is_the_callers_mistake(device: str, path: Path) -> None:
 
 
 def test_a_newer_format_names_the_release_that_reads_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "FORMAT", file.FORMAT + 1)
-    monkeypatch.setattr(fxquant, "__version__", "9.8.7")
+    monkeypatch.setattr(container, "FORMAT", container.FORMAT + 1)
+    monkeypatch.setattr(container, "__version__", "9.8.7")
     fxquant.save(at_stage("conv", "float"), path)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match=r"newer than this fxquant.*install fxquant 9\.8\.7 or later"):
@@ -124,7 +124,7 @@ def test_a_format_that_is_no_number(number: str, path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", '{"nodes": NaN}', "1" * 10_000, "null", "[]", "3", '"x"', "{}"])
 def test_a_header_that_is_no_graph(text: str, path: Path) -> None:
-    replace_metadata(path, fxquant_graph=text, fxquant_graph_sha256=file._digest(text))
+    replace_metadata(path, fxquant_graph=text, fxquant_graph_sha256=container._digest(text))
     with pytest.raises(CheckpointError):
         fxquant.load(path)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 import fxquant
-from fxquant.spec import Stage
+from fxquant.graph.stages import Stage
 from tests.checkpoint.helpers import assert_same, round_trip
 
 

@@ -12,10 +12,10 @@ from torch import fx
 
 import fxquant
 from fxquant.checkpoint import typed
-from fxquant.granularity import PerChannel
-from fxquant.log2 import Log2, LogIntSoftmax
+from fxquant.config.operands import OperandSpec, TensorSpec
+from fxquant.numerics.granularity import PerChannel
 from fxquant.observers import PowerOfTwoFactor
-from fxquant.operands import OperandSpec, TensorSpec
+from fxquant.observers.log2 import Log2, LogIntSoftmax
 from fxquant.ops import dequantize_log2, log_int_softmax, quantize_log2
 from tests.checkpoint.helpers import assert_same, at_stage, images, round_trip
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.meta import module_path
+from fxquant.graph.meta import module_path
 from tests.checkpoint import helpers
 from tests.checkpoint.helpers import STAGES, assert_same, at_stage, images, round_trip
 

@@ -16,7 +16,7 @@ import fxquant
 from fxquant.cli.calibration_images import CalibrationSource, calibration_source
 from fxquant.cli.main import main
 from fxquant.synthesis import gaussian_images, save_images
-from tests.cli.conftest import MODEL
+from tests.support.folders import MODEL
 
 SMALL = ["--img-size", "32", "--num-classes", "3", "--batch-size", "8", "--workers", "0", "--limit", "6"]
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from fxquant.cli.main import main
-from tests.cli.conftest import MODEL
+from tests.support.folders import MODEL
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--img-size=32", "--num-classes=3", "--calib=9", "--batch-size=4", "--workers=0", "--threads=1"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import fxquant
 from fxquant.cli.main import main
-from tests.cli.conftest import CLASSES, MODEL, VAL, load_folder
+from tests.support.folders import CLASSES, MODEL, VAL, load_folder
 
 SMALL = ["--img-size", "32", "--num-classes", "3", "--calib", "9", "--batch-size", "8", "--workers", "0"]
 

@@ -11,9 +11,10 @@ import pytest
 import fxquant
 from fxquant.cli.arguments import format_value, recipe_option
 from fxquant.cli.main import main
-from fxquant.cli.output import format_table, write_json
+from fxquant.cli.output import format_table
 from fxquant.cli.recipes import DESCRIPTIONS, describe_recipe, recipe_defaults
 from fxquant.errors import InputError
+from fxquant.files import write_json
 
 
 def test_recipes_are_listed_with_a_line_and_their_options(capsys: pytest.CaptureFixture[str]) -> None:

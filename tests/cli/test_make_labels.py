@@ -11,10 +11,11 @@ from torch import nn
 
 from fxquant.cli import make_labels as command
 from fxquant.cli.main import main
-from fxquant.data import read_image_tree, resolve_data_config
+from fxquant.data.batches import resolve_data_config
+from fxquant.data.folder import read_image_tree
 from fxquant.distillation import LabelKind, make_labels, open_labels
-from tests.cli.conftest import CLASSES, MODEL, TRAIN
 from tests.distillation.making import equal
+from tests.support.folders import CLASSES, MODEL, TRAIN
 
 IMAGES = len(CLASSES) * TRAIN
 

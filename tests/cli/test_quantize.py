@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import fxquant
 from fxquant.cli.main import main
-from tests.cli.conftest import MODEL
+from tests.support.folders import MODEL
 
 SMALL = ["--img-size", "32", "--num-classes", "3", "--calib", "9", "--batch-size", "8", "--workers", "0"]
 

@@ -15,7 +15,7 @@ from fxquant.cli import synthesize as command
 from fxquant.cli.main import main
 from fxquant.cli.synthesize import synthesis_option
 from fxquant.synthesis import load_images, synthesize
-from tests.cli.conftest import MODEL
+from tests.support.folders import MODEL
 
 SMALL = ["--img-size", "32", "--num-classes", "3", "--n", "2", "--iterations", "2"]
 

@@ -24,7 +24,7 @@ from fxquant.cli.main import main
 from fxquant.training import AugmentedImages, TrainingOptions
 from fxquant.training.schedule import plan_passes
 from fxquant.training.state_file import read_state
-from tests.cli.conftest import CLASSES, load_folder
+from tests.support.folders import CLASSES, load_folder
 
 MODEL = "test_vit"
 SMALL = ["--img-size", "32", "--num-classes", "3", "--workers", "0", "--threads", "1"]

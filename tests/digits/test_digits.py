@@ -25,9 +25,9 @@ from fxquant.digits import (
     load_train_digits,
     measure_top1,
 )
-from fxquant.digits import train as training
-from fxquant.digits.data import prepare_scans, split_digits
-from fxquant.digits.train import Recipe, distort, save_weights, train_digits_vit
+from fxquant.digits import train_digits as training
+from fxquant.digits.images import prepare_scans, split_digits
+from fxquant.digits.train_digits import Recipe, distort, save_weights, train_digits_vit
 from fxquant.errors import CheckpointError, ConfigError, InputError
 
 MEASURED_TOP1 = 99.4

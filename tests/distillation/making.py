@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fxquant.data import Samples, read_image_tree
+from fxquant.data.folder import Samples, read_image_tree
 from fxquant.distillation import CropLabels, LabelKind, SoftTargets
 
 RECORDED = load_file(Path(__file__).parents[1] / "data" / "fkd.safetensors")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fxquant.data import Samples, open_image
+from fxquant.data.batches import open_image
+from fxquant.data.folder import Samples
 from fxquant.distillation import (
     LabelKind,
     MultiCropImages,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fxquant.data import Samples
+from fxquant.data.folder import Samples
 from fxquant.distillation import LabelKind, open_labels, pack_labels, shard
 from fxquant.distillation.packed import PackedLabels
 from fxquant.errors import ConfigError, InputError

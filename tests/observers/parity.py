@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fxquant.numerics import dequantize, quantize
+from fxquant.config.operands import TensorSpec
+from fxquant.numerics.arithmetic import dequantize, quantize
+from fxquant.numerics.codes import Codes
 from fxquant.observers import Observer, ObserverOptions, QParams
-from fxquant.operands import TensorSpec
 
 RECORDED = load_file(Path(__file__).parents[1] / "data" / "observers.safetensors")
 STREAMS = sorted({key.split("/")[0] for key in RECORDED if not key.startswith("weight/")})
@@ -35,7 +36,7 @@ def observed(options: ObserverOptions, batches: Iterable[Tensor], spec: TensorSp
     return observer
 
 
-def fake_quantized(x: Tensor, qparams: QParams, spec: TensorSpec) -> Tensor:
+def fake_quantized(x: Tensor, qparams: QParams, spec: Codes) -> Tensor:
     """Return `x` quantised and dequantised."""
     scale, zero_point, axis = qparams.scale, qparams.zero_point, qparams.axis
     return dequantize(quantize(x, scale, zero_point, spec.qmin, spec.qmax, axis), scale, zero_point, axis)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fxquant.config.operands import TensorSpec
 from fxquant.errors import CalibrationError
-from fxquant.granularity import Granularity, PerChannel, PerHead, PerTensor, RowGroups
+from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerTensor, RowGroups
 from fxquant.observers import EMA, OMSE, MinMax, Observer, ObserverOptions, Percentile
-from fxquant.operands import TensorSpec
 
 from .parity import batches_of, fake_quantized, observed
 

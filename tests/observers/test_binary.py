@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from fxquant.config.operands import TensorSpec
 from fxquant.errors import ConfigError
-from fxquant.granularity import PerHead, RowGroups
+from fxquant.numerics.granularity import PerHead, RowGroups
 from fxquant.observers import BinaryWeightQuantizer, BinaryWeightStep
-from fxquant.operands import TensorSpec
 
 RECORDED = load_file(Path(__file__).parents[1] / "data" / "vvtq_quant.safetensors")
 ONE_BIT = TensorSpec(2, True, True, observer=BinaryWeightStep(), narrow=True)

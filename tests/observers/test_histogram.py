@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxquant.granularity import PerChannel
+from fxquant.config.operands import TensorSpec
+from fxquant.numerics.granularity import PerChannel
 from fxquant.observers import OMSE, OMSEObserver
 from fxquant.observers.histogram import Grid, power_of_two
-from fxquant.operands import TensorSpec
 
 from .parity import observed
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from fxquant.config.operands import TensorSpec
 from fxquant.errors import CalibrationError, ConfigError
-from fxquant.granularity import PerChannel, PerHead, PerTensor, RowGroups
-from fxquant.numerics import dequantize, quantize
+from fxquant.numerics.arithmetic import dequantize, quantize
+from fxquant.numerics.granularity import PerChannel, PerHead, PerTensor, RowGroups
 from fxquant.observers import GradientScale, LearnedStep, LearnedStepQuantizer, LearnedWeightStep
-from fxquant.operands import TensorSpec
 
 X = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
 

@@ -8,10 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fxquant.errors import CalibrationError
-from fxquant.granularity import PerTensor
-from fxquant.log2 import Log2, LogIntSoftmax
-from fxquant.numerics import dequantize_log2, quantize_log2
-from fxquant.observers.log2 import Log2Observer
+from fxquant.numerics.arithmetic import dequantize_log2, quantize_log2
+from fxquant.numerics.granularity import PerTensor
+from fxquant.observers.log2 import Log2, Log2Observer, LogIntSoftmax
 
 
 def observed(spec: Log2, *batches: Tensor) -> Log2Observer:

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxquant.granularity import PerChannel
-from fxquant.numerics import dequantize, quantize
+from fxquant.config.operands import TensorSpec
+from fxquant.numerics.arithmetic import dequantize, quantize
+from fxquant.numerics.granularity import PerChannel
 from fxquant.observers import MinMax
-from fxquant.operands import TensorSpec
 
 from .parity import RECORDED, assert_as_published, each_bits, each_stream, observed
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fxquant.config.operands import TensorSpec
 from fxquant.errors import ConfigError
-from fxquant.granularity import PerChannel
+from fxquant.numerics.granularity import PerChannel
 from fxquant.observers import OMSE, MinMax, Observer, ObserverOptions
 from fxquant.observers.omse import FACTORS, MAX_BINS
-from fxquant.operands import TensorSpec
 
 from .parity import assert_as_published, batches_of, each_bits, each_stream, fake_quantized, observed
 

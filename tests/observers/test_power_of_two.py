@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fxquant.config.operands import TensorSpec
 from fxquant.errors import CalibrationError, ConfigError
-from fxquant.granularity import PerChannel, PerHead, PerTensor
-from fxquant.numerics import dequantize, quantize
+from fxquant.numerics.arithmetic import dequantize, quantize
+from fxquant.numerics.granularity import PerChannel, PerHead, PerTensor
 from fxquant.observers import MinMax, PowerOfTwoFactor
 from fxquant.observers.power_of_two import FACTORS, PowerOfTwoFactorObserver
-from fxquant.operands import TensorSpec
 
 from .parity import RECORDED, STREAMS, batches_of, each_bits, fake_quantized, observed
 

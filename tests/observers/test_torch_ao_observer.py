@@ -14,8 +14,8 @@ import torch.ao.quantization as ao
 from torch import Tensor, nn
 
 from fxquant import CalibrationError, ConfigError, MinMax, PerChannel, PerHead, PerTensor, RowGroups, TensorSpec
-from fxquant.granularity import Granularity
-from fxquant.torch_ao import TorchAo
+from fxquant.config.torch_ao import TorchAo
+from fxquant.numerics.granularity import Granularity
 
 AFFINE, SYMMETRIC = torch.per_channel_affine, torch.per_channel_symmetric
 W4 = ao.MinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_tensor_symmetric, quant_min=-8, quant_max=7)
@@ -57,7 +57,12 @@ def batches() -> list[Tensor]:
 def test_the_spec_is_the_observers_own(factory: Callable[[], Any], expected: TensorSpec) -> None:
     spec = TorchAo(factory).spec()
     assert spec == TensorSpec(
-        expected.bits, expected.signed, expected.symmetric, expected.granularity, TorchAo(factory), expected.narrow
+        expected.bits,
+        expected.signed,
+        expected.symmetric,
+        expected.granularity,
+        TorchAo(factory),
+        narrow=expected.narrow,
     )
 
 

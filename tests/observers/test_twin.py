@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fxquant import CalibrationError, TwinGELU, TwinSoftmax
-from fxquant.numerics import GELU_MINIMUM
+from fxquant.numerics.arithmetic import GELU_MINIMUM
 from fxquant.observers.twin import SAMPLE, TwinGELUObserver, TwinObserver, TwinQParams, TwinSoftmaxObserver
 from fxquant.ops import dequantize_twin, fake_quantize_summed_twin, quantize_twin
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxquant.numerics import storage_offset
+from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops import extract_patches
 
 pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))

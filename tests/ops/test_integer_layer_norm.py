@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fxquant.numerics import integer_layer_norm as normalise
+from fxquant.numerics.arithmetic import integer_layer_norm as normalise
 from fxquant.ops import integer_layer_norm, quantize
 
 

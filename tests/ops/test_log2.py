@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fxquant import numerics
+from fxquant.numerics import arithmetic
 from fxquant.ops import dequantize_log2, log_int_softmax, quantize_log2
 
 RECORDED = load_file(Path(__file__).parents[1] / "data" / "lis.safetensors")
@@ -32,10 +32,10 @@ def test_stored_codes_are_those_of_the_arithmetic(b: int, spread: float, seed: i
     qmax, x = 2**b - 1, F.softmax(scores(spread, seed)[0], -1)
     codes = quantize_log2(x, qmax)
     assert codes.dtype is torch.int8
-    assert torch.equal(codes.float(), numerics.quantize_log2(x, qmax))
+    assert torch.equal(codes.float(), arithmetic.quantize_log2(x, qmax))
     values = dequantize_log2(codes)
     assert values.dtype is torch.float32
-    assert torch.equal(values, numerics.dequantize_log2(codes.float()))
+    assert torch.equal(values, arithmetic.dequantize_log2(codes.float()))
 
 
 @given(b=bits, spread=st.floats(0.1, 50), seed=st.integers(0, 2**31), per_head=st.booleans())
@@ -46,7 +46,7 @@ def test_stored_codes_of_the_softmax_are_those_of_the_arithmetic(
     scale = torch.stack([scale, scale * 2]) if per_head else scale
     codes = log_int_softmax(x, scale, qmax)
     assert codes.dtype is torch.int8
-    assert torch.equal(codes.float(), numerics.log_int_softmax(x, scale, qmax))
+    assert torch.equal(codes.float(), arithmetic.log_int_softmax(x, scale, qmax))
     assert int(codes.min()) >= -1
     assert int(codes.max()) <= qmax
 
@@ -61,7 +61,7 @@ def test_softmax_as_published(case: str) -> None:
     x, scale = RECORDED[f"{case}/x"], RECORDED[f"{case}/scale"]
     assert dequantize_log2(log_int_softmax(x, scale, 15)).equal(RECORDED[f"{case}/u4/probs"])
     # exponents to 255 do not fit an int8; the arithmetic has them
-    eight = numerics.dequantize_log2(numerics.log_int_softmax(x, scale, 255))
+    eight = arithmetic.dequantize_log2(arithmetic.log_int_softmax(x, scale, 255))
     assert eight.equal(RECORDED[f"{case}/u8/probs"])
 
 
@@ -77,7 +77,7 @@ def test_softmax_with_a_scale_per_head_as_published() -> None:
 def test_exponentials_as_published(case: str) -> None:
     x, scale = RECORDED[f"{case}/x"], RECORDED[f"{case}/scale"]
     steps = x / scale
-    found = numerics.integer_exponential(steps - steps.amax(-1, keepdim=True), scale)
+    found = arithmetic.integer_exponential(steps - steps.amax(-1, keepdim=True), scale)
     torch.testing.assert_close(found, RECORDED[f"{case}/exp_int"], rtol=1e-5, atol=0)
     total = RECORDED[f"{case}/exp_int_sum"]
     torch.testing.assert_close(found.sum(-1, keepdim=True), total, rtol=1e-5, atol=0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fxquant.numerics import GELU_MINIMUM
+from fxquant.numerics.arithmetic import GELU_MINIMUM
 from fxquant.ops import dequantize_twin, fake_quantize_summed_twin, pack_twin, quantize_twin, unpack_twin
 
 U = 2.0**-24

@@ -10,10 +10,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import fxquant
+from fxquant.graph.stages import Stage
 from fxquant.passes.add_drop_path import AddDropPath
 from fxquant.passes.canonicalize import canonicalize
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of, through
+from tests.support.check_pass import check_pass, check_unchanged, module_of, through
 
 X = torch.randn(2, 5, 4)
 W = torch.randn(4, 4)

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxquant import LayerSpec, QuantConfig, TensorSpec, TwinGELU
-from fxquant.attributes import get_tensor
+from fxquant.graph.attributes import get_tensor
+from fxquant.graph.stages import Stage
 from fxquant.passes.add_noise import add_noise
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of
-from tests.passes.noisy import TOKENS, prepared
+from tests.support.check_pass import check_pass, check_unchanged, module_of
+from tests.support.noisy import TOKENS, prepared
 
 IMAGES = torch.randn(2, 3, 7, 6)
 

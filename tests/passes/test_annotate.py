@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import ConfigError, LayerSpec, PerChannel, PerHead, QuantConfig, Role, TensorSpec
-from fxquant.meta import Record, record_of
+from fxquant.graph.meta import Record, record_of
 from fxquant.passes.annotate import Annotate
-from tests.helpers import check_pass, check_unchanged, render
+from tests.support.check_pass import check_pass, check_unchanged, render
 
 FOUR = LayerSpec(
     TensorSpec(4, signed=True, symmetric=True, granularity=PerChannel(0)), TensorSpec(4, signed=True, symmetric=True)

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxquant.passes.canonicalize import canonicalize, respelling
-from tests.helpers import check_pass, check_unchanged, graph_of, module_of
+from fxquant.dialect.spellings import respelling
+from fxquant.passes.canonicalize import canonicalize
+from tests.support.check_pass import check_pass, check_unchanged, graph_of, module_of
 
 X, Y = torch.randn(2, 4, 4), torch.randn(2, 4, 4)
 

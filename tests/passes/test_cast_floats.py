@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 import fxquant
 from fxquant import ConfigError, QuantConfig
-from fxquant.attributes import get_tensor
+from fxquant.graph.attributes import get_tensor
 from fxquant.passes.cast_floats import CastFloats
-from tests.helpers import check_pass, check_unchanged
-from tests.models import images, small_swin, small_vit
+from tests.support.check_pass import check_pass, check_unchanged
+from tests.support.models import images, small_swin, small_vit
 
 X = torch.randn(3, 8)
 BFLOAT16 = CastFloats(torch.bfloat16)

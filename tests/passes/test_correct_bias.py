@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxquant import LayerSpec, QuantConfig
-from fxquant.attributes import get_tensor
+from fxquant.graph.attributes import get_tensor
+from fxquant.graph.stages import Stage
 from fxquant.observers.base import Observer
 from fxquant.passes.add_noise import add_noise
 from fxquant.passes.correct_bias import correct_bias
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of, through
-from tests.models import Shared
-from tests.passes.noisy import TOKENS, prepared
+from tests.support.check_pass import check_pass, check_unchanged, module_of, through
+from tests.support.models import Shared
+from tests.support.noisy import TOKENS, prepared
 
 IMAGES = torch.randn(2, 3, 6, 6)
 

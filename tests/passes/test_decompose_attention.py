@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fxquant.config import QuantConfig
-from fxquant.meta import Product, Record, record_of
+from fxquant.config.quant_config import QuantConfig
+from fxquant.graph.meta import Product, Record, record_of
+from fxquant.graph.shapes import propagate_shapes
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.canonicalize import canonicalize
 from fxquant.passes.decompose_attention import decompose_attention
-from fxquant.shapes import propagate_shapes
-from tests.helpers import check_pass, check_unchanged, module_of, through
+from tests.support.check_pass import check_pass, check_unchanged, module_of, through
 
 QKV = tuple(torch.randn(2, 3, 5, 4) for _ in range(3))
 ON = QuantConfig(attention=True)

@@ -11,15 +11,16 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import PerChannel, QuantConfig, TensorSpec
-from fxquant.attributes import get_tensor
-from fxquant.operands import OperandSpec
+from fxquant.config.operands import OperandSpec
+from fxquant.config.placement import Placement
+from fxquant.graph.attributes import get_tensor
+from fxquant.graph.shapes import propagate_shapes
+from fxquant.graph.stages import Stage
 from fxquant.ops import dequantize, int8_matmul, quantize
 from fxquant.passes.dequantize_late import dequantize_late
 from fxquant.passes.quantize_operands import quantize_operands
-from fxquant.placement import Placement
-from fxquant.shapes import propagate_shapes
-from fxquant.spec import Stage, verify
-from tests.helpers import check_pass, check_unchanged, render, through
+from fxquant.spec import verify
+from tests.support.check_pass import check_pass, check_unchanged, render, through
 
 X = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0))
 U8 = TensorSpec()

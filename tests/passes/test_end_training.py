@@ -10,13 +10,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, fx, nn
 
 import fxquant
+from fxquant.config.operands import TensorSpec
 from fxquant.errors import UnsupportedGraphError
-from fxquant.meta import record_of
+from fxquant.graph.meta import record_of
+from fxquant.graph.stages import Stage
 from fxquant.observers import LearnedStepQuantizer
-from fxquant.operands import TensorSpec
 from fxquant.passes.end_training import end_training
-from fxquant.spec import Stage
-from tests.helpers import assert_close, check_unchanged, render
+from tests.support.check_pass import assert_close, check_unchanged, render
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

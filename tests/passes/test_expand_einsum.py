@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fxquant.passes.expand_einsum import expand_einsum
-from tests.helpers import check_pass, check_unchanged, module_of
+from tests.support.check_pass import check_pass, check_unchanged, module_of
 
 SIZES = {"b": 2, "h": 3, "n": 4, "m": 5, "d": 6, "k": 7, "o": 8}
 

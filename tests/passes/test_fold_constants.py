@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxquant.attributes import get_tensor
+from fxquant.graph.attributes import get_tensor
 from fxquant.passes.canonicalize import canonicalize
 from fxquant.passes.fold_constants import fold_constants
-from tests.helpers import check_pass, check_unchanged, graph_of, module_of, through
+from tests.support.check_pass import check_pass, check_unchanged, graph_of, module_of, through
 
 X = torch.randn(2, 4)
 

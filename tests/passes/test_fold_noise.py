@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU
-from fxquant.attributes import get_tensor
+from fxquant.graph.attributes import get_tensor
+from fxquant.graph.stages import Stage
 from fxquant.ops import add_noise, denoise_bias
 from fxquant.passes.add_noise import add_noise as insert_noise
 from fxquant.passes.correct_bias import correct_bias
 from fxquant.passes.fold_noise import fold_noise
 from fxquant.passes.quantize_operands import quantize_operands
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of, through
-from tests.passes.noisy import TOKENS, prepared, simulated
+from tests.support.check_pass import check_pass, check_unchanged, module_of, through
+from tests.support.noisy import TOKENS, prepared, simulated
 
 IMAGES = torch.randn(2, 3, 7, 6)
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxquant
+from fxquant.graph.shapes import propagate_shapes
+from fxquant.graph.stages import Stage
 from fxquant.passes.fold_sizes import fold_sizes
-from fxquant.shapes import propagate_shapes
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of, render
-from tests.passes.lowered import lowered
+from tests.support.check_pass import check_pass, check_unchanged, module_of, render
+from tests.support.lowered import lowered
 
 
 class Windows(nn.Module):

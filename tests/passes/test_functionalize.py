@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fxquant.errors import UnsupportedGraphError
 from fxquant.passes.functionalize import functionalize
-from tests.helpers import check_pass, check_unchanged, graph_of, module_of
+from tests.support.check_pass import check_pass, check_unchanged, graph_of, module_of
 
 X = torch.randn(2, 4)
 

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec
+from fxquant.graph.meta import Product, record_of
+from fxquant.graph.stages import Stage
 from fxquant.kernels import use_backend
-from fxquant.meta import Product, record_of
 from fxquant.ops import attention_quantize
 from fxquant.passes.fuse_attention import fuse_attention
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, render
-from tests.passes.lowered import lowered
+from tests.support.check_pass import check_pass, check_unchanged, render
+from tests.support.lowered import lowered
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(4, 5, 8, generator=GENERATOR)  # (B, N, C), 2 heads of width 4

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec
+from fxquant.graph.stages import Stage
 from fxquant.kernels import use_backend
 from fxquant.ops import layer_norm_quantize
 from fxquant.passes.fuse_layer_norm import fuse_layer_norm
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of
-from tests.passes.lowered import lowered
+from tests.support.check_pass import check_pass, check_unchanged, module_of
+from tests.support.lowered import lowered
 
 X = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
 

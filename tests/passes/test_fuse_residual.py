@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU
+from fxquant.graph.meta import record_of
+from fxquant.graph.stages import Stage
 from fxquant.kernels import use_backend
-from fxquant.meta import record_of
 from fxquant.passes.fuse_residual import fuse_residual
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged
-from tests.passes.lowered import lowered
+from tests.support.check_pass import check_pass, check_unchanged
+from tests.support.lowered import lowered
 
 X = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
 

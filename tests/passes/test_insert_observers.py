@@ -9,16 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fxquant.config import LayerSpec, QuantConfig
+from fxquant.config.layer_spec import LayerSpec
+from fxquant.config.operands import TensorSpec
+from fxquant.config.quant_config import QuantConfig
 from fxquant.errors import CalibrationError
-from fxquant.granularity import PerChannel
+from fxquant.graph.stages import Stage
+from fxquant.numerics.granularity import PerChannel
 from fxquant.observers import Observer
-from fxquant.operands import TensorSpec
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.canonicalize import canonicalize
 from fxquant.passes.insert_observers import insert_observers
-from fxquant.spec import Stage, verify
-from tests.helpers import check_pass, check_unchanged, module_of, through
+from fxquant.spec import verify
+from tests.support.check_pass import check_pass, check_unchanged, module_of, through
 
 X = torch.randn(2, 5, 4)
 

@@ -11,11 +11,11 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import QuantConfig, pipeline
+from fxquant.graph.shapes import propagate_shapes
+from fxquant.graph.stages import Stage
 from fxquant.passes.keep_float32 import keep_float32
-from fxquant.shapes import propagate_shapes
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged
-from tests.passes import noisy
+from tests.support import noisy
+from tests.support.check_pass import check_pass, check_unchanged
 
 X = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fxquant.passes.canonicalize import canonicalize
 from fxquant.passes.fold_constants import fold_constants
 from fxquant.passes.linearize_matmul import linearize_matmul
-from tests.helpers import check_pass, check_unchanged, module_of, through
+from tests.support.check_pass import check_pass, check_unchanged, module_of, through
 
 X = torch.randn(2, 3, 4)
 

@@ -11,10 +11,10 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU
-from fxquant.attributes import get_tensor
+from fxquant.graph.attributes import get_tensor
+from fxquant.graph.stages import Stage
 from fxquant.passes.lower_convolution import lower_convolution
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of
+from tests.support.check_pass import check_pass, check_unchanged, module_of
 
 X = torch.randn(2, 3, 8, 8)
 

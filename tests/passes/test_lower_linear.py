@@ -11,12 +11,12 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax
-from fxquant.attributes import get_tensor
-from fxquant.meta import record_of
+from fxquant.graph.attributes import get_tensor
+from fxquant.graph.meta import record_of
+from fxquant.graph.stages import Stage
 from fxquant.ops import int8_linear
 from fxquant.passes.lower_linear import lower_linear
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of
+from tests.support.check_pass import check_pass, check_unchanged, module_of
 
 X = torch.randn(2, 20, 4)
 

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 import fxquant
-from fxquant import LayerSpec, PerChannel, PerHead, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax, lowering
-from fxquant.attributes import get_tensor
-from fxquant.meta import record_of
+from fxquant import LayerSpec, PerChannel, PerHead, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax
+from fxquant.graph.attributes import get_tensor
+from fxquant.graph.meta import record_of
+from fxquant.graph.stages import Stage
+from fxquant.lowering.obstacles import obstacle
 from fxquant.ops import int8_matmul
 from fxquant.passes.lower_matmul import lower_matmul
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of, render
+from tests.support.check_pass import check_pass, check_unchanged, module_of, render
 
 torch.manual_seed(0)
 QKV = tuple(torch.randn(2, 3, 5, 4) for _ in range(3))
@@ -263,9 +264,7 @@ def test_leaves_what_has_no_integer_form(name: str, dtype: torch.dtype) -> None:
     gm = simulated(forward, layer, inputs)
     check_unchanged(lower_matmul, gm, inputs, Stage.LOWERED)
     (node,) = [n for n in gm.graph.nodes if n.target is torch.matmul]
-    assert lowering.obstacle(node) == (
-        f"simulated: the {reason}" if reason.endswith("is float") else f"simulated: {reason}"
-    )
+    assert obstacle(node) == (f"simulated: the {reason}" if reason.endswith("is float") else f"simulated: {reason}")
 
 
 def test_leaves_twin_probabilities_as_published() -> None:
@@ -273,14 +272,14 @@ def test_leaves_twin_probabilities_as_published() -> None:
     check_unchanged(lower_matmul, gm, SV, Stage.LOWERED)
     (node,) = [n for n in gm.graph.nodes if n.target is torch.matmul]
     reason = "simulated: the left operand is twin-uniform as published, which has no int8 form"
-    assert lowering.obstacle(node) == reason
+    assert obstacle(node) == reason
 
 
 def test_the_right_side_can_have_a_scale_of_its_own_kind() -> None:
     # Rows of the left and summed rows of the right: each side names its own axes.
     for key, reason in ((ROWS, SUMMED), (COLUMNS, NO_FORM)):
         gm = simulated(_fused, LayerSpec(key=key))
-        reasons = [lowering.obstacle(n) for n in gm.graph.nodes if n.target is torch.matmul]
+        reasons = [obstacle(n) for n in gm.graph.nodes if n.target is torch.matmul]
         assert reasons == [f"simulated: {reason}", None]
     prepared = fxquant.prepare(module_of(_fused), QuantConfig(LayerSpec(key=ROWS), attention=True), QKV)
     prepared(*QKV)

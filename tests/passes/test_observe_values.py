@@ -11,19 +11,19 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import ConfigError, PerHead, QuantConfig, TensorSpec, TwinGELU
-from fxquant.log2 import Log2
-from fxquant.meta import Record, record_of
+from fxquant.config.operands import OperandSpec, Role
+from fxquant.config.placement import Placement
+from fxquant.graph.meta import Record, record_of
+from fxquant.graph.stages import Stage
 from fxquant.observers import Observer
-from fxquant.observers.log2 import Log2Observer
-from fxquant.operands import OperandSpec, Role
+from fxquant.observers.log2 import Log2, Log2Observer
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.canonicalize import canonicalize
 from fxquant.passes.decompose_attention import decompose_attention
 from fxquant.passes.insert_observers import insert_observers
 from fxquant.passes.observe_values import ObserveValues
-from fxquant.placement import Placement
-from fxquant.spec import Stage, verify
-from tests.helpers import check_pass, check_unchanged, module_of, render, through
+from fxquant.spec import verify
+from tests.support.check_pass import check_pass, check_unchanged, module_of, render, through
 
 X = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
 U8, U6 = TensorSpec(), TensorSpec(6)

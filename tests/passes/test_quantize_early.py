@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec
-from fxquant.attributes import get_tensor
+from fxquant.graph.attributes import get_tensor
+from fxquant.graph.stages import Stage
 from fxquant.passes.quantize_early import quantize_early
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged
-from tests.passes.lowered import lowered
+from tests.support.check_pass import check_pass, check_unchanged
+from tests.support.lowered import lowered
 
 X = torch.randn(2, 4, 4, 6, generator=torch.Generator().manual_seed(0))
 

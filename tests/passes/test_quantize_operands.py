@@ -20,10 +20,10 @@ from fxquant import (
     TwinGELU,
     TwinSoftmax,
 )
-from fxquant.attributes import get_tensor
+from fxquant.graph.attributes import get_tensor
+from fxquant.graph.stages import Stage
 from fxquant.passes.quantize_operands import quantize_operands
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of, render
+from tests.support.check_pass import check_pass, check_unchanged, module_of, render
 
 X = torch.randn(2, 5, 4)
 

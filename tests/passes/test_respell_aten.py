@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from fxquant.aten_table import RESIZES, ROWS
+from fxquant.dialect.aten_table import RESIZES, ROWS
 from fxquant.passes.respell_aten import _RULES, respell_aten
-from tests.helpers import check_pass, check_unchanged, module_of
+from tests.support.check_pass import check_pass, check_unchanged, module_of
 
 aten = torch.ops.aten
 Forward = Callable[..., Any]

@@ -8,11 +8,11 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU
-from fxquant.attributes import get_tensor
+from fxquant.graph.attributes import get_tensor
+from fxquant.graph.stages import Stage
 from fxquant.passes.restore_float import RestoreFloat
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, through
-from tests.models import images, small_swin, small_vit
+from tests.support.check_pass import check_pass, check_unchanged, through
+from tests.support.models import images, small_swin, small_vit
 
 X = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
 REASON = "int8 does not pay for 40 rows"

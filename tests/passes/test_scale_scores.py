@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from fxquant.config import QuantConfig
-from fxquant.meta import Product, record_of
+from fxquant.config.quant_config import QuantConfig
+from fxquant.graph.meta import Product, record_of
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.canonicalize import canonicalize
 from fxquant.passes.scale_scores import scale_scores
-from tests.helpers import check_pass, check_unchanged, module_of, through
+from tests.support.check_pass import check_pass, check_unchanged, module_of, through
 
 QKV = tuple(torch.randn(2, 3, 5, 4) for _ in range(3))
 

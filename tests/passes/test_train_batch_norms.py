@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fxquant.graph.stages import Stage
 from fxquant.passes.canonicalize import canonicalize
 from fxquant.passes.train_batch_norms import train_batch_norms
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of, through
+from tests.support.check_pass import check_pass, check_unchanged, module_of, through
 
 X = torch.randn(8, 4, 5, 5)
 

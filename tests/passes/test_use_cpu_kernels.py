@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU
-from fxquant.attributes import get_tensor
-from fxquant.meta import record_of
+from fxquant.graph.attributes import get_tensor
+from fxquant.graph.meta import record_of
+from fxquant.graph.stages import Stage
 from fxquant.passes.fuse_attention import fuse_attention
 from fxquant.passes.fuse_gelu import fuse_gelu
 from fxquant.passes.fuse_layer_norm import fuse_layer_norm
 from fxquant.passes.fuse_residual import fuse_residual
 from fxquant.passes.use_cpu_kernels import use_cpu_kernels
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged, module_of
 from tests.kernels.cpu.needs import needs_kernels
-from tests.passes.lowered import lowered
+from tests.support.check_pass import check_pass, check_unchanged, module_of
+from tests.support.lowered import lowered
 
 X = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
 TWIN = QuantConfig(LayerSpec(gelu=TwinGELU()))

@@ -8,11 +8,11 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU
-from fxquant.meta import record_of
+from fxquant.graph.meta import record_of
+from fxquant.graph.stages import Stage
 from fxquant.ops.onednn_linear import is_available, onednn_linear
 from fxquant.passes.use_onednn import UseOnednn
-from fxquant.spec import Stage
-from tests.helpers import check_pass, check_unchanged
+from tests.support.check_pass import check_pass, check_unchanged
 
 X = torch.randn(2, 20, 8)
 

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant.errors import InputError, UnsupportedGraphError
 from fxquant.synthesis.contexts import ContextGraph, expose_contexts
-from tests.models import SIZE, images, small_swin, small_vit
+from tests.support.models import SIZE, images, small_swin, small_vit
 
 
 def timm_model(name: str, **options: object) -> nn.Module:

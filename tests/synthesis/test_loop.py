@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fxquant
 from fxquant.errors import CheckpointError, ConfigError
 from fxquant.synthesis import Progress, synthesize
-from tests.models import SIZE, small_swin, small_vit
+from tests.support.models import SIZE, small_swin, small_vit
 
 SHORT: dict[str, Any] = {"size": SIZE, "iterations": 4, "jitter": (1, 2), "progress": False}
 

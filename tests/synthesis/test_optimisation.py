@@ -14,7 +14,7 @@ from fxquant.synthesis.optimisation import State, advance, begin, begin_batch, d
 from fxquant.synthesis.options import SynthesisOptions
 from fxquant.synthesis.schedule import learning_rate
 from fxquant.synthesis.subject import Subject, read_subject
-from tests.models import SIZE, small_vit
+from tests.support.models import SIZE, small_vit
 from tests.synthesis.recorded import MODELS, recorded, recorded_model, relative
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from fxquant.errors import CheckpointError
 from fxquant.synthesis.optimisation import begin, begin_batch
 from fxquant.synthesis.options import SynthesisOptions
 from fxquant.synthesis.state_file import StateFile, fingerprint
-from tests.models import small_vit
+from tests.support.models import small_vit
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {"n": 2, "size": [3, 8, 8], "steps": 10, "jitter": [1, 2]}

@@ -10,7 +10,7 @@ import fxquant
 from fxquant.errors import ConfigError, InputError
 from fxquant.synthesis.options import SynthesisOptions
 from fxquant.synthesis.subject import Size, Subject, read_subject, resolve_size
-from tests.models import SIZE, images, small_vit
+from tests.support.models import SIZE, images, small_vit
 from tests.synthesis.recorded import recorded
 
 OPTIONS = SynthesisOptions()

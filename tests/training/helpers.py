@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, default_collate
 
 import fxquant
 from fxquant.training import TrainingData
-from tests.models import images, small_vit
+from tests.support.models import images, small_vit
 
 COUNT = 12
 

@@ -11,11 +11,11 @@ import torch
 from timm.data import create_transform
 
 from fxquant import InputError
-from fxquant.data import read_image_tree
+from fxquant.data.folder import read_image_tree
 from fxquant.training import AugmentedImages, TrainingData, TrainingOptions
 from fxquant.training.data import load_batches, order_batches
 from fxquant.training.schedule import Pass
-from tests.cli.conftest import make_class
+from tests.support.folders import make_class
 from tests.training.helpers import MemoryImages
 
 NOW = Pass(epoch=3, crops=1, lr_epoch=3, images=4, steps=3)

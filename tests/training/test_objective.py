@@ -11,7 +11,7 @@ from fxquant.training import TrainingOptions
 from fxquant.training.bit_budget import bit_operations
 from fxquant.training.objective import Objective
 from fxquant.training.regulariser import variation_regulariser
-from tests.models import images
+from tests.support.models import images
 from tests.training.helpers import prepared_vit
 
 LOGITS = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))

@@ -6,7 +6,7 @@ from torch import nn
 
 import fxquant
 from fxquant.training.parameter_groups import group_parameters
-from tests.models import images, small_swin
+from tests.support.models import images, small_swin
 from tests.training.helpers import prepared_vit
 
 

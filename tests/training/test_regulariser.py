@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.config import QuantConfig
-from fxquant.trainable import weight_quantizers
+from fxquant.config.quant_config import QuantConfig
+from fxquant.observers.trained import weight_quantizers
 from fxquant.training.regulariser import regulariser_weight, variation_regulariser
 
 RECORDED = load_file(Path(__file__).parents[1] / "data" / "vvtq_quant.safetensors")

@@ -11,7 +11,7 @@ import torch
 from fxquant import CheckpointError
 from fxquant.training import TrainingOptions
 from fxquant.training.state import Progress, State, describe_quantisers
-from tests.models import images
+from tests.support.models import images
 from tests.training.helpers import prepared_vit, same_state
 
 

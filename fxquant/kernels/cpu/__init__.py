@@ -9,7 +9,6 @@ from fxquant.kernels.cpu.learned_step import (
     weight_scales,
 )
 from fxquant.kernels.cpu.operators import (
-    Quantizer,
     attends,
     attention_quantize,
     fits,
@@ -20,6 +19,7 @@ from fxquant.kernels.cpu.operators import (
     quantize,
     quantizes,
 )
+from fxquant.kernels.quantizer import Quantizer
 
 __all__ = [
     "Quantizer",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from fxquant.cache import cache_folder
+from fxquant.files import cache_folder
 
 SOURCES = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared")

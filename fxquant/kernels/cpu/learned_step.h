@@ -1,4 +1,4 @@
-// Rounding to learned steps, and its gradients, on sixteen lanes: `fxquant.learned_step` operation for operation.
+// Rounding to learned steps, and its gradients, on sixteen lanes: `fxquant.numerics.learned_step` operation for operation.
 #pragma once
 #include "vector.h"
 

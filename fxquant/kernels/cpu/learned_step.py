@@ -1,4 +1,4 @@
-"""The operators ``cpu_learned_step*``, ``cpu_variation`` and ``cpu_weight_scales`` of training: see `fxquant.learned_step`."""
+"""Operators ``cpu_learned_step*``, ``cpu_variation``, ``cpu_weight_scales`` of training: `fxquant.numerics.learned_step`."""
 
 from __future__ import annotations
 

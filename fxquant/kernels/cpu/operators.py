@@ -7,12 +7,11 @@ A quantiser is the tuple ``(scale, zero_point, low, split, noise, qmin, qmax)`` 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from fxquant.kernels.activation_table import gelu_table
+from fxquant.kernels.quantizer import NO_QUANTIZER, Quantizer
 
 LANES = 16
 KERNELS = torch.ops.fxquant
@@ -38,21 +37,6 @@ torch.library.define(
     "(Tensor q, Tensor k, Tensor v, float scale, Tensor? bias, Tensor? mask, Tensor? q_scale, Tensor? q_zero_point, "
     "int qmin, int qmax, Tensor? noise) -> Tensor",
 )
-
-
-class Quantizer(NamedTuple):
-    """How results become codes."""
-
-    scale: Tensor
-    zero_point: Tensor | None
-    low: Tensor | None
-    split: Tensor | None
-    noise: Tensor | None
-    qmin: int
-    qmax: int
-
-
-NO_QUANTIZER = (None, None, None, None, None, 0, 0)
 
 
 def pack(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-// The operator `fxquant::cpu_weight_scales`: from what the scale of a weight is trained, see `fxquant.learned_step`.
+// The operator `fxquant::cpu_weight_scales`: from what the scale of a weight is trained, see `fxquant.numerics.learned_step`.
 #include <cmath>
 
 #include "learned_step.h"

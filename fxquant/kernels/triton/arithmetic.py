@@ -1,5 +1,5 @@
 """
-Arithmetic that the kernels share, in the steps and with the roundings of `fxquant.numerics` and of torch's operators.
+Arithmetic that the kernels share, in the steps and roundings of `fxquant.numerics.arithmetic` and of torch's operators.
 
 Compilers merge a product and the sum behind it into one operation with one rounding; `multiply` does not let them, so that
 float32 results are the same bits as those of separate operators.

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import fxquant
-from fxquant import CheckpointError, dialect
-from fxquant.checkpoint import file
+from fxquant import CheckpointError
+from fxquant.checkpoint import container
+from fxquant.dialect import vocabulary
 from tests.checkpoint import helpers
 from tests.checkpoint.helpers import at_stage, node_of
 from tests.checkpoint.hostile.helpers import INJECTIONS, Change, refused
@@ -155,12 +156,12 @@ def places(data: Any) -> list[tuple[Any, Any]]:
     found: list[tuple[Any, Any]] = []
     stack = [data]
     while stack:
-        container = stack.pop()
-        keys = container.keys() if isinstance(container, dict) else range(len(container))
+        branch = stack.pop()
+        keys = branch.keys() if isinstance(branch, dict) else range(len(branch))
         for key in keys:
-            found.append((container, key))
-            if isinstance(container[key], dict | list):
-                stack.append(container[key])
+            found.append((branch, key))
+            if isinstance(branch[key], dict | list):
+                stack.append(branch[key])
     return found
 
 
@@ -174,9 +175,9 @@ def test_any_header_is_refused_or_is_a_graph_of_the_dialect(data: st.DataObject,
     contents, tensors = getattr(places, stage)
     contents = copy.deepcopy(contents)
     for _ in range(data.draw(st.integers(1, 3))):
-        container, key = data.draw(st.sampled_from(places(contents)))
-        container[key] = copy.deepcopy(data.draw(st.sampled_from([v[k] for v, k in places(contents)]) | JSON))
-    file.write(str(path), contents, tensors)
+        branch, key = data.draw(st.sampled_from(places(contents)))
+        branch[key] = copy.deepcopy(data.draw(st.sampled_from([v[k] for v, k in places(contents)]) | JSON))
+    container.write(str(path), contents, tensors)
     loaded, problem = None, ""
     try:
         loaded = fxquant.load(path)
@@ -185,4 +186,4 @@ def test_any_header_is_refused_or_is_a_graph_of_the_dialect(data: st.DataObject,
     assert "SyntaxError" not in problem
     for node in loaded.graph.nodes if loaded else ():
         if node.op in ("call_function", "call_method"):
-            assert dialect.refusal(node.op, node.target, node.args, node.kwargs) is None
+            assert vocabulary.refusal(node.op, node.target, node.args, node.kwargs) is None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fxquant.kernels.cpu import Quantizer
-from fxquant.numerics import code_range, storage_offset
+from fxquant.numerics.arithmetic import code_range, storage_offset
 
 seeds = st.integers(0, 2**31)
 dtypes = st.sampled_from([torch.float32, torch.bfloat16])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fxquant.kernels import cpu, use_backend
-from fxquant.learned_step import fake_quantize_learned
+from fxquant.numerics.learned_step import fake_quantize_learned
 from tests.kernels.cpu.needs import needs_kernels
 from tests.kernels.cpu.operands import seeds
 

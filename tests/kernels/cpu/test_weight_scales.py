@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxquant.kernels import cpu, use_backend
-from fxquant.learned_step import WIDTHS, initial_weight_scale, initial_weight_scales
+from fxquant.numerics.learned_step import WIDTHS, initial_weight_scale, initial_weight_scales
 from tests.kernels.cpu.needs import needs_kernels
 from tests.kernels.cpu.operands import seeds
 

@@ -1,0 +1,74 @@
+"""The file itself: a safetensors file whose header holds the graph as JSON, written under another name and renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from typing import NoReturn
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fxquant.checkpoint.scalars import Json
+from fxquant.errors import CheckpointError
+from fxquant.files import write_atomically
+from fxquant.version import __version__
+
+FORMAT = 1  # raise it where an older release would misread the file
+_FORMAT, _VERSION, _CONTENTS, _DIGEST = "fxquant_format", "fxquant_version", "fxquant_graph", "fxquant_graph_sha256"
+
+
+def write(path: str, contents: Json, tensors: dict[str, Tensor]) -> None:
+    """
+    Write `contents` and `tensors` to `path`; whatever fails, the file that was there before is still whole.
+
+    Raises `CheckpointError` where the file cannot be written.
+    """
+    text = json.dumps(contents, allow_nan=False, separators=(",", ":"))
+    metadata = {_FORMAT: str(FORMAT), _VERSION: __version__, _CONTENTS: text, _DIGEST: _digest(text)}
+    try:
+        write_atomically(path, lambda name: save_file(tensors, name, metadata))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"the checkpoint cannot be written: {error}") from error
+
+
+def read(path: str) -> tuple[Json, dict[str, Tensor]]:
+    """Return the contents and the tensors of a checkpoint, the latter on the CPU in memory of their own."""
+    if not os.path.isfile(path):
+        found = "a directory" if os.path.isdir(path) else "something else" if os.path.exists(path) else "nothing there"
+        raise CheckpointError(f"expected a file written by fxquant.save, found {found}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            contents = _parse(file.metadata() or {})
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"expected a safetensors file written by fxquant.save: {error}") from error
+    return contents, tensors
+
+
+def _parse(metadata: dict[str, str]) -> Json:
+    if _FORMAT not in metadata or _CONTENTS not in metadata:
+        raise CheckpointError("this safetensors file was not written by fxquant.save: it holds no graph")
+    version, text = metadata.get(_VERSION, "?"), metadata[_CONTENTS]
+    number = metadata[_FORMAT]
+    if not re.fullmatch("[1-9][0-9]{0,8}", number):
+        raise CheckpointError(f"the header is damaged: format {number!r:.100}")
+    if int(number) > FORMAT:
+        raise CheckpointError(
+            f"format {int(number)} is newer than this fxquant {__version__}, which reads up to {FORMAT}: install fxquant "
+            f"{version:.40} or later"
+        )
+    if _digest(text) != metadata.get(_DIGEST):
+        raise CheckpointError("the header is damaged: its checksum differs")
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise CheckpointError(f"the header is damaged: {name} is not JSON")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,106 @@
+"""`torch.compile` with the settings and the kernels that are best on the device."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_map_only
+
+from fxquant import kernels, pipeline
+from fxquant.compiling.choose_cpu import all_linear_sites, sites_for_onednn
+from fxquant.errors import ConfigError, UnsupportedGraphError
+from fxquant.graph.shapes import propagate_shapes
+from fxquant.graph.stages import Stage, stage_of
+from fxquant.kernels import cpu, triton, use_backend
+from fxquant.ops.onednn_linear import is_available as has_onednn
+
+
+def compile_graph(gm: fx.GraphModule, backend: str, example_inputs: Sequence[Any] | None) -> CompiledGraph:
+    """Return `gm` compiled; an int8 model runs on the kernels made for the device, unless `backend` is "aten"."""
+    if backend not in kernels.BACKENDS:
+        raise ConfigError(f"unknown backend {backend!r}: expected one of {', '.join(map(repr, kernels.BACKENDS))}")
+    if not isinstance(gm, fx.GraphModule):
+        raise UnsupportedGraphError(f"compile expected a graph that fxquant made, found a {type(gm).__name__}")
+    device, onednn = _device(gm), frozenset[str]()
+    mode = "max-autotune" if device == "cuda" else None
+    if stage_of(gm) is Stage.LOWERED and backend == "auto":
+        gm = _copied(gm)
+        if example_inputs is not None:
+            propagate_shapes(gm, example_inputs)
+        if device == "cpu":
+            own = cpu.is_available()
+            onednn = sites_for_onednn(gm) if own else all_linear_sites(gm) if has_onednn() else onednn
+            gm = pipeline.run(gm, pipeline.compile_for_cpu(onednn, own), Stage.LOWERED)
+        elif device == "cuda" and example_inputs is not None and triton.obstacle(torch.cuda.current_device()) is None:
+            from fxquant.compiling.choose_triton import slower_sites
+
+            gm = pipeline.run(gm, pipeline.compile_for_cuda(slower_sites(gm, example_inputs)), Stage.LOWERED)
+    return CompiledGraph(gm, backend, mode, freeze=bool(onednn))
+
+
+class CompiledGraph(nn.Module):
+    """
+    A compiled graph, for inference: it runs without gradients.
+
+    graph_module: the graph with the kernels it was compiled with. freeze: the compiler packs weights for oneDNN, at the first
+    call. Packed weights are not looked at again.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, backend: str, mode: str | None, freeze: bool) -> None:
+        super().__init__()
+        self.graph_module = graph_module
+        self.backend = backend
+        self.mode = mode
+        self.freeze = freeze
+        # A mode and options exclude each other; CUDA graphs, which the mode asks for, save more than guards cost.
+        options: dict[str, Any] | None = None if mode else {"guard_filter_fn": guards_to_keep}
+        self.compiled = torch.compile(graph_module, mode=mode, options=options)
+
+    def forward(self, *args: Any) -> Any:
+        """Run the compiled graph."""
+        with torch.no_grad(), use_backend(self.backend):
+            if self.mode is not None:  # it records CUDA graphs, whose outputs the next call overwrites
+                return tree_map_only(Tensor, torch.clone, self.compiled(*args))
+            if not self.freeze:
+                return self.compiled(*args)
+            import torch._inductor.config as inductor
+
+            # dynamo reads the setting while it traces, before the options of torch.compile are in force
+            with inductor.patch(freezing=True, always_keep_tensor_constants=True):
+                return self.compiled(*args)
+
+
+def guards_to_keep(guards: Sequence[Any]) -> list[bool]:
+    """
+    Return which of dynamo's guards are checked at each call: of those on the model's tensors the first of each dtype.
+
+    There are hundreds of them, which take as long as a few layers. The tensors of a model are moved together, and those of one
+    dtype cast together, so that one tells of all.
+    """
+    kept, known = [], set[object]()
+    for guard in guards:
+        if not guard.name.startswith("self."):
+            kept.append(True)
+            continue
+        dtype = getattr(guard.value, "dtype", None) if guard.guard_type == "TENSOR_MATCH" else None
+        kept.append(dtype is not None and dtype not in known)
+        known.add(dtype)
+    return kept
+
+
+def _copied(gm: fx.GraphModule) -> fx.GraphModule:
+    """Return another graph over the same tensors."""
+    twin = fx.GraphModule(gm, copy.deepcopy(gm.graph), type(gm).__name__)
+    twin.meta = dict(gm.meta)
+    return twin
+
+
+def _device(gm: fx.GraphModule) -> str | None:
+    """Return the kind of device that all tensors of `gm` are on, None where they are on several."""
+    tensors: list[Tensor] = [*gm.parameters(), *gm.buffers()]
+    kinds = {t.device.type for t in tensors}
+    return kinds.pop() if len(kinds) == 1 else None

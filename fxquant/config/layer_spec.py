@@ -1,0 +1,90 @@
+"""How the operands of one matrix product are quantised, by the role they play."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+from fxquant.config.operands import OperandSpec, Role, TensorSpec
+from fxquant.config.search import NoisyBias, ScaleSearch
+from fxquant.errors import ConfigError
+from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+from fxquant.observers.log2 import Log2
+from fxquant.observers.twin import TwinGELU, TwinSoftmax
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """
+    How the operands of one product are quantised, by role; a role without a spec of its own uses `activation`.
+
+    A `weight` or `activation` of None leaves that operand float. search: how calibration looks for better scales than those
+    that the observers give; noise: whether a linear layer's or a patch embedding's input gets a noisy bias.
+
+    Raises `ConfigError` for a spec that its role cannot have.
+    """
+
+    weight: TensorSpec | None = field(
+        default_factory=partial(TensorSpec, signed=True, symmetric=True, granularity=PerChannel(0))
+    )
+    activation: TensorSpec | None = field(default_factory=TensorSpec)
+    norm: TensorSpec | None = None
+    gelu: TensorSpec | TwinGELU | None = None
+    query: TensorSpec | None = None
+    key: TensorSpec | None = None
+    softmax: TensorSpec | TwinSoftmax | Log2 | None = None
+    value: TensorSpec | None = None
+    search: ScaleSearch | None = None
+    noise: NoisyBias | None = None
+
+    def __post_init__(self) -> None:
+        for role in Role:
+            value = getattr(self, role.value)
+            special = _SPECIAL.get(role, ())
+            if type(value) in special:
+                continue
+            if value is not None and not isinstance(value, TensorSpec):
+                expected = ", ".join(kind.__name__ for kind in (TensorSpec, *special))
+                raise ConfigError(f"LayerSpec.{role.value} must be a {expected} or None, got {value!r}")
+            nonsense = value and _nonsense(role, value)
+            if nonsense:
+                raise ConfigError(f"LayerSpec.{role.value}: {nonsense}")
+        for role in (Role.ACTIVATION, Role.NORM, Role.GELU) if self.noise else ():
+            value = getattr(self, role.value)
+            if value is not None and not isinstance(value.granularity, PerTensor):
+                raise ConfigError(
+                    f"LayerSpec.{role.value}: a noisy bias needs one scale, PerTensor, got {value.granularity}"
+                )
+        for name, kind in (("search", ScaleSearch), ("noise", NoisyBias)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise ConfigError(f"LayerSpec.{name} must be a {kind.__name__} or None, got {value!r}")
+
+    def spec_for(self, role: Role) -> OperandSpec | None:
+        """Return the spec of an operand that plays `role`."""
+        if role is Role.WEIGHT:
+            return self.weight
+        specific: OperandSpec | None = getattr(self, role.value)
+        return specific if specific is not None else self.activation
+
+
+# LogIntSoftmax is not among them: it reads quantised scores, which only a `Placement` has.
+_SPECIAL: dict[Role, tuple[type, ...]] = {Role.GELU: (TwinGELU,), Role.SOFTMAX: (TwinSoftmax, Log2)}
+
+
+def _nonsense(role: Role, spec: TensorSpec) -> str | None:
+    """Return why no operand of `role` can be quantised by `spec`, None where one can."""
+    granularity = spec.granularity
+    if role is Role.WEIGHT and isinstance(granularity, PerHead):
+        return "a weight has no heads: use PerTensor, PerChannel(0) or RowGroups(n)"
+    if role is not Role.WEIGHT and isinstance(granularity, RowGroups | PerProjection):
+        return f"{type(granularity).__name__} splits the rows of a weight: use PerTensor, PerChannel or PerHead"
+    if role is not Role.WEIGHT and granularity == PerChannel(0):
+        return "axis 0 of an activation is the batch: use PerTensor, or PerChannel(-1) for the channels of (B, N, C)"
+    if role in (Role.ACTIVATION, Role.NORM, Role.GELU) and isinstance(granularity, PerHead):
+        return "only query, key, softmax and value have heads: give those roles a spec of their own"
+    if spec.symmetric and not spec.signed and role not in (Role.SOFTMAX, Role.GELU):
+        return (
+            "symmetric unsigned codes lose every negative value: use signed=True, or symmetric=False for a zero point"
+        )
+    return None

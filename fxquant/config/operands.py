@@ -1,0 +1,85 @@
+"""How one operand of a matrix product, or one value, is quantised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from fxquant.errors import ConfigError
+from fxquant.numerics.codes import Codes
+from fxquant.numerics.granularity import Granularity, PerTensor
+from fxquant.observers.base import Observer, ObserverOptions
+from fxquant.observers.log2 import Log2
+from fxquant.observers.minmax import MinMax
+from fxquant.observers.twin import TwinGELU, TwinSoftmax
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise `ConfigError` unless `value` is a bool."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be True or False, got {value!r}")
+
+
+class Role(Enum):
+    """What an operand is, found from the data flow."""
+
+    WEIGHT = "weight"
+    ACTIVATION = "activation"
+    NORM = "norm"  # comes from a layer norm
+    GELU = "gelu"  # comes from GELU
+    QUERY = "query"
+    KEY = "key"
+    SOFTMAX = "softmax"
+    VALUE = "value"
+
+
+@dataclass(frozen=True)
+class TensorSpec(Codes):
+    """
+    How one operand is quantised.
+
+    bits: 2..8. signed: codes ``[-2^(b-1), 2^(b-1) - 1]`` rather than ``[0, 2^b - 1]``. symmetric: the zero point is 0.
+    observer: frozen options of the observer that finds the range. narrow: signed codes go without the smallest, as in
+    ``[-127, 127]``.
+
+    Raises `ConfigError` for a value of the wrong type or range, and where the observer cannot find such a range.
+    """
+
+    observer: ObserverOptions = MinMax()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
+            raise ConfigError(f"bits must be an integer from 2 to 8, got {self.bits!r}")
+        if not isinstance(self.granularity, Granularity):
+            raise ConfigError(
+                "granularity must be PerTensor, PerChannel, PerHead, RowGroups or PerProjection, got "
+                f"{self.granularity!r}"
+            )
+        if not isinstance(self.observer, ObserverOptions):
+            raise ConfigError(f"observer must be observer options such as MinMax(), got {self.observer!r}")
+        for name in ("signed", "symmetric", "narrow"):
+            check_bool(f"TensorSpec.{name}", getattr(self, name))
+        if self.narrow and not self.signed:
+            raise ConfigError("narrow leaves out the smallest of the signed codes: use it with signed=True")
+        self.observer.check(self)
+
+    def build(self, name: str) -> Observer:
+        """Return a fresh observer for this spec; `name` is the operand it will be named by in errors."""
+        return self.observer.build(self, name)
+
+
+@dataclass(frozen=True)
+class IntegerNorm(TensorSpec):
+    """
+    How the output of a layer norm is quantised where the norm itself is to be computed on integers.
+
+    Its input has to be quantised too, with one scale or with power-of-two factors: see `Placement.residual`.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.granularity, PerTensor):
+            raise ConfigError(f"IntegerNorm needs one scale, PerTensor, got {self.granularity}")
+
+
+OperandSpec = TensorSpec | TwinGELU | TwinSoftmax | Log2

@@ -1,0 +1,96 @@
+"""The recipes by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from fxquant.config.quant_config import FLOAT_DTYPES, QuantConfig
+from fxquant.config.recipes.learned import vvtq
+from fxquant.config.recipes.placed import fqvit, itpn, psaq
+from fxquant.config.recipes.searched import base_ptq, noisyquant, noisyquant_ptq4vit, ptq4vit, statistics, vanilla
+from fxquant.errors import ConfigError
+from fxquant.observers import EMA, OMSE, MinMax, Percentile
+
+_SWITCHES = ("patch_embed", "head", "attention")
+
+
+def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> QuantConfig:
+    """
+    Return the config of the recipe `name` (see `recipes`) at `w_bits` weight and `a_bits` activation bits.
+
+    ``patch_embed``, ``head`` and ``attention`` (bool) switch those products in every recipe, and ``float_dtype`` (a dtype, or
+    its name such as "bfloat16") is what everything else is computed in. Raises `ConfigError` for an unknown recipe or option.
+
+    minmax, ema, percentile and omse are the observers of FQ-ViT for activations (affine, unsigned, per tensor); weights are
+    symmetric per output channel, by their minimum and maximum. Other options go to the observer, such as ``alpha`` of
+    percentile.
+
+    base_ptq and ptq4vit search the scales of weights, inputs and both operands of the attention products (PTQ4ViT); ptq4vit
+    also has twin-uniform quantisers after softmax and GELU. Options: ``metric`` and ``gradient`` (`Metric`, `Gradient` or
+    their values), ``per_channel`` (weight scales; else one per projection, as a cosine needs it), ``twin_softmax``,
+    ``twin_gelu``, ``power_of_two`` (of GELU's scales), and all fields of `ScaleSearch`, such as ``inputs_from``, ``rounds``,
+    ``coarse``, ``max_rows`` and ``correct_bias``; ``published=True`` makes all of them what the published code does.
+
+    vanilla takes the largest value of weights and inputs for their scale; noisyquant searches a clipping scale and a noisy
+    bias for the input of each linear layer (NoisyQuant). Attention products stay float. Options: ``noise`` (`Noise` or its
+    value), ``clip``, ``mean``, ``range``, ``weights`` (search their scales too), and as above ``metric``, ``correct_bias``,
+    ``inputs_from``, ``coarse``, ``max_rows`` and ``published``. noisyquant_ptq4vit is ptq4vit with noisy biases and takes
+    the options of both.
+
+    fqvit, itpn and psaq round values between the products too, as those systems place their quantisers: see
+    `fxquant.config.recipes.placed` for their options, such as ``observer``, ``power_of_two`` and ``softmax``.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"unknown recipe {name!r}: expected one of {', '.join(recipes())}")
+    switches = {key: options.pop(key) for key in _SWITCHES if key in options}
+    for key, value in switches.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"option {key} must be True or False, got {value!r}")
+    float_dtype = _float_dtype(options.pop("float_dtype", None))
+    try:
+        config = RECIPES[name](w_bits, a_bits, **options)
+    except TypeError as error:
+        raise ConfigError(f"recipe {name!r} does not take these options: {error}") from error
+    config = replace(config, **switches, float_dtype=float_dtype)
+    if config.opens_attention and switches.get("attention") is False:
+        raise ConfigError(
+            f"recipe {name!r} rounds values inside attention: another Placement leaves them float, attention=False does not"
+        )
+    return config
+
+
+def _float_dtype(value: Any) -> torch.dtype | None:
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in FLOAT_DTYPES}
+    if value is None or value in known.values():
+        return value  # type: ignore[no-any-return]
+    if value not in known:
+        raise ConfigError(f"option float_dtype must be one of {', '.join(known)}, got {value!r}")
+    return known[value]
+
+
+def recipes() -> tuple[str, ...]:
+    """Return the names of all recipes."""
+    return tuple(RECIPES)
+
+
+RECIPES: dict[str, Callable[..., QuantConfig]] = {
+    "default": partial(statistics, OMSE),
+    "minmax": partial(statistics, MinMax),
+    "ema": partial(statistics, EMA),
+    "percentile": partial(statistics, Percentile),
+    "omse": partial(statistics, OMSE),
+    "base_ptq": base_ptq,
+    "ptq4vit": ptq4vit,
+    "vanilla": vanilla,
+    "noisyquant": noisyquant,
+    "noisyquant_ptq4vit": noisyquant_ptq4vit,
+    "fqvit": fqvit,
+    "itpn": itpn,
+    "psaq": psaq,
+    "vvtq": vvtq,
+}

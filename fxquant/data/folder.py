@@ -1,0 +1,203 @@
+"""Image folders: which images calibrate a model, which ones measure it, and how they become batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from timm.data.readers.class_map import load_class_map
+from timm.utils.misc import natural_key
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from fxquant.errors import InputError
+
+TRAIN = "train"
+EVALUATION = ("val", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Image files below `root` with their class indices."""
+
+    root: Path
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def take(self, positions: Sequence[int]) -> Samples:
+        """Return the samples at `positions`, in that order."""
+        return Samples(self.root, tuple(self.files[i] for i in positions), tuple(self.labels[i] for i in positions))
+
+    def names(self) -> list[str]:
+        """Return the files' paths relative to `root`, with forward slashes."""
+        return [file.relative_to(self.root).as_posix() for file in self.files]
+
+
+@dataclass(frozen=True)
+class ImageTree:
+    """
+    What a folder offers. `shared` says that both parts are the same files, so that a draw has to keep them apart.
+
+    classes: folder names, one per class index. notes: what a reader should know about how the folder was understood.
+    """
+
+    calibration: Samples
+    evaluation: Samples
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def shared(self) -> bool:
+        """Say whether calibration and evaluation images come from the same files."""
+        return self.calibration.root == self.evaluation.root
+
+
+def read_image_tree(folder: str | Path, class_map: str | Path | None = None) -> ImageTree:
+    """
+    Find the images of an ImageFolder tree: ``train`` and ``val`` (or ``validation``, ``test``), or class folders alone.
+
+    A class is a folder, with images at any depth below it; folders without images keep their index. Indices follow timm's
+    order of folder names, in which 2 comes before 10, unless `class_map` names a text file with one folder name per line.
+    Where only one of the two parts exists, it serves both purposes.
+
+    Raises `InputError` naming the folder where it is missing, unreadable, or has no class folders or no images.
+    """
+    root = Path(folder)
+    if not root.exists():
+        raise InputError(f"image folder {str(root)!r} does not exist")
+    if not root.is_dir():
+        raise InputError(f"expected a folder of images, {str(root)!r} is a file")
+    calibration, evaluation = _part_roots(root)
+    names = [_class_folders(part) for part in dict.fromkeys((calibration, evaluation))]
+    found = sorted(set().union(*names), key=natural_key)
+    indices = _read_class_map(class_map, found) if class_map else {name: i for i, name in enumerate(found)}
+    parts = {part: _read_samples(part, indices) for part in dict.fromkeys((calibration, evaluation))}
+    classes = tuple(sorted(indices, key=indices.__getitem__))
+    return ImageTree(parts[calibration], parts[evaluation], classes, tuple(_notes(found, names, bool(class_map))))
+
+
+def check_classes(tree: ImageTree, num_classes: int, mapped: bool = False) -> None:
+    """
+    Refuse a folder whose classes cannot be those of a model with `num_classes` outputs.
+
+    mapped: the folder's names were given indices by a class map, so that it may hold a part of the classes.
+    """
+    found = len(tree.classes)
+    if found == num_classes or (mapped and found < num_classes):
+        return
+    some = ", ".join(tree.classes[:3]) + (", ..." if found > 3 else "")
+    source = "the class map" if mapped else f"{str(tree.evaluation.root)!r}"
+    raise InputError(
+        f"{source} has {found} classes ({some}), the model has num_classes {num_classes}: indices would not match and the "
+        f"accuracy would mean nothing. Give --num-classes {found} with a checkpoint of that many classes, --class-map FILE "
+        "(the model's class folder names, one per line) for a part of its classes, or the folder the model was trained on"
+    )
+
+
+def draw_images(tree: ImageTree, calibration: int, limit: int | None = None, seed: int = 0) -> tuple[Samples, Samples]:
+    """
+    Draw the images to calibrate with and those to evaluate on; the same arguments give the same images in the same order.
+
+    calibration: how many, drawn at random with the classes taking turns; 0 where they come from elsewhere. limit: how many to
+    evaluate on, drawn at random from all classes; None is all of them. Where the tree is `shared` no image serves both
+    purposes.
+
+    Raises `InputError` where the folder holds fewer images than asked for.
+    """
+    held = len(tree.calibration)
+    spare = 1 if tree.shared else 0
+    if not 0 <= calibration <= held - spare:
+        kept = ", one of which has to be left to evaluate on" if spare else ""
+        raise InputError(
+            f"--calib asks for {calibration} images, {str(tree.calibration.root)!r} holds {held}{kept}: "
+            f"give a number from 1 to {held - spare}"
+        )
+    # RandomState's stream is frozen by NumPy (NEP 19), so a seed means the same images with any version.
+    chosen = _take_turns(tree.calibration.labels, np.random.RandomState(seed))[:calibration]
+    taken = set(chosen) if tree.shared else set()
+    rest = [i for i in range(len(tree.evaluation)) if i not in taken]
+    if limit is not None and limit < len(rest):
+        drawn = np.random.RandomState(seed).permutation(len(rest))[:limit]
+        rest = [rest[i] for i in sorted(drawn.tolist())]
+    return tree.calibration.take(chosen), tree.evaluation.take(rest)
+
+
+def _part_roots(root: Path) -> tuple[Path, Path]:
+    """Return the folders of calibration and evaluation images, which may be one."""
+    # A class may be called "train" too: only a folder of folders is a part.
+    parts = {name: root / name for name in (TRAIN, *EVALUATION) if (root / name).is_dir() and _subfolders(root / name)}
+    evaluation = next((parts[name] for name in EVALUATION if name in parts), None)
+    train = parts.get(TRAIN)
+    return train or evaluation or root, evaluation or train or root
+
+
+def _class_folders(root: Path) -> list[str]:
+    names = _subfolders(root)
+    if not names:
+        files = sum(entry.is_file() for entry in os.scandir(root))
+        found = f"{files} files and no folders" if files else "nothing: the folder is empty"
+        raise InputError(f"expected class folders, or train and val folders of them, in {str(root)!r}, found {found}")
+    return names
+
+
+def _subfolders(root: Path) -> list[str]:
+    try:
+        entries = [e for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"cannot read the folder {str(root)!r}: {error.strerror}") from error
+    return [e.name for e in entries]
+
+
+def _read_samples(root: Path, indices: dict[str, int]) -> Samples:
+    files: list[Path] = []
+    labels: list[int] = []
+    for name in sorted(_class_folders(root), key=natural_key):
+        images = sorted(_walk_images(root / name), key=lambda file: natural_key(str(file)))
+        files += images
+        labels += [indices[name]] * len(images)
+    if not files:
+        raise InputError(f"the class folders in {str(root)!r} hold no images ({' '.join(IMG_EXTENSIONS)})")
+    return Samples(root, tuple(files), tuple(labels))
+
+
+def _walk_images(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise InputError(f"cannot read the folder {error.filename!r}: {error.strerror}") from error
+
+    for base, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = (name for name in folders if not name.startswith("."))
+        yield from (Path(base, n) for n in names if n.lower().endswith(IMG_EXTENSIONS) and not n.startswith("."))
+
+
+def _read_class_map(file: str | Path, found: Sequence[str]) -> dict[str, int]:
+    path = Path(file)
+    if path.suffix != ".txt" or not path.is_file():
+        raise InputError(f"expected a .txt file with one class folder name per line as class map, found {str(path)!r}")
+    indices: dict[str, int] = load_class_map(str(path))
+    missing = [name for name in found if name not in indices]
+    if missing:
+        raise InputError(f"class map {str(path)!r} lacks {len(missing)} class folders, such as {missing[0]!r}")
+    return indices
+
+
+def _notes(found: Sequence[str], names: Sequence[Sequence[str]], mapped: bool) -> Iterator[str]:
+    if not mapped and list(found) != sorted(found):
+        yield "class indices follow timm's order (2 before 10), not torchvision's; --class-map FILE sets another"
+    if any(set(part) != set(found) for part in names):
+        yield f"calibration and evaluation folders differ in their classes; indices are those of all {len(found)} together"
+
+
+def _take_turns(labels: Sequence[int], random: np.random.RandomState) -> list[int]:
+    """Return all positions in random order, classes taking turns."""
+    order = random.permutation(len(labels))
+    by_class: dict[int, list[int]] = {}
+    for position in order.tolist():
+        by_class.setdefault(labels[position], []).append(position)
+    groups = list(by_class.values())  # in the order in which the classes were drawn
+    longest = max(map(len, groups), default=0)
+    return [group[turn] for turn in range(longest) for group in groups if turn < len(group)]

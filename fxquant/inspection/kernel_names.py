@@ -1,0 +1,53 @@
+"""Which kernel computes a product of a graph."""
+
+from __future__ import annotations
+
+from torch import Tensor, fx
+
+from fxquant.graph.attributes import tensor_of
+from fxquant.kernels import cpu, triton
+from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.lowering.linear_site import linear_site
+from fxquant.lowering.quantized import INT8_LINEARS, INT8_PRODUCTS
+from fxquant.ops import attention_quantize
+from fxquant.ops.onednn_linear import onednn_linear
+
+CPU_KERNELS = "fxquant AVX512"
+
+
+def kernel_of(node: fx.Node, backend: str) -> str:
+    """Return the name of what computes a product on the device that the graph is on; backend: see `fxquant.compile`."""
+    if runs_on_cpu_kernel(node):
+        return CPU_KERNELS
+    if node.target is onednn_linear:
+        return "oneDNN qlinear_pointwise"
+    devices = {tensor_of(a).device for a in node.all_input_nodes if a.op == "get_attr"} if backend == "auto" else set()
+    kind = {device.type for device in devices}
+    fused = node.target is attention_quantize
+    if not fused and node.target not in INT8_PRODUCTS:
+        return f"torch {getattr(node.target, '__name__', node.target)}"
+    if kind == {"cpu"} and _fits_cpu(node) and cpu.expected_obstacle() is None:
+        return CPU_KERNELS
+    if kind == {"cuda"} and not fused and triton.obstacle(next(iter(devices)).index or 0) is None:
+        return "Triton"
+    if fused:
+        return "torch scaled_dot_product_attention"
+    return "torch._int_mm" if node.target in INT8_LINEARS else "torch bmm or _int_mm"
+
+
+def runs_on_cpu_kernel(node: fx.Node) -> bool:
+    """Say whether `node` calls one of the kernels directly, as after `fxquant.compile`."""
+    return node.target in (KERNELS.cpu_gemm.default, KERNELS.cpu_attention.default)
+
+
+def _fits_cpu(node: fx.Node) -> bool:
+    """Say whether fxquant's kernels for x86 processors take the operands."""
+    value, site = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None, linear_site(node)
+    if not isinstance(value, Tensor):
+        return False
+    if node.target is attention_quantize:
+        known = [a.meta.get("val") for a in node.args[:3] if isinstance(a, fx.Node)]
+        return all(isinstance(t, Tensor) for t in known) and cpu.attends(*known)  # type: ignore[arg-type]
+    if site is None or site.weight_zero_point is not None:
+        return False
+    return cpu.fits(value, tensor_of(site.weight), tensor_of(site.scale), site.dtype)

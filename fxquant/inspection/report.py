@@ -1,0 +1,271 @@
+"""What runs on int8, what does not, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fxquant.errors import UnsupportedGraphError
+from fxquant.graph.attributes import tensor_of
+from fxquant.graph.dataflow import PRODUCTS
+from fxquant.graph.meta import Operand, Record, module_path, record_of
+from fxquant.graph.stages import Stage, stage_of
+from fxquant.inspection.kernel_names import kernel_of, runs_on_cpu_kernel
+from fxquant.kernels import chosen_backend
+from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.lowering.obstacles import obstacle
+from fxquant.lowering.quantized import INT8_PRODUCTS, is_quantized
+from fxquant.ops import (
+    attention_quantize,
+    dequantize,
+    dequantize_twin,
+    int8_linear_gelu_quantize,
+    int8_linear_gelu_quantize_twin,
+    layer_norm_quantize,
+    quantize,
+    quantize_twin,
+)
+from fxquant.ops.onednn_linear import onednn_linear
+
+# Where the scales stand among the arguments.
+_SCALES: dict[Any, tuple[int, ...]] = {
+    quantize: (1,),
+    dequantize: (1,),
+    quantize_twin: (1, 2),
+    dequantize_twin: (1, 2),
+    layer_norm_quantize: (4,),
+    attention_quantize: (6,),
+    int8_linear_gelu_quantize: (7,),
+    int8_linear_gelu_quantize_twin: (7, 8),
+}
+_SCALES |= {
+    KERNELS.cpu_quantize.default: (1,),
+    KERNELS.cpu_layer_norm_quantize.default: (4,),
+    KERNELS.cpu_attention.default: (6,),
+    KERNELS.cpu_gemm.default: (8,),
+}
+_FLOAT_PRODUCTS = (*PRODUCTS, attention_quantize, KERNELS.cpu_attention.default)
+_INT8 = (*INT8_PRODUCTS, onednn_linear, KERNELS.cpu_gemm.default)
+_ATTENTION = (F.scaled_dot_product_attention, attention_quantize, KERNELS.cpu_attention.default)
+
+
+@dataclass(frozen=True)
+class OperandReport:
+    """One operand: its dtype at run time ("int8", "uint4", "float32"), granularity and scale (the largest of several)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] | None
+    granularity: str | None
+    scale: float | None
+
+
+@dataclass(frozen=True)
+class ProductReport:
+    """
+    One matrix product.
+
+    macs: multiply-accumulates for the batch that calibrated it, None where shapes are unknown. kernel: what computes it on the
+    device that the graph is on. searched_tokens: on how many of how many tokens of the calibration images its scales were
+    searched, None where they were not.
+    """
+
+    name: str
+    module: str
+    product: str
+    operands: tuple[OperandReport, ...]
+    output_shape: tuple[int, ...] | None
+    macs: int | None
+    int8: bool
+    requested: bool
+    reason: str | None
+    kernel: str
+    searched_tokens: tuple[int, int] | None = None
+
+
+class Report:
+    """
+    The products of a graph; iterate over it for `ProductReport` records, print it for a table.
+
+    stage: its name. float_dtype: of what is not int8, by name. rounded: the names of values that are quantised although no
+    product reads them, because a `Placement` says so.
+    """
+
+    def __init__(
+        self, records: tuple[ProductReport, ...], stage: str, float_dtype: str, rounded: tuple[str, ...] = ()
+    ) -> None:
+        self.records = records
+        self.rounded = rounded
+        self.stage = stage
+        self.float_dtype = float_dtype
+
+    @property
+    def coverage(self) -> float:
+        """Share of all multiply-accumulates of matrix products that run on int8, 0..1."""
+        total = sum(r.macs or 0 for r in self.records)
+        return sum(r.macs or 0 for r in self.records if r.int8) / total if total else 0.0
+
+    def __iter__(self) -> Iterator[ProductReport]:
+        return iter(self.records)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __str__(self) -> str:
+        rows: list[tuple[str, ...]] = [("product", "operands", "output", "MACs", "runs on")]
+        rows += [_row(r) for r in self.records]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        count = sum(r.int8 for r in self.records)
+        head = (
+            f"stage {self.stage}: {count} of {len(self)} products on int8, {self.coverage:.1%} of multiply-accumulates; "
+            f"the rest is {self.float_dtype}"
+        )
+        sampled = [r.searched_tokens for r in self.records if r.searched_tokens and len(set(r.searched_tokens)) == 2]
+        if sampled:
+            used, total = min(sampled, key=lambda tokens: tokens[0] / tokens[1])
+            lines.append(f"searched on part of the tokens: {len(sampled)} products, the least {used} of {total}")
+        if self.rounded:
+            lines.append(f"rounded to codes and back, no product reads them: {len(self.rounded)} values")
+        return "\n".join([head, *lines])
+
+
+def report(gm: nn.Module) -> Report:
+    """
+    Return the report of a graph at any stage, compiled or not: one record per matrix product.
+
+    Shapes and multiply-accumulates are known once the graph was traced with example inputs or calibrated and converted.
+
+    Raises `UnsupportedGraphError` for a module that is no graph.
+    """
+    backend = getattr(gm, "backend", chosen_backend())
+    gm = getattr(gm, "graph_module", gm)
+    if not isinstance(gm, fx.GraphModule):
+        raise UnsupportedGraphError(f"report expected a graph that fxquant made, found a {type(gm).__name__}")
+    stage = stage_of(gm)
+    nodes = [n for n in gm.graph.nodes if n.target in (*_INT8, *_FLOAT_PRODUCTS)]
+    dtype = str(gm.meta.get("dtype", torch.float32)).removeprefix("torch.")
+    products = tuple(_product(n, stage, str(backend)) for n in nodes)
+    return Report(products, stage.value if stage else "unknown", dtype, tuple(_rounded(gm)))
+
+
+def _rounded(gm: fx.GraphModule) -> Iterator[str]:
+    """Yield the names of computed values that are dequantised for anything but a product."""
+    for node in gm.graph.nodes:
+        codes = node.args[0] if node.target is dequantize else None
+        if (
+            isinstance(codes, fx.Node)
+            and codes.op != "get_attr"
+            and not all(u.target in (*PRODUCTS, "to") for u in node.users)
+        ):
+            yield str(node.args[1].target).removesuffix("_scale")
+
+
+def _product(node: fx.Node, stage: Stage | None, backend: str) -> ProductReport:
+    record = record_of(node)
+    int8 = node.target in _INT8
+    module = record.module if record else module_path(node)
+    return ProductReport(
+        name=record.label if record else module or node.name,
+        module=module,
+        product=record.product.value if record else str(getattr(node.target, "__name__", node.target)),
+        operands=_int8_operands(node, record) if int8 else _operands(node, record),
+        output_shape=_shape(node),
+        macs=multiply_accumulates(node),
+        int8=int8,
+        requested=record.requested if record else False,
+        reason=None if int8 else _reason(node, record, stage),
+        kernel=kernel_of(node, backend),
+        searched_tokens=record.tokens if record else None,
+    )
+
+
+def _reason(node: fx.Node, record: Record | None, stage: Stage | None) -> str | None:
+    if record is not None and record.reason is not None:
+        return record.reason
+    if record is None or stage in (None, Stage.FLOAT):
+        return "not prepared yet"
+    if stage is Stage.PREPARED:
+        return None
+    simulated = any(is_quantized(a) for a in node.args[:2])
+    return obstacle(node) if stage is Stage.LOWERED or not simulated else None
+
+
+def _operands(node: fx.Node, record: Record | None) -> tuple[OperandReport, ...]:
+    known: tuple[Operand | None, ...] = record.operands if record else (None,) * (3 if len(node.args) > 3 else 2)
+    if record and node.target is F.scaled_dot_product_attention:  # where probabilities are no argument
+        known = (*known[:2], *known[3:])
+    result = []
+    for index, operand in enumerate(known):
+        value = node.args[index] if index < len(node.args) else None
+        name = operand.name.rpartition(".")[2] if operand else ("input", "weight", "value")[min(index, 2)]
+        spec = operand.spec if operand else None
+        if spec is None:
+            result.append(OperandReport(name, _dtype(value), _shape(value), None, None))
+            continue
+        result.append(OperandReport(name, spec.dtype, _shape(value), str(spec.granularity), _scale(value)))
+    return tuple(result)
+
+
+def _int8_operands(node: fx.Node, record: Record | None) -> tuple[OperandReport, ...]:
+    if record is None:
+        return ()
+    reports = []
+    codes = [_quantizer(value) for value in node.args[:2]]
+    for operand, value, own, other in zip(record.operands, node.args[:2], codes, reversed(codes), strict=True):
+        spec, scale = operand.spec, _scale(own)
+        if own is None and other is not None:  # a constant, whose scale was folded with the other one
+            first = tensor_of(other.args[_SCALES[other.target][0]])
+            scale = float(tensor_of(node.args[3 if runs_on_cpu_kernel(node) else 2]).max() / first.max())
+        name, granularity = operand.name.rpartition(".")[2], str(spec.granularity) if spec else None
+        reports.append(OperandReport(name, spec.dtype if spec else "float", _shape(value), granularity, scale))
+    return tuple(reports)
+
+
+def _quantizer(codes: Any) -> fx.Node | None:
+    """Return the node that made integer codes, behind patches and moves."""
+    while isinstance(codes, fx.Node) and codes.args and codes.target not in _SCALES:
+        codes = codes.args[0]
+    return codes if isinstance(codes, fx.Node) and codes.target in _SCALES else None
+
+
+def _scale(node: Any) -> float | None:
+    """Return the largest scale of a node that quantises or dequantises, None for any other."""
+    positions = _SCALES.get(node.target, ()) if isinstance(node, fx.Node) else ()
+    return max((float(tensor_of(node.args[p]).abs().max()) for p in positions), default=None)
+
+
+def multiply_accumulates(node: fx.Node) -> int | None:
+    """Return the multiply-accumulates of a product for the batch that its shapes are of, None where these are unknown."""
+    out, left, right = _shape(node), _shape(node.args[0]), _shape(node.args[1])
+    if out is None or left is None or right is None:
+        return None
+    if node.target is F.conv2d:
+        return math.prod(out) * math.prod(right[1:])
+    if node.target in _ATTENTION:
+        # scores (.., N, M) over D, then context (.., N, E) over M
+        return math.prod(left) * right[-2] + math.prod(out) * right[-2]
+    return math.prod(out) * left[-1]
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    known = value.meta.get("val") if isinstance(value, fx.Node) else None
+    return tuple(known.shape) if isinstance(known, Tensor) else None
+
+
+def _dtype(value: Any) -> str:
+    known = value.meta.get("val") if isinstance(value, fx.Node) else None
+    return str(known.dtype).removeprefix("torch.") if isinstance(known, Tensor) else "float"
+
+
+def _row(r: ProductReport) -> tuple[str, ...]:
+    operands = ", ".join(f"{o.name} {o.dtype}" + (f" {o.scale:.3g}" if o.scale is not None else "") for o in r.operands)
+    macs = "?" if r.macs is None else f"{r.macs / 1e6:.1f}M"
+    where = f"int8: {r.kernel}" if r.int8 else f"float: {r.reason}" if r.reason else "simulated"
+    return (r.name, operands, str(r.output_shape or "?"), macs, where)

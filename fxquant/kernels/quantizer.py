@@ -1,0 +1,22 @@
+"""How kernels of every device are told to quantise their result."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Quantizer(NamedTuple):
+    """How results become codes."""
+
+    scale: Tensor
+    zero_point: Tensor | None
+    low: Tensor | None
+    split: Tensor | None
+    noise: Tensor | None
+    qmin: int
+    qmax: int
+
+
+NO_QUANTIZER = (None, None, None, None, None, 0, 0)

@@ -1,0 +1,156 @@
+"""What `eval` and `demo` have in common: a float model measured, quantised and measured again on the same images."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+import fxquant
+from fxquant.api import Target
+from fxquant.config.quant_config import QuantConfig
+from fxquant.distributed import rank, shard
+from fxquant.errors import FxquantError
+from fxquant.measurement.evaluation import Evaluation, evaluate, measure_agreement
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """
+    A float model, on its device and in its dtype, with the images to calibrate it with and to measure it on.
+
+    calibration, evaluation: batches of images ``(B, C, H, W)`` and labels ``(B,)`` that can be iterated more than once. In a
+    process group they are all batches, with a `shard` method; each rank takes its own.
+    """
+
+    model: nn.Module
+    calibration: Batches
+    evaluation: Batches
+    device: torch.device
+    dtype: torch.dtype
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One line of the table. agreement: percent of images classified as by the float model. coverage: 0..1, see Report."""
+
+    name: str
+    evaluation: Evaluation
+    agreement: float | None = None
+    size: int | None = None  # bytes
+    coverage: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the line's numbers with their units in the keys."""
+        return {
+            "name": self.name,
+            "top1_percent": self.evaluation.top1,
+            "top5_percent": self.evaluation.top5,
+            "agreement_percent": self.agreement,
+            "images": self.evaluation.count,
+            "size_bytes": self.size,
+            "int8_coverage": self.coverage,
+        }
+
+
+def measure_float(task: Task, name: str) -> Row:
+    """Evaluate the task's float model."""
+    result = _evaluate(task, task.model, name)
+    return Row(name, result, size=count_bytes(task.model))
+
+
+def calibrate_model(task: Task, config: QuantConfig, memory: int | None = None) -> tuple[fx.GraphModule, float]:
+    """
+    Return the prepared, calibrated model and the seconds that calibration took; the seed fixes its random choices.
+
+    memory: bytes that a search may hold, None for the default of `fxquant.calibrate`.
+    """
+    torch.manual_seed(task.seed)
+    images, _ = next(iter(task.calibration))
+    example = images.to(device=task.device, dtype=task.dtype)
+    prepared = fxquant.prepare(task.model, config, example)
+    start = time.perf_counter()
+    limits = {} if memory is None else {"memory": memory}
+    shown = sys.stderr.isatty() and rank() == 0
+    fxquant.calibrate(prepared, shard(task.calibration), progress=shown, seed=task.seed, **limits)
+    return prepared, time.perf_counter() - start
+
+
+def measure_converted(
+    task: Task,
+    prepared: fx.GraphModule,
+    reference: Evaluation,
+    name: str,
+    *,
+    target: Target,
+    strict: bool = False,
+    compiled: bool = False,
+) -> tuple[fx.GraphModule, Row]:
+    """
+    Convert a calibrated model to `target`, evaluate it and compare its predictions with those of `reference`.
+
+    compiled: evaluate it under `fxquant.compile`. Raises `FxquantError` where torch.compile fails, and what
+    `fxquant.convert` raises.
+    """
+    gm = fxquant.convert(prepared, target, strict)
+    runner: Callable[[Tensor], Any] = gm
+    if compiled:
+        images, _ = next(iter(task.evaluation))
+        example = images.to(device=task.device, dtype=task.dtype)
+        runner = _pad_batches(compile_model(gm, fxquant.compile, example), len(example))
+    result = _evaluate(task, runner, name)
+    agreement = measure_agreement(result, reference)
+    if target == "fake":  # runs on float, with float weights
+        return gm, Row(name, result, agreement)
+    return gm, Row(name, result, agreement, count_bytes(gm), fxquant.report(gm).coverage)
+
+
+def compile_model(model: nn.Module, compiler: Callable[[Any], Any], images: Tensor) -> Callable[[Tensor], Any]:
+    """Return ``compiler(model)`` after a first call on `images`, which compiles; raise `FxquantError` where that fails."""
+    compiled: Callable[[Tensor], Any] = compiler(model)
+    try:
+        with torch.no_grad():
+            compiled(images)
+    except Exception as error:  # dynamo and its backends wrap any exception in many ways
+        raise FxquantError(f"torch.compile failed: {_compile_failure(error)}") from error
+    return compiled
+
+
+def count_bytes(model: nn.Module) -> int:
+    """Return the bytes of all tensors in the state dict, each storage counted once."""
+    tensors = {t.data_ptr(): t for t in model.state_dict().values() if isinstance(t, Tensor)}
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _evaluate(task: Task, model: Callable[[Tensor], Any], name: str) -> Evaluation:
+    batches = shard(task.evaluation)
+    return evaluate(model, batches, device=task.device, dtype=task.dtype, description=name, shared=True)
+
+
+def _pad_batches(model: Callable[[Tensor], Any], size: int) -> Callable[[Tensor], Any]:
+    """Fill a last, smaller batch with zeros, as another batch size would compile the model again."""
+
+    def run(images: Tensor) -> Any:
+        missing = size - len(images)
+        if not missing:
+            return model(images)
+        return model(torch.cat((images, images.new_zeros(missing, *images.shape[1:]))))[: len(images)]
+
+    return run
+
+
+def _compile_failure(error: BaseException) -> str:
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen).__name__ == "InvalidCxxCompiler" or "InvalidCxxCompiler" in str(seen):
+            return "no C++ compiler"
+        seen = seen.__cause__ or seen.__context__
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,0 +1,169 @@
+"""What torch.export captured, as a graph module of the form that symbolic tracing gives; operators are left as they are."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import HigherOrderOperator, OpOverload
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from fxquant.errors import UnsupportedGraphError
+from fxquant.graph.attributes import get_tensor
+from fxquant.graph.rewrite import location
+from fxquant.tracing.code_tracer import CodeTracer
+
+ModuleStack = dict[str, tuple[str, type]]
+
+
+def as_graph_module(model: nn.Module, program: ExportedProgram) -> fx.GraphModule:
+    """
+    Return the graph of `program`, an export of `model`, over the parameters and buffers of `model` itself.
+
+    Placeholders have the names of forward's arguments, the output has the structure that the model returns, and regions of
+    autocast and of gradient mode are inlined. Tensors that depend on nothing become buffers, and no node names a device.
+    """
+    exported = program.module(check_guards=False)
+    _inline_regions(exported)
+    graph = fx.Graph(tracer_cls=CodeTracer)  # a new one: export's own generates code that flattens arguments
+    graph.output(_result(program, graph.graph_copy(exported.graph, {})))
+    _restore_signature(model, graph)
+    state = _bind_state(model, exported, graph)
+    _free_devices(graph, state)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for node in graph.nodes:
+        node.meta["nn_module_stack"] = _module_stack(modules, node.meta.get("nn_module_stack", {}))
+    _place_attributes(graph)
+    return fx.GraphModule(state, graph, type(model).__name__).eval()
+
+
+def _inline_regions(gm: fx.GraphModule) -> None:
+    """Replace calls of nested graphs, made by ``with torch.no_grad():`` and the like, by their bodies."""
+    for node in list(gm.graph.nodes):
+        if not isinstance(node.target, HigherOrderOperator):
+            continue
+        _check_region(node)
+        reference = next(a for a in node.args if isinstance(a, fx.Node) and a.op == "get_attr")
+        body = gm.get_submodule(str(reference.target))
+        if not isinstance(body, fx.GraphModule):
+            raise TypeError(f"expected the body of {node.name!r} to be a graph")
+        _inline_regions(body)
+        given = node.args[node.args.index(reference) + 1 :]
+        with gm.graph.inserting_before(node):
+            inputs = body.graph.find_nodes(op="placeholder")
+            result = gm.graph.graph_copy(body.graph, dict(zip(inputs, given, strict=True)))
+        _replace_results(node, result)
+        gm.graph.erase_node(node)
+        if not reference.users:
+            gm.graph.erase_node(reference)
+
+
+def _check_region(node: fx.Node) -> None:
+    name = str(node.target)
+    # The first arguments of a region of autocast are its device, dtype, and whether it is enabled.
+    if name == "wrap_with_set_grad_enabled" or (name == "wrap_with_autocast" and node.args[2] is False):
+        return
+    raise UnsupportedGraphError(
+        f"node {node.name!r}{location(node)} needs the operator {name}, which a quantised graph cannot hold: cast tensors "
+        "with .to(dtype) in place of autocast, and let control flow depend on shapes alone"
+    )
+
+
+def _replace_results(node: fx.Node, result: Any) -> None:
+    if isinstance(result, fx.Node):
+        node.replace_all_uses_with(result)
+    for user in list(node.users):
+        if user.target is not operator.getitem:
+            raise TypeError(f"{user.name!r} reads all results of {node.name!r} at once")
+        user.replace_all_uses_with(result[user.args[1]])
+        user.graph.erase_node(user)
+
+
+def _result(program: ExportedProgram, results: Any) -> Any:
+    """Return what the model returns, of the nodes that export put into one tuple."""
+    return _plain(pytree.tree_unflatten(pytree.tree_leaves(results), program.call_spec.out_spec))
+
+
+def _plain(value: Any) -> Any:
+    # Output classes such as those of transformers are dictionaries; a graph holds plain ones.
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return type(value)(map(_plain, value)) if type(value) in (tuple, list) else value
+
+
+def _restore_signature(model: nn.Module, graph: fx.Graph) -> None:
+    """Name placeholders as forward does, and drop arguments that are no tensors: they keep the value of the example."""
+    inputs = graph.find_nodes(op="placeholder")
+    for node, parameter in zip(inputs, inspect.signature(model.forward).parameters.values(), strict=False):
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            break
+        node.target = parameter.name
+    for node in inputs:
+        if not isinstance(node.meta.get("val"), Tensor):
+            graph.erase_node(node)
+
+
+def _bind_state(model: nn.Module, exported: fx.GraphModule, graph: fx.Graph) -> dict[str, Tensor]:
+    """Point each ``get_attr`` node to the first of the names its tensor has in `model`; return the tensors by name."""
+    names = {id(tensor): name for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    state: dict[str, Tensor] = {}
+    for node in graph.find_nodes(op="get_attr"):
+        tensor = get_tensor(exported, str(node.target))
+        node.target = names.get(id(tensor), str(node.target))
+        state[node.target] = node.meta["val"] = tensor
+    return state
+
+
+def _free_devices(graph: fx.Graph, state: dict[str, Tensor]) -> None:
+    """Let no node name the device of the example: what depends on nothing becomes a buffer, the rest asks the input."""
+    image = next(n for n in graph.find_nodes(op="placeholder") if isinstance(n.meta.get("val"), Tensor))
+    for node in list(graph.nodes):
+        if not isinstance(node.target, OpOverload):
+            continue
+        if not node.all_input_nodes and torch.Tag.nondeterministic_seeded not in node.target.tags:
+            _make_buffer(node, state)
+        elif node.kwargs.get("device") == image.meta["val"].device:
+            kwargs = {key: value for key, value in node.kwargs.items() if key != "device"}
+            if not any(isinstance(n.meta.get("val"), Tensor) for n in node.all_input_nodes):
+                with graph.inserting_before(node):
+                    kwargs["device"] = graph.call_function(getattr, (image, "device"))
+            node.kwargs = kwargs
+
+
+def _make_buffer(node: fx.Node, state: dict[str, Tensor]) -> None:
+    value = node.target(*node.args, **node.kwargs)  # type: ignore[operator]
+    if not isinstance(value, Tensor):
+        return
+    name = f"constant_{node.name}"
+    while name in state:
+        name += "_"
+    with node.graph.inserting_before(node):
+        new = node.graph.create_node("get_attr", name)
+    new.meta = node.meta | {"val": value}
+    state[name] = value
+    node.replace_all_uses_with(new)
+    node.graph.erase_node(node)
+
+
+def _module_stack(modules: dict[str, nn.Module], recorded: dict[str, tuple[str, Any]]) -> ModuleStack:
+    """Return export's module stack as `torch.fx` writes it: by path, without the root, with classes for their names."""
+    paths = (path.partition("@")[0] for path, _ in recorded.values())  # blocks.0@1 is the second call of blocks.0
+    return {path: (path, type(modules[path])) for path in paths if path and path in modules}
+
+
+def _place_attributes(graph: fx.Graph) -> None:
+    """Read each parameter just before it is first used, as part of the module that uses it."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in graph.find_nodes(op="get_attr"):
+        if not node.users:
+            graph.erase_node(node)
+            continue
+        first = min(node.users, key=order.__getitem__)
+        first.prepend(node)
+        for key in ("nn_module_stack", "stack_trace"):
+            if first.meta.get(key):
+                node.meta[key] = first.meta[key]

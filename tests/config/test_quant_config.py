@@ -1,0 +1,435 @@
+"""Config: frozen values, refused nonsense, overrides as torch.ao has them, and every combination converts."""
+
+from __future__ import annotations
+
+import operator
+import re
+from dataclasses import FrozenInstanceError, fields
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxquant
+from fxquant import (
+    ConfigError,
+    Inputs,
+    LayerSpec,
+    Metric,
+    MinMax,
+    Noise,
+    NoisyBias,
+    PerChannel,
+    PerHead,
+    PerProjection,
+    PerTensor,
+    QuantConfig,
+    Role,
+    RowGroups,
+    ScaleSearch,
+    TensorSpec,
+    TwinGELU,
+    TwinSoftmax,
+)
+from fxquant.config.overrides import Scope
+from fxquant.numerics.granularity import Granularity
+
+WEIGHT = TensorSpec(signed=True, symmetric=True, granularity=PerChannel(0))
+SIGNED = TensorSpec(signed=True, symmetric=True)
+UNTYPED: Any = fxquant  # for what a type checker would refuse
+FOUR, SIX = (LayerSpec(TensorSpec(b, signed=True, symmetric=True), TensorSpec(b)) for b in (4, 6))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(PerTensor(), PerChannel(1), PerHead(), RowGroups(3)),
+        *(TensorSpec(), TwinGELU(), TwinSoftmax(4, False, True), LayerSpec(), QuantConfig(), PerProjection()),
+    ],
+)
+def test_values_are_frozen_equal_and_hashable(value: Any) -> None:
+    name = next((f.name for f in fields(value)), "anything")
+    with pytest.raises((FrozenInstanceError, TypeError)):
+        setattr(value, name, 1)
+    assert value == eval(repr(value), vars(fxquant) | {"Role": Role})
+    assert len({value, eval(repr(value), vars(fxquant))}) == 1
+
+
+def test_defaults_are_w8a8() -> None:
+    layer = QuantConfig().layer
+    assert layer == LayerSpec(weight=WEIGHT, activation=TensorSpec(8, signed=False, symmetric=False, observer=MinMax()))
+    assert (QuantConfig().patch_embed, QuantConfig().head, QuantConfig().attention) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("bits", "signed", "narrow", "expected"),
+    [
+        (8, False, False, (0, 255)),
+        (8, True, False, (-128, 127)),
+        (8, True, True, (-127, 127)),
+        (2, True, False, (-2, 1)),
+    ],
+)
+def test_codes(bits: int, signed: bool, narrow: bool, expected: tuple[int, int]) -> None:
+    spec = TensorSpec(bits, signed=signed, narrow=narrow)
+    assert (spec.qmin, spec.qmax) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bits": 1}, "bits must be an integer from 2 to 8, got 1"),
+        ({"bits": 9}, "bits must be an integer from 2 to 8, got 9"),
+        ({"bits": 4.0}, "bits must be an integer from 2 to 8, got 4.0"),
+        ({"bits": True}, "bits must be an integer from 2 to 8, got True"),
+        ({"signed": 1}, "TensorSpec.signed must be True or False, got 1"),
+        ({"narrow": True}, "narrow leaves out the smallest of the signed codes: use it with signed=True"),
+        (
+            {"granularity": "per_channel"},
+            "granularity must be PerTensor, PerChannel, PerHead, RowGroups or PerProjection, got 'per_channel'",
+        ),
+        (
+            {"granularity": PerTensor},
+            f"granularity must be PerTensor, PerChannel, PerHead, RowGroups or PerProjection, got {PerTensor!r}",
+        ),
+        ({"observer": "minmax"}, "observer must be observer options such as MinMax(), got 'minmax'"),
+    ],
+)
+def test_impossible_tensor_specs(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        TensorSpec(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RowGroups(0), "RowGroups needs at least one group, got 0"),
+        (lambda: UNTYPED.RowGroups(1.5), "RowGroups needs a whole number of groups, got 1.5"),
+        (lambda: UNTYPED.PerChannel("rows"), "PerChannel needs an integer axis, got 'rows'"),
+    ],
+)
+def test_impossible_granularities(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        make()
+
+
+LOST = "symmetric unsigned codes lose every negative value: use signed=True, or symmetric=False for a zero point"
+
+
+@pytest.mark.parametrize(
+    ("role", "spec", "message"),
+    [
+        ("weight", 8, "LayerSpec.weight must be a TensorSpec or None, got 8"),
+        ("weight", TensorSpec(granularity=PerHead()), "LayerSpec.weight: a weight has no heads"),
+        ("weight", TensorSpec(symmetric=True), f"LayerSpec.weight: {LOST}"),
+        ("activation", TensorSpec(symmetric=True), f"LayerSpec.activation: {LOST}"),
+        ("query", TensorSpec(symmetric=True), f"LayerSpec.query: {LOST}"),
+        *(
+            (role.value, TwinGELU(), f"LayerSpec.{role.value} must be a TensorSpec")
+            for role in Role
+            if role != Role.GELU
+        ),
+        *((r.value, TwinSoftmax(), f"LayerSpec.{r.value} must be a TensorSpec") for r in Role if r != Role.SOFTMAX),
+        (
+            "softmax",
+            TwinGELU(),
+            "LayerSpec.softmax must be a TensorSpec, TwinSoftmax, Log2 or None, got TwinGELU(bits=8",
+        ),
+        ("gelu", TwinSoftmax(), "LayerSpec.gelu must be a TensorSpec, TwinGELU or None, got TwinSoftmax(bits=8"),
+        ("gelu", 8, "LayerSpec.gelu must be a TensorSpec, TwinGELU or None, got 8"),
+        (
+            "activation",
+            TensorSpec(granularity=RowGroups(3)),
+            "LayerSpec.activation: RowGroups splits the rows of a weight",
+        ),
+        ("value", TensorSpec(granularity=RowGroups(3)), "LayerSpec.value: RowGroups splits the rows of a weight"),
+        ("key", TensorSpec(granularity=PerProjection()), "LayerSpec.key: PerProjection splits the rows of a weight"),
+        ("search", Metric.L2, "LayerSpec.search must be a ScaleSearch or None, got <Metric.L2"),
+        ("search", ScaleSearch, "LayerSpec.search must be a ScaleSearch or None, got <class"),
+        ("noise", Noise.UNIFORM, "LayerSpec.noise must be a NoisyBias or None, got <Noise.UNIFORM"),
+        ("noise", True, "LayerSpec.noise must be a NoisyBias or None, got True"),
+        (
+            "activation",
+            TensorSpec(granularity=PerChannel(0)),
+            "LayerSpec.activation: axis 0 of an activation is the batch",
+        ),
+        ("gelu", TensorSpec(granularity=PerHead()), "LayerSpec.gelu: only query, key, softmax and value have heads"),
+    ],
+)
+def test_specs_that_a_role_cannot_have(role: str, spec: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        LayerSpec(**{role: spec})
+
+
+@pytest.mark.parametrize("role", ["activation", "norm", "gelu"])
+def test_a_noisy_bias_needs_one_scale(role: str) -> None:
+    spec: Any = TensorSpec(granularity=PerChannel(-1))
+    LayerSpec(**{role: spec})
+    with pytest.raises(ConfigError, match=re.escape(f"LayerSpec.{role}: a noisy bias needs one scale, PerTensor, got")):
+        LayerSpec(**{role: spec}, noise=NoisyBias())
+
+
+@pytest.mark.parametrize("twin", [TwinGELU, TwinSoftmax])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bits": 1}, "bits must be an integer from 2 to 8, got 1"),
+        ({"bits": 9}, "bits must be an integer from 2 to 8, got 9"),
+        ({"bits": 4.0}, "bits must be an integer from 2 to 8, got 4.0"),
+        ({"bits": True}, "bits must be an integer from 2 to 8, got True"),
+        ({"power_of_two": 1}, ".power_of_two must be True or False, got 1"),
+        ({"published": None}, ".published must be True or False, got None"),
+    ],
+)
+def test_impossible_twins(twin: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        twin(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"metric": "l2"}, "ScaleSearch.metric must be one of Metric.COSINE, Metric.PEARSON, Metric.L1, Metric.L2, "),
+        ({"metric": None}, "ScaleSearch.metric must be one of "),
+        ({"inputs_from": True}, "ScaleSearch.inputs_from must be one of Inputs.FLOAT, Inputs.QUANTISED, got True"),
+        (
+            {"gradient": Inputs.FLOAT},
+            "ScaleSearch.gradient must be one of Gradient.SAMPLED_OUTPUT, Gradient.SAMPLED_LABEL, Gradient.PREDICTION, got",
+        ),
+        *(
+            ({name: 1}, f"ScaleSearch.{name} must be True or False, got 1")
+            for name in ("weights", "inputs", "weight_error", "coarse", "geometric", "correct_bias")
+        ),
+        *(
+            ({name: value}, f"ScaleSearch.{name} must be a whole number of at least 1, got {value!r}")
+            for name in ("steps", "rounds", "max_rows")
+            for value in (0, -3, 2.0, True, "8")
+        ),
+        ({"steps": None}, "ScaleSearch.steps must be a whole number of at least 1, got None"),
+        ({"smallest": 0.0}, "expected 0 < smallest < largest, got 0.0 and "),
+        ({"smallest": -0.5}, "expected 0 < smallest < largest, got -0.5 and "),
+        ({"smallest": 1.0, "largest": 1.0}, "expected 0 < smallest < largest, got 1.0 and 1.0"),
+        *(
+            ({name: value}, f"ScaleSearch.{name} must be a finite number, got {value!r}")
+            for name in ("smallest", "largest")
+            for value in (float("nan"), float("inf"), "0.5", None, True)
+        ),
+    ],
+)
+def test_impossible_searches(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        ScaleSearch(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"noise": "uniform"},
+            "NoisyBias.noise must be one of Noise.UNIFORM, Noise.NORMAL, Noise.FITTED, got 'uniform'",
+        ),
+        ({"noise": None}, "NoisyBias.noise must be one of "),
+        *(
+            ({name: "yes"}, f"NoisyBias.{name} must be True or False, got 'yes'")
+            for name in ("mean", "range", "coarse")
+        ),
+        *(
+            ({name: value}, f"NoisyBias.{name} must be a whole number of at least 1, got {value!r}")
+            for name in ("mean_steps", "range_steps")
+            for value in (0, 1.5, False, None)
+        ),
+        ({"mean": False, "range": False}, "NoisyBias needs mean=True or range=True; for neither, leave it out"),
+    ],
+)
+def test_impossible_noises(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        NoisyBias(**arguments)
+
+
+def test_the_factors_of_a_search() -> None:
+    even = ScaleSearch(smallest=0.5, largest=1.5, steps=4, geometric=False)
+    assert even.multipliers == (0.5, 0.75, 1.0, 1.25)
+    growing = ScaleSearch(smallest=0.25, largest=4.0, steps=4, geometric=True)
+    assert growing.multipliers == pytest.approx((0.25, 0.5, 1.0, 2.0))
+    assert ScaleSearch(smallest=1, largest=2, steps=1).multipliers == (1,)
+    assert {m for m in Metric if ScaleSearch(m).needs_gradient} == {Metric.HESSIAN, Metric.FISHER}
+    assert ScaleSearch(max_rows=None).max_rows is None
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_twins_have_a_range_of_codes_on_either_side_of_zero(bits: int) -> None:
+    largest = 2 ** (bits - 1) - 1
+    twins = (TwinGELU(bits), TwinSoftmax(bits), TwinSoftmax(bits, published=True))
+    assert {(t.qmin, t.qmax) for t in twins} == {(-largest, largest)}
+    assert (TwinGELU(bits, published=True).qmin, TwinGELU(bits, published=True).qmax) == (-largest - 1, largest)
+    assert {t.dtype for t in twins} == {f"twin{bits}"}
+    assert {t.granularity for t in twins} == {PerTensor()}
+    assert (TwinGELU().power_of_two, TwinSoftmax().power_of_two) == (False, True)
+
+
+def test_a_role_without_a_spec_is_an_activation() -> None:
+    layer = LayerSpec(activation=TensorSpec(6), softmax=TensorSpec(4, symmetric=True), key=None)
+    assert {role: layer.spec_for(role) for role in Role} == {
+        **dict.fromkeys(Role, TensorSpec(6)),
+        Role.WEIGHT: WEIGHT,
+        Role.SOFTMAX: TensorSpec(4, symmetric=True),
+    }
+    assert LayerSpec(weight=None).spec_for(Role.WEIGHT) is None
+    assert LayerSpec(activation=None).spec_for(Role.NORM) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: UNTYPED.QuantConfig(TensorSpec()), "QuantConfig.layer must be a LayerSpec or None"),
+        (lambda: UNTYPED.QuantConfig(head="no"), "QuantConfig.head must be True or False, got 'no'"),
+        (lambda: UNTYPED.QuantConfig(attention=1), "QuantConfig.attention must be True or False, got 1"),
+        (lambda: UNTYPED.QuantConfig().set_global(8), "QuantConfig.layer must be a LayerSpec or None, got 8"),
+        (
+            lambda: UNTYPED.QuantConfig().set_module_name("head", TensorSpec()),
+            "expected a LayerSpec or None (leave float), got",
+        ),
+        (
+            lambda: UNTYPED.QuantConfig().set_module_name("", FOUR),
+            "set_module_name expects a name such as 'blocks.0.attn.qkv', got ''",
+        ),
+        (lambda: UNTYPED.QuantConfig().set_module_name(nn.Linear, FOUR), "set_module_name expects a name"),
+        (lambda: UNTYPED.QuantConfig().set_module_name_regex(3, FOUR), "set_module_name_regex expects a name"),
+        (lambda: UNTYPED.QuantConfig().set_module_name_regex("(", FOUR), "'(' is not a regular expression"),
+        (lambda: UNTYPED.QuantConfig().set_object_type([], FOUR), "[] is not a matrix product fxquant quantises"),
+        (
+            lambda: UNTYPED.QuantConfig().set_object_type(nn.LayerNorm, FOUR),
+            "is not a matrix product fxquant quantises; expected one of: attention, conv2d, linear, matmul",
+        ),
+    ],
+)
+def test_impossible_configs(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        make()
+
+
+def test_setters_return_a_new_config() -> None:
+    config = QuantConfig()
+    assert config.set_global(FOUR) == QuantConfig(FOUR)
+    assert config.set_global(None).layer is None
+    config.set_module_name("head", None)
+    assert config == QuantConfig()
+
+
+@pytest.mark.parametrize(
+    ("spellings", "name"),
+    [
+        ((nn.Linear, F.linear, "linear"), "linear"),
+        ((nn.Conv2d, F.conv2d, torch.conv2d, "conv2d"), "conv2d"),
+        ((torch.matmul, operator.matmul, torch.bmm, "matmul", "bmm"), "matmul"),
+        ((F.scaled_dot_product_attention, "attention"), "attention"),
+    ],
+)
+def test_all_spellings_of_an_operator_are_one(spellings: tuple[Any, ...], name: str) -> None:
+    expected = QuantConfig().set_object_type(name, FOUR)
+    assert all(QuantConfig().set_object_type(s, FOUR) == expected for s in spellings)
+
+
+def test_names_beat_expressions_beat_operators() -> None:
+    config = QuantConfig().set_object_type("linear", None)
+    config = config.set_module_name_regex(r"blocks\.\d", SIX).set_module_name("blocks.1", FOUR)
+
+    def scope(operator: str, module: str) -> Scope | None:
+        override = config.override_for(operator, module)
+        return override.scope if override else None
+
+    assert scope("linear", "blocks.1.fc") is Scope.MODULE_NAME
+    assert scope("linear", "blocks.0.fc") is Scope.MODULE_NAME_REGEX
+    assert scope("linear", "blocks.10.fc") is Scope.MODULE_NAME_REGEX
+    assert scope("linear", "head") is Scope.OBJECT_TYPE
+    assert scope("conv2d", "stem") is None
+
+
+def test_the_longest_name_and_the_first_expression_decide() -> None:
+    config = QuantConfig().set_module_name("a.b", FOUR).set_module_name("a", SIX).set_module_name("a.b.c", None)
+    assert [_spec(config, name) for name in ("a.b.x", "a.x", "a.b.c", "a.b")] == [FOUR, SIX, None, FOUR]
+    config = QuantConfig().set_module_name_regex("a.*", FOUR).set_module_name_regex(r"a\.b", SIX)
+    assert _spec(config, "a.b") == FOUR
+    # Setting an expression again keeps its place, as in a QConfigMapping.
+    assert _spec(config.set_module_name_regex("a.*", SIX), "a.c") == SIX
+    assert config.set_module_name_regex("a.*", SIX).overrides[0].key == "a.*"
+    # An expression matches from the start, not anywhere.
+    assert QuantConfig().set_module_name_regex("b", SIX).override_for("linear", "a.b") is None
+
+
+def test_what_an_override_names() -> None:
+    def names(config: QuantConfig, operator: str = "attention", module: str = "blocks.0.attn") -> bool:
+        return config.overrides[0].names(operator, module)
+
+    assert names(QuantConfig().set_module_name("blocks.0.attn", FOUR))
+    assert not names(QuantConfig().set_module_name("blocks.0", FOUR))
+    assert all(
+        names(QuantConfig().set_module_name_regex(r, FOUR)) for r in (".*attn", ".*attn.*", r"blocks\.\d+\.attn$")
+    )
+    assert not any(
+        names(QuantConfig().set_module_name_regex(r, FOUR)) for r in (".*", "blocks", r"blocks\..*", ".*qkv")
+    )
+    assert names(QuantConfig().set_object_type("attention", FOUR))
+    assert not names(QuantConfig().set_object_type("matmul", FOUR))
+
+
+def _spec(config: QuantConfig, module: str) -> LayerSpec | None:
+    override = config.override_for("linear", module)
+    assert override is not None
+    return override.spec
+
+
+def converted(model: nn.Module, config: QuantConfig, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the outputs of the float, the simulated and the int8 model."""
+    prepared = fxquant.calibrate(fxquant.prepare(model.eval(), config), [x], progress=False)
+    with torch.no_grad():
+        return model(x), fxquant.convert(prepared, target="fake")(x), fxquant.convert(prepared)(x)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "affine"])
+@pytest.mark.parametrize("rows", [PerTensor(), PerChannel(0), RowGroups(3), PerChannel(1)], ids=repr)
+@pytest.mark.parametrize("channels", [PerTensor(), PerChannel(-1)], ids=repr)
+def test_every_combination_converts(bits: int, symmetric: bool, rows: Granularity, channels: Granularity) -> None:
+    torch.manual_seed(bits)
+    weight = TensorSpec(bits, signed=symmetric, symmetric=symmetric, granularity=rows)
+    activation = TensorSpec(10 - bits, signed=symmetric, symmetric=symmetric, granularity=channels)
+    y, fake, int8 = converted(
+        nn.Linear(10, 12), QuantConfig(LayerSpec(weight, activation)), torch.randn(3, 7, 10) + 0.3
+    )
+    torch.testing.assert_close(int8, fake, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(fake, y)
+    # Each of the ten terms of a product is off by at most half a step of each factor.
+    x_step, w_step = 8 / (2 ** (10 - bits) - 1), 0.64 / (2**bits - 1)
+    assert (fake - y).abs().max() < 10 * (0.32 * x_step / 2 + 4 * w_step / 2 + x_step * w_step / 4)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "affine"])
+def test_patch_embedding(bits: int, signed: bool, symmetric: bool) -> None:
+    weight = TensorSpec(bits, signed=True, symmetric=symmetric, granularity=PerChannel(0))
+    activation = TensorSpec(bits, signed=signed or symmetric, symmetric=symmetric)
+    _, fake, int8 = converted(nn.Conv2d(3, 5, 4, 4), QuantConfig(LayerSpec(weight, activation)), torch.rand(2, 3, 8, 8))
+    torch.testing.assert_close(int8, fake, rtol=1e-5, atol=1e-5)
+
+
+class Attention(nn.Module):
+    """Attention without weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend (B, H, N, D) to itself."""
+        return F.scaled_dot_product_attention(x, x + 1, x * 2)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("granularity", [PerTensor(), PerHead(), PerChannel(-1)], ids=repr)
+def test_attention(bits: int, granularity: Granularity) -> None:
+    operand = TensorSpec(bits, signed=True, symmetric=True, granularity=granularity)
+    probs = TensorSpec(bits, symmetric=True, granularity=granularity)
+    layer = LayerSpec(query=operand, key=operand, softmax=probs, value=operand)
+    y, fake, int8 = converted(Attention(), QuantConfig(layer, attention=True), torch.randn(2, 3, 6, 4))
+    torch.testing.assert_close(int8, fake)
+    assert 0 < (fake - y).abs().max() < 32 / 2**bits
