@@ -29,7 +29,7 @@ RECIPES = ("base_ptq", "ptq4vit", "noisyquant", "noisyquant_ptq4vit")
 
 
 @dataclass(frozen=True)
-class Setting:
+class TimedModel:
     """A model with random weights and how many images it is calibrated with. forms: also as published, or only by default."""
 
     model: str
@@ -40,9 +40,9 @@ class Setting:
 
 
 SETTINGS = {
-    "vit_tiny_64px_depth3": Setting("vit_tiny_patch16_224", {"img_size": 64, "depth": 3}, 32, 64),
-    "vit_tiny_64px_depth12": Setting("vit_tiny_patch16_224", {"img_size": 64}, 32, 64),
-    "vit_base_224px": Setting("vit_base_patch16_224", {}, 128, 224, ("default",)),
+    "vit_tiny_64px_depth3": TimedModel("vit_tiny_patch16_224", {"img_size": 64, "depth": 3}, 32, 64),
+    "vit_tiny_64px_depth12": TimedModel("vit_tiny_patch16_224", {"img_size": 64}, 32, 64),
+    "vit_base_224px": TimedModel("vit_base_patch16_224", {}, 128, 224, ("default",)),
 }
 
 
@@ -95,7 +95,7 @@ def run_cell(cell: str, threads: int) -> dict[str, Any]:
     }
 
 
-def build_model(setting: Setting) -> nn.Module:
+def build_model(setting: TimedModel) -> nn.Module:
     """Return the model, the same random weights each time."""
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(setting.model, **setting.options)

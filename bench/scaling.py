@@ -27,7 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import fxquant
 from bench.harness import RESULTS, write_results
-from fxquant.cli.arguments import positive
+from fxquant.cli.shared_options import positive
 from fxquant.distributed import gather_objects, initialise, shard
 from fxquant.measurement.evaluation import evaluate
 
@@ -35,7 +35,7 @@ RECIPES = ("omse", "ptq4vit", "noisyquant")
 
 
 @dataclass(frozen=True)
-class Task:
+class ScalingTask:
     """What each process is given."""
 
     recipe: str
@@ -51,7 +51,9 @@ class Task:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure each recipe with each number of processes; write or print the rows."""
     options = parse(argv)
-    task = Task("", options.model, {}, 224, options.calibration, options.evaluation, options.batch, options.device)
+    task = ScalingTask(
+        "", options.model, {}, 224, options.calibration, options.evaluation, options.batch, options.device
+    )
     if options.smoke:
         small = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
         task = replace(task, model="vit_tiny_patch16_224", options=small, size=32, calibration=6, evaluation=6, batch=2)
@@ -83,7 +85,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def launch(task: Task, processes: int) -> dict[str, Any]:
+def launch(task: ScalingTask, processes: int) -> dict[str, Any]:
     """Return what rank 0 of so many processes measured."""
     os.environ["OMP_NUM_THREADS"] = "1"
     config = LaunchConfig(
@@ -100,7 +102,7 @@ def launch(task: Task, processes: int) -> dict[str, Any]:
     return {"processes": processes, **results[0]}
 
 
-def measure(task: Task) -> dict[str, Any]:
+def measure(task: ScalingTask) -> dict[str, Any]:
     """Calibrate and evaluate in this process and those of its group, and return the seconds and a digest of the results."""
     torch.set_num_threads(1)
     with initialise(task.device) as device:

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from bench.harness import measure, summarize, write_results
 from fxquant.synthesis import SynthesisOptions
+from fxquant.synthesis.image_objective import Jitter, SynthesisObjective
 from fxquant.synthesis.losses import total_variation
-from fxquant.synthesis.objective import Jitter, Objective
-from fxquant.synthesis.optimisation import State, advance, begin, begin_batch, step
-from fxquant.synthesis.subject import Subject, read_subject
+from fxquant.synthesis.optimisation import SynthesisState, advance, begin, begin_batch, step
+from fxquant.synthesis.synthesis_model import SynthesisModel, read_subject
 
 OPTIONS = SynthesisOptions(published=True)
 CPU = torch.device("cpu")
@@ -36,10 +36,10 @@ LR = 0.2
 
 
 @dataclass(frozen=True, eq=False)
-class Published:
+class PublishedSynthesis:
     """A step with the loss as published. subject: of a model whose attention is not fused, its weights asking for gradients."""
 
-    subject: Subject
+    subject: SynthesisModel
 
     def gradient(self, images: Tensor, labels: Tensor, tau: float, jitter: Jitter) -> tuple[float, Tensor]:
         """Return the loss and the gradient of the images; those of the weights are left on them."""
@@ -56,7 +56,7 @@ class Published:
             raise RuntimeError("the loss does not depend on the images")
         return float(loss.detach()), images.grad
 
-    def advance(self, state: State) -> State:
+    def advance(self, state: SynthesisState) -> SynthesisState:
         """Return the state after one step."""
         _, gradient = self.gradient(state.images, state.labels, state.tau, Jitter(3, True))
         return step(state, gradient, LR, OPTIONS, self.subject.bounds(CPU))
@@ -71,7 +71,7 @@ class Published:
         return torch.trapezoid(-density * density.log(), grid, dim=1).mean()
 
 
-def build(name: str, batch: int, fused: bool, **arguments: Any) -> Subject:
+def build(name: str, batch: int, fused: bool, **arguments: Any) -> SynthesisModel:
     """Return a timm model of random weights, ready for `batch` images together; arguments are timm's."""
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(name, **arguments).eval()
@@ -81,7 +81,7 @@ def build(name: str, batch: int, fused: bool, **arguments: Any) -> Subject:
     return read_subject(model, batch, arguments.get("img_size"), OPTIONS)
 
 
-def start(subject: Subject, batch: int) -> State:
+def start(subject: SynthesisModel, batch: int) -> SynthesisState:
     """Return the state of `batch` images before their first step."""
     return begin_batch(begin(subject.shape, 0, CPU), batch, subject.contexts.classes, OPTIONS)
 
@@ -90,7 +90,7 @@ def compare(name: str, batch: int, rounds: int, **arguments: Any) -> dict[str, A
     """Time a step of both, interleaved, from the same state; arguments are timm's."""
     ours, theirs = (build(name, batch, fused, **arguments) for fused in (True, False))
     theirs.contexts.gm.requires_grad_(True)
-    objective, published = Objective(ours.contexts, OPTIONS, torch.float32), Published(theirs)
+    objective, published = SynthesisObjective(ours.contexts, OPTIONS, torch.float32), PublishedSynthesis(theirs)
     state, bounds = start(ours, batch), ours.bounds(CPU)
     jitter = Jitter(3, True)
     losses, found = objective.gradient(state.images, state.labels, state.tau, jitter)
@@ -113,7 +113,7 @@ def compare(name: str, batch: int, rounds: int, **arguments: Any) -> dict[str, A
 def project(name: str, images: int, steps: int, **arguments: Any) -> dict[str, Any]:
     """Time `steps` steps of `images` together, after one that is not counted, and project them to all of a synthesis."""
     subject = build(name, images, True, **arguments)
-    objective, bounds = Objective(subject.contexts, OPTIONS, torch.float32), subject.bounds(CPU)
+    objective, bounds = SynthesisObjective(subject.contexts, OPTIONS, torch.float32), subject.bounds(CPU)
     state, seconds = start(subject, images), list[float]()
     for _ in range(steps + 1):
         begun = time.perf_counter()

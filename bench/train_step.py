@@ -39,7 +39,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-class Published(nn.Module):
+class PublishedStep(nn.Module):
     """A quantiser with one scale as published; it starts from what `own` has learned for its group `index`."""
 
     def __init__(self, own: LearnedStepQuantizer, index: int) -> None:
@@ -91,11 +91,11 @@ class Published(nn.Module):
 
 
 class PublishedGroups(nn.Module):
-    """As many `Published` as there are scales, each for its part of the rows."""
+    """As many `PublishedStep` as there are scales, each for its part of the rows."""
 
     def __init__(self, own: LearnedStepQuantizer) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(Published(own, index) for index in range(own.scale.numel()))
+        self.parts = nn.ModuleList(PublishedStep(own, index) for index in range(own.scale.numel()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` rounded."""

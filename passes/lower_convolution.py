@@ -12,8 +12,8 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.lowering.int8_product import cast_product, codes_of, few_rows, int8_product
 from fxquant.lowering.obstacles import obstacle
-from fxquant.lowering.products import cast_product, codes_of, few_rows, int8_product
 from fxquant.lowering.quantized import quantized
 from fxquant.ops import dequantize, dequantize_twin, extract_patches, int8_linear, int8_linear_twin
 

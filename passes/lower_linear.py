@@ -9,8 +9,8 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.lowering.int8_product import cast_product, codes_of, few_rows, int8_product
 from fxquant.lowering.obstacles import obstacle
-from fxquant.lowering.products import cast_product, codes_of, few_rows, int8_product
 from fxquant.ops import dequantize, dequantize_twin, int8_linear, int8_linear_twin
 
 _SIMULATED = Call(F.linear, Call((dequantize, dequantize_twin), ...), Call(dequantize, ...), Var("bias", optional=True))

@@ -11,8 +11,8 @@ from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.meta import record_of, set_record
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.lowering.epilogue import TwinMatmulEpilogue, fold_matmul
+from fxquant.lowering.int8_product import cast_product
 from fxquant.lowering.obstacles import obstacle
-from fxquant.lowering.products import cast_product
 from fxquant.ops import dequantize, dequantize_twin, int8_matmul, int8_matmul_twin
 
 _SIMULATED = Call(

@@ -6,6 +6,7 @@ import ast
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,29 @@ def test_nothing_imports_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
+
+
+# The same thing on several floors: a quantiser as observer, operator and kernel; a command as what it runs.
+_ALIKE = ("fxquant.cli", "fxquant.kernels", "fxquant.numerics", "fxquant.observers", "fxquant.ops", "bench")
+
+
+def test_names_of_modules_are_said_once() -> None:
+    said: dict[str, list[str]] = {}
+    for module in modules():
+        if not module.startswith(_ALIKE):
+            said.setdefault(module.rpartition(".")[2], []).append(module)
+    assert [found for found in said.values() if len(found) > 1] == []
+
+
+def test_names_of_classes_are_said_once() -> None:
+    said: dict[str, list[str]] = {}
+    for module, file in modules().items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                said.setdefault(node.name, []).append(f"{module}.{node.name}")
+    assert [found for found in said.values() if len(found) > 1] == []
+
+
+@pytest.mark.parametrize("package", ["fxquant", "fxquant.distillation", "fxquant.synthesis", "fxquant.training"])
+def test_no_public_name_hides_a_module(package: str) -> None:
+    assert not {f"{package}.{name}" for name in import_module(package).__all__} & modules().keys() - {"fxquant.models"}

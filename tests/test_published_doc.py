@@ -18,16 +18,16 @@ import torch
 from torch import nn
 
 import fxquant
-from fxquant.cli.arguments import collect_options, resolve_recipe
 from fxquant.cli.main import build_parser
 from fxquant.cli.recipes import recipe_defaults
+from fxquant.cli.shared_options import collect_options, resolve_recipe
 from fxquant.cli.train_options import training_options
 from fxquant.config.operands import OperandSpec, TensorSpec
 from fxquant.config.placement import Placement, Value
 from fxquant.models import ITPN
 from fxquant.observers import Observer, PowerOfTwoFactor
 from fxquant.observers.log2 import LogIntSoftmax
-from fxquant.synthesis.options import SynthesisOptions, make_options
+from fxquant.synthesis.synthesis_options import SynthesisOptions, make_options
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "published.md").read_text()

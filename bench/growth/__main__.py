@@ -33,7 +33,7 @@ AXES = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class GrowthCell:
     """One measurement. resolution: height and width in pixels, a multiple of the model's patch."""
 
     model: str = "vit_small_patch16_224"
@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES))
     parser.add_argument("--values", nargs="+", type=int, metavar="N", help="along each of the axes (the usual ones)")
-    for name, value in asdict(Cell()).items():
+    for name, value in asdict(GrowthCell()).items():
         parser.add_argument(f"--{name}", type=type(value), default=value, help="where it does not vary (%(default)s)")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -56,11 +56,11 @@ def main() -> None:
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.cell:
-        cell = Cell(**json.loads(options.cell))
+        cell = GrowthCell(**json.loads(options.cell))
         print(json.dumps(measure_cell(cell, options.competitors, options.rounds, options.threads)))
         return
     select_competitors(options.competitors)  # refuses unknown names before anything is measured
-    base = Cell(options.model, options.batch, options.depth, options.resolution)
+    base = GrowthCell(options.model, options.batch, options.depth, options.resolution)
     for axis in [] if options.plot else options.axes:
         for value in options.values or AXES[axis]:
             row = {"axis": axis, "value": value} | measure_in_processes(_cell_at(base, axis, value), options)
@@ -69,7 +69,7 @@ def main() -> None:
     growth_plot.draw()
 
 
-def measure_cell(cell: Cell, names: Sequence[str], rounds: int, threads: int) -> dict[str, Any]:
+def measure_cell(cell: GrowthCell, names: Sequence[str], rounds: int, threads: int) -> dict[str, Any]:
     """Measure one cell in this process."""
     torch.set_num_threads(threads)
     competitors = [competitor for competitor in COMPETITORS if competitor.name in names]
@@ -77,7 +77,7 @@ def measure_cell(cell: Cell, names: Sequence[str], rounds: int, threads: int) ->
     return row | asdict(cell)
 
 
-def measure_in_processes(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
+def measure_in_processes(cell: GrowthCell, options: argparse.Namespace) -> dict[str, Any]:
     """Measure the times of one cell in one process, and the memory of each competitor in one of its own."""
     row = _in_process(cell, options.competitors, options.rounds, options.threads)
     for name in options.competitors:
@@ -95,12 +95,12 @@ def merge(row: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(kept, key=lambda r: (list(AXES).index(r["axis"]), r["value"]))
 
 
-def _cell_at(base: Cell, axis: str, value: int) -> Cell:
+def _cell_at(base: GrowthCell, axis: str, value: int) -> GrowthCell:
     varied: dict[str, Any] = {axis: value}
     return replace(base, **varied)
 
 
-def _in_process(cell: Cell, names: Sequence[str], rounds: int, threads: int) -> dict[str, Any]:
+def _in_process(cell: GrowthCell, names: Sequence[str], rounds: int, threads: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.growth", "--cell", json.dumps(asdict(cell)), "--competitors", *names]
     command += ["--rounds", str(rounds), "--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

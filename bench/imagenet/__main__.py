@@ -22,9 +22,9 @@ from torch.distributed.rendezvous import rendezvous
 
 from bench.harness import RESULTS
 from bench.imagenet.measure import Bench, say
-from bench.imagenet.results import Job, Results, is_done, render
+from bench.imagenet.results import ImagenetResults, Job, is_done, render
 from bench.imagenet.tables import FIGURES, Figure
-from fxquant.cli.arguments import gibibytes, natural, positive
+from fxquant.cli.shared_options import gibibytes, natural, positive
 from fxquant.data.folder import ImageTree, read_image_tree
 from fxquant.errors import FxquantError, InputError
 
@@ -127,7 +127,7 @@ def _run(options: argparse.Namespace) -> int:
         RESULTS.mkdir(exist_ok=True)
     if options.out.is_dir() or not options.out.absolute().parent.is_dir():
         raise InputError(f"cannot write {str(options.out)!r}: its folder does not exist, or it is a folder itself")
-    results = Results(options.out)
+    results = ImagenetResults(options.out)
     results.read()
     tree = read_image_tree(options.data)
     jobs, bench = list_jobs(options, tree), Bench(options, tree, results)

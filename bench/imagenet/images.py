@@ -14,8 +14,8 @@ from torch import Tensor
 import fxquant
 from fxquant.models.timm_model import TimmModel
 from fxquant.synthesis import load_images, save_images
-from fxquant.synthesis.options import make_options
-from fxquant.synthesis.state_file import fingerprint
+from fxquant.synthesis.synthesis_options import make_options
+from fxquant.synthesis.unfinished import fingerprint
 
 
 def synthetic_images(

@@ -15,8 +15,8 @@ import torch
 import fxquant
 from bench.harness import describe_run
 from bench.imagenet.images import synthetic_images
-from bench.imagenet.results import Job, Results, Row, describe_gap
-from fxquant.cli.arguments import resolve_device
+from bench.imagenet.results import ImagenetResults, Job, Row, describe_gap
+from fxquant.cli.shared_options import resolve_device
 from fxquant.data.batches import ImageBatches, TensorBatches, resolve_data_config
 from fxquant.data.folder import ImageTree, Samples, check_classes, draw_images
 from fxquant.errors import InputError
@@ -28,7 +28,7 @@ from fxquant.models.timm_model import TimmModel, build_timm_model
 class Bench:
     """Measure jobs one after the other, keeping the model and the float result that the next one may need."""
 
-    def __init__(self, options: argparse.Namespace, tree: ImageTree, results: Results) -> None:
+    def __init__(self, options: argparse.Namespace, tree: ImageTree, results: ImagenetResults) -> None:
         self.options = options
         self.tree = tree
         self.results = results

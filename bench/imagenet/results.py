@@ -10,8 +10,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from bench.imagenet.tables import Evidence, Figure, Synthesis
-from fxquant.cli.arguments import format_value
+from bench.imagenet.tables import Figure, PublishedEvidence, Synthesis
+from fxquant.cli.shared_options import format_value
 from fxquant.errors import InputError
 from fxquant.files import write_json
 
@@ -83,7 +83,7 @@ class Job:
         return dict(source.options) | (dict(source.published) if self.constants == "published" else {})
 
 
-class Results:
+class ImagenetResults:
     """
     A JSON file of rows and float results by key, shared by processes.
 
@@ -157,7 +157,7 @@ def _notes(jobs: Sequence[Job], rows: Mapping[str, Row]) -> list[str]:
     done = [(job, rows[job.key]) for job in jobs if is_done(rows.get(job.key))]
     gaps = [describe_gap(job.figure, row["float"]["top1_percent"]) for job, row in done]
     few = sorted({row["images"] for _, row in done if row["images"] != VALIDATION_IMAGES})
-    quoted = any(job.figure.evidence is Evidence.QUOTED for job in jobs)
+    quoted = any(job.figure.evidence is PublishedEvidence.QUOTED for job in jobs)
     sources = dict.fromkeys(f"{job.figure.evidence.value} {job.figure.source}".strip() for job in jobs)
     return [
         f"Published: {'; '.join(sources)}." + (" * as a later paper quotes it." if quoted else ""),

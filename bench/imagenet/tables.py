@@ -10,7 +10,7 @@ from typing import Any
 Options = tuple[tuple[str, Any], ...]
 
 
-class Evidence(Enum):
+class PublishedEvidence(Enum):
     """How we know a figure; the value is its mark in the printed table."""
 
     SOURCE = ""  # read in what `Figure.source` names
@@ -55,7 +55,7 @@ class Figure:
     recipe: str
     calibration: int
     source: str
-    evidence: Evidence = Evidence.SOURCE
+    evidence: PublishedEvidence = PublishedEvidence.SOURCE
     options: Options = ()
     published: Options = (("published", True),)
     batch: int | None = None
@@ -188,9 +188,9 @@ def _noisyquant_paper() -> Iterator[Figure]:
             ("NoisyQuant-Linear", "noisyquant", linear, _ALL, _PAPER),
             ("NoisyQuant-PTQ4ViT", "noisyquant_ptq4vit", ptq4vit, (), _PAPER),
         ):
-            source, evidence = _NOISYQUANT_SOURCE, Evidence.QUOTED
+            source, evidence = _NOISYQUANT_SOURCE, PublishedEvidence.QUOTED
             if model is VIT_B and recipe == "noisyquant":
-                source, evidence = _AUTHOR_SOURCE, Evidence.SOURCE
+                source, evidence = _AUTHOR_SOURCE, PublishedEvidence.SOURCE
             figure = Figure("noisyquant", method, model, 6, 6, float_top1, top1, recipe, 1024, source, evidence)
             yield replace(figure, options=options, published=published)
 

@@ -46,7 +46,7 @@ _BASELINE = 90
 
 
 @dataclass(frozen=True)
-class Part:
+class Split:
     """How many images a part has, and the number that sets its random stream apart from the others'."""
 
     size: int
@@ -54,9 +54,9 @@ class Part:
 
 
 PARTS = {
-    "train": Part(48 * CHUNK, 1),
-    "calibration": Part(2 * CHUNK, 2),
-    "test": Part(13 * CHUNK, 3),
+    "train": Split(48 * CHUNK, 1),
+    "calibration": Split(2 * CHUNK, 2),
+    "test": Split(13 * CHUNK, 3),
 }
 
 

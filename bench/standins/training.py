@@ -21,7 +21,7 @@ from fxquant.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
-class Recipe:
+class StandinTraining:
     """How to train: AdamW on shuffled images, linear warm-up, then a cosine to zero. Epochs may end in a part of one."""
 
     seed: int = 0
@@ -37,10 +37,14 @@ class Recipe:
             raise ConfigError(f"epochs and batch_size must be positive, found {self.epochs} and {self.batch_size}")
 
 
-RECIPES = {"vit": Recipe(epochs=3.25), "deit": Recipe(epochs=3.25), "swin": Recipe(epochs=3.0, learning_rate=2e-3)}
+RECIPES = {
+    "vit": StandinTraining(epochs=3.25),
+    "deit": StandinTraining(epochs=3.25),
+    "swin": StandinTraining(epochs=3.0, learning_rate=2e-3),
+}
 
 
-def recipe_for(name: str, seed: int = 0, epochs: float | None = None) -> Recipe:
+def recipe_for(name: str, seed: int = 0, epochs: float | None = None) -> StandinTraining:
     """
     Return the recipe of the stand-in `name` with another seed, and other epochs if given.
 
@@ -55,7 +59,7 @@ def recipe_for(name: str, seed: int = 0, epochs: float | None = None) -> Recipe:
     return replace(recipe, seed=seed, epochs=recipe.epochs if epochs is None else epochs)
 
 
-def train_standin(name: str, glyphs: Glyphs, recipe: Recipe) -> nn.Module:
+def train_standin(name: str, glyphs: Glyphs, recipe: StandinTraining) -> nn.Module:
     """
     Train the stand-in `name` and return it in eval mode.
 
@@ -94,7 +98,7 @@ def save_weights(model: nn.Module, file: Path, notes: dict[str, object]) -> None
         partial.unlink(missing_ok=True)
 
 
-def _train(model: nn.Module, glyphs: Glyphs, recipe: Recipe, name: str) -> None:
+def _train(model: nn.Module, glyphs: Glyphs, recipe: StandinTraining, name: str) -> None:
     optimizer = torch.optim.AdamW(_group_parameters(model, recipe), lr=recipe.learning_rate, fused=True)
     steps = math.ceil(recipe.epochs * len(glyphs) / recipe.batch_size)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _scale_rate(step / steps, recipe.warmup))
@@ -123,7 +127,7 @@ def _loss(logits: Tensor | tuple[Tensor, Tensor], labels: Tensor, smoothing: flo
     return torch.stack([F.cross_entropy(head, labels, label_smoothing=smoothing) for head in heads]).mean()
 
 
-def _group_parameters(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
+def _group_parameters(model: nn.Module, recipe: StandinTraining) -> list[dict[str, object]]:
     """Decay matrices only: not biases, norms, positions, position biases or the class token."""
     named = list(model.named_parameters())
     decayed = [p for name, p in named if name.endswith("weight") and p.ndim > 1]

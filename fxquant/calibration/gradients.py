@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves
 
+from fxquant.calibration.held_values import size_of
 from fxquant.calibration.sample import Sample
 from fxquant.calibration.sites import Site
-from fxquant.calibration.values import size_of
 from fxquant.config.search import Gradient, Metric
 from fxquant.errors import CalibrationError
 from fxquant.observers.base import Observer

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from fxquant.calibration.grid import Scorer, evenly_spaced, minimise, score_here
-from fxquant.calibration.operand import Part
 from fxquant.calibration.problem import Problem
+from fxquant.calibration.sides import Part
 from fxquant.config.search import Noise, NoisyBias
 from fxquant.observers.twin import TwinQParams
 

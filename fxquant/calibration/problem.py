@@ -11,7 +11,7 @@ from torch import Tensor
 from fxquant.calibration.gradients import Sensitivity
 from fxquant.calibration.grid import Losses
 from fxquant.calibration.metrics import directional_loss, elementwise_loss, is_directional
-from fxquant.calibration.operand import Side
+from fxquant.calibration.sides import Side
 from fxquant.config.search import Metric
 
 BLOCK = 2**22  # elements of an output that are compared at a time

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from fxquant.calibration.grid import Scorer, minimise, score_here
-from fxquant.calibration.operand import Side
 from fxquant.calibration.problem import Problem
+from fxquant.calibration.sides import Side
 
 
 def search_scales(

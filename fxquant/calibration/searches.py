@@ -11,15 +11,15 @@ from torch import Tensor, fx
 from tqdm.auto import tqdm
 
 from fxquant.calibration.gradients import Gradients
+from fxquant.calibration.held_values import Values
 from fxquant.calibration.noise_search import draw, draws, search_noise
-from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.problem import Problem
 from fxquant.calibration.sample import Sample
 from fxquant.calibration.scales import search_scales
 from fxquant.calibration.shared_batches import adopt_first
 from fxquant.calibration.sharing import Found, Sharing, assign, put_found, scorer_for, sharing_of, what_was_found
+from fxquant.calibration.sides import Part, Side
 from fxquant.calibration.sites import Site, find_sites, refuse_unsearchable
-from fxquant.calibration.values import Values
 from fxquant.calibration.walk import Walk
 from fxquant.config.search import Gradient, ScaleSearch
 from fxquant.distributed import rank, together, world_size

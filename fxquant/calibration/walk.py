@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from fxquant.calibration.held_values import Values
 from fxquant.calibration.sites import Site
-from fxquant.calibration.values import Values
 from fxquant.errors import CalibrationError, FxquantError
 from fxquant.graph.attributes import weight_of
 from fxquant.graph.meta import record_of

@@ -18,7 +18,8 @@ from fxquant.benchmark.profile import Profile
 from fxquant.benchmark.profile_forms import profile_forms
 from fxquant.benchmark.run_engines import WARM_UP, Outcome, run_batch, select_competitors
 from fxquant.benchmark.subject import Subject
-from fxquant.cli.arguments import (
+from fxquant.cli.output import format_table, print_facts
+from fxquant.cli.shared_options import (
     add_model_options,
     add_recipe_options,
     add_run_options,
@@ -29,7 +30,6 @@ from fxquant.cli.arguments import (
     resolve_recipe,
     start_run,
 )
-from fxquant.cli.output import format_table, print_facts
 from fxquant.data.batches import resolve_data_config
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment

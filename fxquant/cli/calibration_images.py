@@ -11,15 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
-from fxquant.cli.arguments import collect_options, positive
+from fxquant.cli.shared_options import collect_options, positive
 from fxquant.cli.synthesize import synthesis_option
 from fxquant.data.batches import DataConfig
 from fxquant.errors import InputError
 from fxquant.files import cache_folder
 from fxquant.models.timm_model import TimmModel
 from fxquant.synthesis import gaussian_images, load_images, synthesize
-from fxquant.synthesis.options import make_options
-from fxquant.synthesis.state_file import fingerprint
+from fxquant.synthesis.synthesis_options import make_options
+from fxquant.synthesis.unfinished import fingerprint
 
 DEFAULT = 32
 SOURCES = ("real", "noise", "synthetic")

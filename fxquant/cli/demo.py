@@ -13,9 +13,9 @@ from torch import Tensor, fx, nn
 from tqdm.auto import tqdm
 
 import fxquant
-from fxquant.cli.arguments import add_run_options, positive, start_run
 from fxquant.cli.output import print_facts
 from fxquant.cli.rows import format_rows, format_timing
+from fxquant.cli.shared_options import add_run_options, positive, start_run
 from fxquant.digits import load_calibration_digits, load_digits_vit, load_test_digits
 from fxquant.errors import FxquantError
 from fxquant.files import write_json

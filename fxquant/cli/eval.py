@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import fxquant
-from fxquant.cli.arguments import DTYPES, add_run_options, positive, resolve_device, start_run
 from fxquant.cli.output import print_facts
 from fxquant.cli.rows import describe_calibration, format_rows
 from fxquant.cli.setting import (
@@ -19,6 +18,7 @@ from fxquant.cli.setting import (
     resolve_setting,
     setting_as_json,
 )
+from fxquant.cli.shared_options import DTYPES, add_run_options, positive, resolve_device, start_run
 from fxquant.distributed import only_first
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment

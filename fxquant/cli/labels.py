@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fxquant.cli.arguments import positive
+from fxquant.cli.shared_options import positive
 from fxquant.data.folder import Samples, read_image_tree
 from fxquant.distillation import LabelKind
 from fxquant.distillation.label_kind import kind_names

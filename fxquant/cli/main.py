@@ -13,7 +13,7 @@ import torch
 
 import fxquant
 from fxquant.cli import bench, demo, eval, make_labels, pack_labels, quantize, recipes, report, synthesize, train
-from fxquant.cli.arguments import resolve_device
+from fxquant.cli.shared_options import resolve_device
 from fxquant.distributed import gather_objects, initialise, is_repeated, launched, quiet_others, together
 from fxquant.errors import FxquantError, InputError
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from fxquant.cli.arguments import (
+from fxquant.cli.labels import add_label_options, finish, read_images
+from fxquant.cli.output import print_facts
+from fxquant.cli.shared_options import (
     DTYPES,
     add_model_options,
     add_run_options,
@@ -21,8 +23,6 @@ from fxquant.cli.arguments import (
     resolve_device,
     start_run,
 )
-from fxquant.cli.labels import add_label_options, finish, read_images
-from fxquant.cli.output import print_facts
 from fxquant.data.batches import resolve_data_config
 from fxquant.data.folder import Samples
 from fxquant.distillation import make_labels

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fxquant.cli.arguments import add_run_options, positive, start_run
 from fxquant.cli.labels import add_label_options, finish, read_images
 from fxquant.cli.output import print_facts
+from fxquant.cli.shared_options import add_run_options, positive, start_run
 from fxquant.distillation import pack_labels
 from fxquant.distributed import first_then_others, initialise, only_first, quiet_others
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import fxquant
-from fxquant.cli.arguments import format_value
+from fxquant.cli.shared_options import format_value
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import RECIPES
 from fxquant.config.recipes.placed import OBSERVERS, SoftmaxCodes

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fxquant.cli.arguments import (
+from fxquant.cli.calibration_images import CalibrationSource, add_calibration_options, made_images
+from fxquant.cli.shared_options import (
     DTYPES,
     add_model_options,
     add_recipe_options,
@@ -18,7 +19,6 @@ from fxquant.cli.arguments import (
     positive,
     resolve_recipe,
 )
-from fxquant.cli.calibration_images import CalibrationSource, add_calibration_options, made_images
 from fxquant.config.quant_config import QuantConfig
 from fxquant.data.batches import DataConfig, ImageBatches, TensorBatches, resolve_data_config
 from fxquant.data.folder import ImageTree, check_classes, draw_images, read_image_tree

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fxquant.cli.arguments import (
+from fxquant.cli.output import print_facts
+from fxquant.cli.shared_options import (
     DTYPES,
     add_model_options,
     add_run_options,
@@ -24,14 +25,13 @@ from fxquant.cli.arguments import (
     resolve_device,
     start_run,
 )
-from fxquant.cli.output import print_facts
 from fxquant.errors import InputError
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment
 from fxquant.models.timm_model import TimmModel
 from fxquant.synthesis import Progress, SynthesisOptions, save_images, save_sheet, synthesize
-from fxquant.synthesis.options import make_options
-from fxquant.synthesis.subject import resolve_normalisation, resolve_size
+from fxquant.synthesis.synthesis_model import resolve_normalisation, resolve_size
+from fxquant.synthesis.synthesis_options import make_options
 
 DESCRIPTION = """
 Make calibration images without data, from a classifier's own attention (PSAQ-ViT): noise is optimised until the similarities

@@ -13,8 +13,8 @@ import torch
 from torch import fx, nn
 
 import fxquant
-from fxquant.cli.arguments import build_chosen_model, format_value, resolve_device, resolve_recipe, start_run
 from fxquant.cli.output import format_table, print_facts
+from fxquant.cli.shared_options import build_chosen_model, format_value, resolve_device, resolve_recipe, start_run
 from fxquant.cli.train_data import Folder, read_folder, training_data
 from fxquant.cli.train_options import add_train_arguments, training_options
 from fxquant.config.quant_config import QuantConfig
@@ -26,7 +26,7 @@ from fxquant.measurement.experiment import count_bytes
 from fxquant.models.timm_model import TimmModel
 from fxquant.training import TrainingOptions, initialise_scales, load_trained, train
 from fxquant.training.loop import CHECKPOINT
-from fxquant.training.schedule import Pass, plan_passes
+from fxquant.training.schedule import EpochPass, plan_passes
 from fxquant.training.validation import Accuracy, measure_accuracy
 
 DESCRIPTION = """
@@ -48,7 +48,7 @@ class _Setting:
     training: TrainingOptions
     source: TimmModel
     folder: Folder
-    passes: tuple[Pass, ...] = ()  # where it is trained
+    passes: tuple[EpochPass, ...] = ()  # where it is trained
 
 
 def add_parser(subparsers: Any) -> None:
@@ -157,7 +157,7 @@ def _resolve(options: argparse.Namespace) -> _Setting:
         "a_bits": options.a_bits,
         "recipe_options": ", ".join(f"{n}={format_value(v)}" for n, v in sorted(recipe_options.items())) or "none",
     }
-    passes: tuple[Pass, ...] = ()
+    passes: tuple[EpochPass, ...] = ()
     if options.evaluate is None:
         several = options.soft_labels is not None and training.crops > 1
         passes = plan_passes(training, len(folder.tree.calibration), several, world_size())

@@ -21,7 +21,7 @@ from fxquant.distributed import rank, world_size
 from fxquant.errors import ConfigError, InputError
 from fxquant.models.timm_model import TimmModel
 from fxquant.training import AugmentedImages, TrainingData, TrainingOptions
-from fxquant.training.data import EpochImages
+from fxquant.training.epoch_images import EpochImages
 
 CALIBRATION = 64  # images that the scales of activations start from
 

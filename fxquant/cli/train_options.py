@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fxquant.cli.arguments import add_model_options, add_quantisation_options, add_run_options, natural, positive
+from fxquant.cli.shared_options import add_model_options, add_quantisation_options, add_run_options, natural, positive
 from fxquant.distillation.label_kind import kind_names
 from fxquant.training import TrainingOptions
 

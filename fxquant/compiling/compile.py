@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from fxquant import kernels, pipeline
 from fxquant.compiling.choose_cpu import all_linear_sites, sites_for_onednn
+from fxquant.compiling.choose_triton import slower_sites
 from fxquant.errors import ConfigError, UnsupportedGraphError
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
@@ -36,8 +37,6 @@ def compile_graph(gm: fx.GraphModule, backend: str, example_inputs: Sequence[Any
             onednn = sites_for_onednn(gm) if own else all_linear_sites(gm) if has_onednn() else onednn
             gm = pipeline.run(gm, pipeline.compile_for_cpu(onednn, own), Stage.LOWERED)
         elif device == "cuda" and example_inputs is not None and triton.obstacle(torch.cuda.current_device()) is None:
-            from fxquant.compiling.choose_triton import slower_sites
-
             gm = pipeline.run(gm, pipeline.compile_for_cuda(slower_sites(gm, example_inputs)), Stage.LOWERED)
     return CompiledGraph(gm, backend, mode, freeze=bool(onednn))
 

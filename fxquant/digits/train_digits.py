@@ -25,7 +25,7 @@ THREADS = 1
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DigitsTraining:
     """
     How to train: AdamW, linear warm-up then a cosine to zero, small affine distortions.
 
@@ -49,7 +49,7 @@ class Recipe:
             raise ConfigError(f"epochs and batch_size must be positive, found {self.epochs} and {self.batch_size}")
 
 
-def train_digits_vit(digits: Digits, recipe: Recipe | None = None) -> tuple[nn.Module, list[float]]:
+def train_digits_vit(digits: Digits, recipe: DigitsTraining | None = None) -> tuple[nn.Module, list[float]]:
     """
     Train the demo model from scratch on the CPU.
 
@@ -75,13 +75,13 @@ def train_digits_vit(digits: Digits, recipe: Recipe | None = None) -> tuple[nn.M
     """
     if len(digits) == 0:
         raise InputError("there are no images to train on")
-    recipe = recipe or Recipe()
+    recipe = recipe or DigitsTraining()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return _train(digits, recipe)
 
 
-def distort(images: Tensor, recipe: Recipe) -> Tensor:
+def distort(images: Tensor, recipe: DigitsTraining) -> Tensor:
     """Rotate, zoom and shift each image ``(B, 1, H, W)`` by its own small random amount; new area is paper."""
     size = images.shape[0]
     angle = _uniform(size, math.radians(recipe.max_rotation))
@@ -120,13 +120,17 @@ def main(arguments: list[str] | None = None) -> None:
     """Train on the train part, print the accuracy on the test part, write the weights."""
     parser = argparse.ArgumentParser(prog="python -m fxquant.digits.train_digits", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=WEIGHTS_FILE, help="weights to write (default: the packaged file)")
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs, help="passes over the images (%(default)s)")
-    parser.add_argument("--seed", type=int, default=Recipe.seed, help="of weights, order and distortions (%(default)s)")
+    parser.add_argument(
+        "--epochs", type=int, default=DigitsTraining.epochs, help="passes over the images (%(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=DigitsTraining.seed, help="of weights, order and distortions (%(default)s)"
+    )
     options = parser.parse_args(arguments)
     if options.out.is_dir() or not options.out.parent.is_dir():
         parser.error(f"--out must be a file in an existing folder, found {options.out}")
     try:
-        recipe = Recipe(epochs=options.epochs, seed=options.seed)
+        recipe = DigitsTraining(epochs=options.epochs, seed=options.seed)
         train, test = load_train_digits(), load_test_digits()
     except FxquantError as error:
         parser.error(str(error))
@@ -145,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"wrote {options.out}")
 
 
-def _train(digits: Digits, recipe: Recipe) -> tuple[nn.Module, list[float]]:
+def _train(digits: Digits, recipe: DigitsTraining) -> tuple[nn.Module, list[float]]:
     model = build_digits_vit().train()
     optimizer = torch.optim.AdamW(_group_parameters(model, recipe), lr=recipe.learning_rate)
     steps_per_epoch = math.ceil(len(digits) / recipe.batch_size)
@@ -165,7 +169,7 @@ def _train(digits: Digits, recipe: Recipe) -> tuple[nn.Module, list[float]]:
     return model.eval(), losses
 
 
-def _group_parameters(model: nn.Module, recipe: Recipe) -> list[dict[str, object]]:
+def _group_parameters(model: nn.Module, recipe: DigitsTraining) -> list[dict[str, object]]:
     """Decay matrices only: not biases, norms, positions or the class token."""
     named = list(model.named_parameters())
     decayed = [p for name, p in named if name.endswith("weight") and p.ndim > 1]
@@ -173,7 +177,7 @@ def _group_parameters(model: nn.Module, recipe: Recipe) -> list[dict[str, object
     return [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def _scale_rate(epoch: float, recipe: Recipe) -> float:
+def _scale_rate(epoch: float, recipe: DigitsTraining) -> float:
     """Scale the learning rate at a fractional epoch: up to 1 over the warm-up, then down to 0."""
     warmup = min(recipe.warmup_epochs, recipe.epochs / 10)
     if epoch < warmup:

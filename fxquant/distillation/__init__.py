@@ -1,13 +1,13 @@
 """Distillation from stored labels: several crops of each image, and what a teacher said of them."""
 
 from fxquant.distillation.crops import MultiCropImages, checked_batches
+from fxquant.distillation.label_folder import open_labels
 from fxquant.distillation.label_kind import LabelKind
+from fxquant.distillation.label_packing import pack_labels
 from fxquant.distillation.loss import soft_cross_entropy
-from fxquant.distillation.make_labels import make_labels
-from fxquant.distillation.open_labels import open_labels
-from fxquant.distillation.pack_labels import pack_labels
 from fxquant.distillation.soft_targets import SoftTargets, concatenate
 from fxquant.distillation.source import CropLabels, LabelSource
+from fxquant.distillation.teacher_labels import make_labels
 
 collate = MultiCropImages.collate
 

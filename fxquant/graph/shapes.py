@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._pytree import tree_map_only
 
 from fxquant.errors import InputError
@@ -196,8 +196,6 @@ class _Numbers(_Propagate):
 
 
 def _as_meta(value: Tensor) -> Tensor:
-    from torch._subclasses.fake_tensor import unset_fake_temporarily
-
     with unset_fake_temporarily():
         return torch.empty(tuple(int(n) for n in value.shape), dtype=value.dtype, device="meta")
 

@@ -19,7 +19,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from fxquant.errors import ConfigError
-from fxquant.models.itpn_blocks import INNER, Block, PatchEmbed, PatchMerge, PatchSplit, layer_norm
+from fxquant.models.itpn_blocks import INNER, ITPNBlock, PatchEmbed, PatchMerge, PatchSplit, layer_norm
 
 TABLE, POSITIONS, INDEX = "relative_position_bias_table", "absolute_pos_embed", "relative_position_index"
 
@@ -88,10 +88,10 @@ class ITPN(nn.Module):
         rates = iter([drop_path_rate * i / last for i in range(2 * mlp_depth + depth)])
         self.blocks = nn.ModuleList()
         for width in widths[:2]:
-            self.blocks.extend(Block(width, bridge_mlp_ratio, drop_path=next(rates)) for _ in range(mlp_depth))
+            self.blocks.extend(ITPNBlock(width, bridge_mlp_ratio, drop_path=next(rates)) for _ in range(mlp_depth))
             self.blocks.append(PatchMerge(width))
         bias_rows = (2 * grid - 1) ** 2 if rpe else 0
-        self.blocks.extend(Block(embed_dim, mlp_ratio, num_heads, bias_rows, next(rates)) for _ in range(depth))
+        self.blocks.extend(ITPNBlock(embed_dim, mlp_ratio, num_heads, bias_rows, next(rates)) for _ in range(depth))
 
         if num_outs > 1:
             self._add_pyramid(widths, fpn_dim, fpn_depth, mlp_ratio)
@@ -102,8 +102,8 @@ class ITPN(nn.Module):
         self.register_load_state_dict_pre_hook(_fit_on_load)  # type: ignore[no-untyped-call]
 
     def _add_pyramid(self, widths: tuple[int, ...], dim: int, depth: int, mlp_ratio: float) -> None:
-        def blocks(count: int) -> list[Block]:
-            return [Block(dim, mlp_ratio) for _ in range(count)]
+        def blocks(count: int) -> list[ITPNBlock]:
+            return [ITPNBlock(dim, mlp_ratio) for _ in range(count)]
 
         self.align_dim_16tofpn = nn.Linear(widths[2], dim) if widths[2] != dim else nn.Identity()
         self.align_dim_16to8 = nn.Linear(widths[1], dim, bias=False)

@@ -65,7 +65,7 @@ class PatchSplit(nn.Module):
         return squares.permute(0, 1, 2, 4, 3, 5, 6).flatten(4, 5).flatten(2, 3)
 
 
-class Attention(nn.Module):
+class ITPNAttention(nn.Module):
     """
     Multi-head self-attention over the patches with a learnt bias per offset between two of them.
 
@@ -90,7 +90,7 @@ class Attention(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class ITPNBlock(nn.Module):
     """A pre-norm MLP with a residual, after attention with a residual where there are heads; keeps the shape."""
 
     def __init__(
@@ -98,7 +98,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = layer_norm(dim) if num_heads else None
-        self.attn = Attention(dim, num_heads, bias_rows) if num_heads else None
+        self.attn = ITPNAttention(dim, num_heads, bias_rows) if num_heads else None
         self.norm2 = layer_norm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()

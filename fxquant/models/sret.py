@@ -18,7 +18,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 
 from fxquant.errors import ConfigError, InputError
-from fxquant.models.sret_blocks import Attention, Block, Permutation, Pool, Stage, Stem, layer_norm
+from fxquant.models.sret_blocks import Permutation, Pool, SReTAttention, SReTBlock, SReTStage, Stem, layer_norm
 
 STRIDE = 8  # of the stem
 
@@ -86,9 +86,9 @@ class SReT(nn.Module):
         self.transformers, self.pools = nn.ModuleList(), nn.ModuleList()
         for s in range(stages):
             rates = [drop_path_rate * (sum(depth[:s]) + i) / sum(depth) for i in range(recursive_num[s])]
-            blocks = [Block(dims[s], heads[s], mlp_ratio, rate) for rate in rates]
+            blocks = [SReTBlock(dims[s], heads[s], mlp_ratio, rate) for rate in rates]
             self.transformers.append(
-                Stage(blocks, depth[s], sides[s] ** 2, dims[s], slices[s], np_mlp_ratio, generator)
+                SReTStage(blocks, depth[s], sides[s] ** 2, dims[s], slices[s], np_mlp_ratio, generator)
             )
             if s + 1 < stages:
                 self.pools.append(Pool(sides[s], dims[s], dims[s + 1]))
@@ -199,9 +199,9 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: SReT) -> dict[
 def _complete_on_load(model: SReT, state: dict[str, Any], prefix: str, *arguments: Any) -> None:
     positions: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, Attention):
+        if isinstance(module, SReTAttention):
             _join(state, f"{prefix}{name}.")
-        elif isinstance(module, Block):
+        elif isinstance(module, SReTBlock):
             positions.setdefault(module, []).append(f"{prefix}{name}.")
     problems: list[str] = []
     for block, names in positions.items():

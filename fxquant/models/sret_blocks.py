@@ -100,7 +100,7 @@ class Permutation(nn.Module):
         self.inverse.copy_(order.argsort())
 
 
-class Attention(nn.Module):
+class SReTAttention(nn.Module):
     """Multi-head self-attention within slices of the tokens, which are in their own order or in a given one."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -126,13 +126,13 @@ class Attention(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class SReTBlock(nn.Module):
     """Pre-norm attention, then a pre-norm MLP; both summands of each residual have a coefficient."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = layer_norm(dim)
-        self.attn = Attention(dim, num_heads)
+        self.attn = SReTAttention(dim, num_heads)
         self.norm2 = layer_norm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -140,7 +140,7 @@ class Block(nn.Module):
         self.coefficient3, self.coefficient4 = Coefficient(), Coefficient()
 
     def forward(self, x: Tensor, slices: int, permutation: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Return tokens ``(B, N, C)``; the other arguments are those of `Attention.forward`."""
+        """Return tokens ``(B, N, C)``; the other arguments are those of `SReTAttention.forward`."""
         attended = self.drop_path(self.attn(self.norm1(x), slices, permutation))
         x = self.coefficient1(x) + self.coefficient2(attended)
         out: Tensor = self.coefficient3(x) + self.coefficient4(self.drop_path(self.mlp(self.norm2(x))))
@@ -162,7 +162,7 @@ class Projection(nn.Module):
         return out
 
 
-class Stage(nn.Module):
+class SReTStage(nn.Module):
     """
     Apply each of some attention blocks several times in a row, `depth` times in all, with a projection after each.
 
@@ -173,7 +173,7 @@ class Stage(nn.Module):
 
     def __init__(
         self,
-        blocks: Sequence[Block],
+        blocks: Sequence[SReTBlock],
         depth: int,
         tokens: int,
         dim: int,

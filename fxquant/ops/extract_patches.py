@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxquant.numerics.arithmetic import storage_offset
+
 
 def extract_patches(
     codes: Tensor,
@@ -19,8 +21,6 @@ def extract_patches(
 
     A padded pixel holds the code of zero, which is the zero point as stored.
     """
-    from fxquant.numerics.arithmetic import storage_offset
-
     if any(padding):
         rows, columns = padding
         zero = 0 if zero_point is None else zero_point

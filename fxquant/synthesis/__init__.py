@@ -2,9 +2,9 @@
 
 from fxquant.synthesis.gaussian import gaussian_images
 from fxquant.synthesis.image_file import load_images, save_images, save_sheet
-from fxquant.synthesis.loop import Progress, synthesize
-from fxquant.synthesis.objective import Losses
-from fxquant.synthesis.options import SynthesisOptions
+from fxquant.synthesis.image_objective import Losses
+from fxquant.synthesis.make_images import Progress, synthesize
+from fxquant.synthesis.synthesis_options import SynthesisOptions
 
 __all__ = [
     "Losses",

@@ -20,7 +20,7 @@ _CATS = (torch.cat, torch.concat)
 
 
 @dataclass(frozen=True)
-class Site:
+class ContextSite:
     """
     One attention block. name: of its module. prefix: tokens to drop, which are no patches. tokens: those that stay.
 
@@ -38,7 +38,7 @@ class ContextGraph:
     """gm: from images ``(B, 3, H, W)`` to logits ``(B, classes)`` and a context per site, its weights frozen."""
 
     gm: fx.GraphModule
-    sites: tuple[Site, ...]
+    sites: tuple[ContextSite, ...]
     classes: int
 
     @property
@@ -125,11 +125,11 @@ def _mixes_probabilities(node: fx.Node) -> bool:
     return False
 
 
-def _site(node: fx.Node, batch: int, published: bool) -> Site:
+def _site(node: fx.Node, batch: int, published: bool) -> ContextSite:
     shape = node.meta["val"].shape
     prefix = 1 if published else _prefix_tokens(node)
     windows = shape[0] // batch * shape[2:-2].numel()
-    return Site(module_path(node) or node.name, prefix, int(shape[-2]) - prefix, int(windows))
+    return ContextSite(module_path(node) or node.name, prefix, int(shape[-2]) - prefix, int(windows))
 
 
 def _prefix_tokens(context: fx.Node) -> int:

@@ -15,8 +15,8 @@ from torchvision.utils import make_grid
 
 from fxquant.errors import InputError
 from fxquant.files import write_atomically
-from fxquant.synthesis.file import read_tensors, write_tensors
-from fxquant.synthesis.options import IMAGENET_MEAN, IMAGENET_STD
+from fxquant.synthesis.synthesis_options import IMAGENET_MEAN, IMAGENET_STD
+from fxquant.synthesis.tensor_file import read_tensors, write_tensors
 
 _KIND = "fxquant_images"
 _NAME = "images"

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from fxquant.errors import CalibrationError
-from fxquant.synthesis.objective import Jitter, Losses, Objective
-from fxquant.synthesis.options import SynthesisOptions
-from fxquant.synthesis.schedule import learning_rate
+from fxquant.synthesis.image_objective import Jitter, Losses, SynthesisObjective
+from fxquant.synthesis.learning_rate import learning_rate
+from fxquant.synthesis.synthesis_options import SynthesisOptions
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class SynthesisState:
     """
     Everything that the next step depends on; steps make a new one, so that an interrupted step leaves the last one whole.
 
@@ -34,14 +34,14 @@ class State:
     random: Tensor
 
 
-def begin(shape: tuple[int, int, int], seed: int, device: torch.device) -> State:
+def begin(shape: tuple[int, int, int], seed: int, device: torch.device) -> SynthesisState:
     """Return the state before any image is begun. shape: of one image."""
     empty = torch.zeros(0, *shape, device=device)
     random = torch.Generator().manual_seed(seed).get_state()
-    return State(empty, empty, empty, empty, torch.zeros(0, dtype=torch.long, device=device), 0.0, 0, random)
+    return SynthesisState(empty, empty, empty, empty, torch.zeros(0, dtype=torch.long, device=device), 0.0, 0, random)
 
 
-def begin_batch(state: State, count: int, classes: int, options: SynthesisOptions) -> State:
+def begin_batch(state: SynthesisState, count: int, classes: int, options: SynthesisOptions) -> SynthesisState:
     """Return `state` with `count` new images of Gaussian noise, their classes and the total variation they aim at."""
     generator = _generator(state.random)
     shape, device = state.done.shape[1:], state.done.device
@@ -53,15 +53,17 @@ def begin_batch(state: State, count: int, classes: int, options: SynthesisOption
         # A norm over the whole batch: it grows with the root of the number of images and of pixels.
         tau *= math.sqrt(count / 32 * shape[0] / 3) * math.sqrt(shape[1] * shape[2]) / 224
     zeros = torch.zeros_like(images)
-    return State(state.done, images, zeros, zeros, labels, tau, 0, generator.get_state())
+    return SynthesisState(state.done, images, zeros, zeros, labels, tau, 0, generator.get_state())
 
 
-def finish_batch(state: State) -> State:
+def finish_batch(state: SynthesisState) -> SynthesisState:
     """Return `state` with the images that were optimised among those that are done."""
     return replace(state, done=torch.cat([state.done, state.images]), images=state.images[:0], step=0)
 
 
-def advance(state: State, objective: Objective, base_lr: float, bounds: tuple[Tensor, Tensor]) -> tuple[State, Losses]:
+def advance(
+    state: SynthesisState, objective: SynthesisObjective, base_lr: float, bounds: tuple[Tensor, Tensor]
+) -> tuple[SynthesisState, Losses]:
     """
     Return the state after one step, and the losses before it.
 
@@ -81,7 +83,9 @@ def advance(state: State, objective: Objective, base_lr: float, bounds: tuple[Te
     return replace(step(state, gradient, lr, options, bounds), random=generator.get_state()), losses
 
 
-def step(state: State, gradient: Tensor, lr: float, options: SynthesisOptions, bounds: tuple[Tensor, Tensor]) -> State:
+def step(
+    state: SynthesisState, gradient: Tensor, lr: float, options: SynthesisOptions, bounds: tuple[Tensor, Tensor]
+) -> SynthesisState:
     """Return the state after Adam's update with `gradient`, images kept between `bounds`."""
     count = state.step + 1
     beta1, beta2 = options.betas

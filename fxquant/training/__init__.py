@@ -1,6 +1,6 @@
 """Quantisation-aware training: learned step sizes, distillation from several crops, and what keeps weights in their bins."""
 
-from fxquant.training.data import AugmentedImages, TrainingData
+from fxquant.training.epoch_images import AugmentedImages, TrainingData
 from fxquant.training.initialise import initialise_scales
 from fxquant.training.load import load_trained
 from fxquant.training.loop import TrainingResult, train

@@ -13,13 +13,13 @@ from torch import fx
 
 from fxquant import distributed
 from fxquant.errors import CheckpointError, ConfigError
-from fxquant.training.data import TrainingData
+from fxquant.training.epoch_images import TrainingData
 from fxquant.training.initialise import initialise_scales
 from fxquant.training.interruption import Interruption, Stop
 from fxquant.training.logs import Logs
 from fxquant.training.options import TrainingOptions
-from fxquant.training.passes import Run
 from fxquant.training.refusals import refuse_graph, refuse_idle_budget
+from fxquant.training.run import Run
 from fxquant.training.schedule import plan_passes
 from fxquant.training.state import Row, State, describe_quantisers
 from fxquant.training.state_file import StateFile, duplicate

@@ -12,7 +12,7 @@ from fxquant.training.options import TrainingOptions
 
 
 @dataclass(frozen=True)
-class Pass:
+class EpochPass:
     """
     Every image once, in `crops` crops. epoch: how many were counted before it. lr_epoch: that the learning rate is of.
 
@@ -26,7 +26,7 @@ class Pass:
     steps: int
 
 
-def plan_passes(options: TrainingOptions, count: int, multi_crop: bool, world: int = 1) -> tuple[Pass, ...]:
+def plan_passes(options: TrainingOptions, count: int, multi_crop: bool, world: int = 1) -> tuple[EpochPass, ...]:
     """
     Return the passes over `count` images.
 
@@ -44,10 +44,10 @@ def plan_passes(options: TrainingOptions, count: int, multi_crop: bool, world: i
             f"{crops} crops on {world} ranks"
         )
 
-    def make(epoch: int, crops: int, lr_epoch: int) -> Pass:
+    def make(epoch: int, crops: int, lr_epoch: int) -> EpochPass:
         images = options.batch_size // crops
         shared = -(-count // world)  # the sampler repeats a few images where they cannot be shared equally
-        return Pass(epoch, crops, lr_epoch, images, -(-shared // (images // world)))
+        return EpochPass(epoch, crops, lr_epoch, images, -(-shared // (images // world)))
 
     if crops == 1:
         return tuple(make(epoch, 1, epoch) for epoch in range(options.epochs))

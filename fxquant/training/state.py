@@ -18,13 +18,13 @@ from fxquant.observers.learned_step import LearnedStepQuantizer
 from fxquant.training.options import TrainingOptions
 from fxquant.training.oscillation import OscillationFreezer
 from fxquant.training.parameter_groups import group_parameters
-from fxquant.training.schedule import Pass, make_scheduler
+from fxquant.training.schedule import EpochPass, make_scheduler
 
 Row = dict[str, Any]
 
 
 @dataclass(eq=False)
-class Progress:
+class TrainingProgress:
     """
     How far a training is: `index` whole passes, and `step` steps of the next one.
 
@@ -74,7 +74,7 @@ class State:
         self.freezer: OscillationFreezer | None = None
         if options.track_oscillations or options.freeze_threshold is not None:
             self.freezer = OscillationFreezer(prepared, options.freeze_threshold, options.oscillation_momentum)
-        self.progress = Progress()
+        self.progress = TrainingProgress()
 
     @property
     def averaged(self) -> fx.GraphModule | None:
@@ -86,7 +86,7 @@ class State:
         """Everything that is trained."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def begin_pass(self, now: Pass) -> float:
+    def begin_pass(self, now: EpochPass) -> float:
         """Set the learning rate of a pass and return it."""
         self.scheduler.step(now.lr_epoch)
         return float(self.optimizer.param_groups[0]["lr"])
@@ -127,7 +127,7 @@ class State:
                 self.averaged.load_state_dict(saved["ema"])
             if self.freezer is not None:
                 self.freezer.load_state_dict(saved["freezer"])
-            self.progress = Progress(**saved["progress"])
+            self.progress = TrainingProgress(**saved["progress"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"the checkpoint does not fit this training: {error}") from error
 

@@ -57,10 +57,10 @@ def test_no_figures_no_plot() -> None:
 
 
 def test_memory_is_that_of_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(cell: growth.Cell, names: list[str], rounds: int, threads: int) -> dict[str, Any]:
+    def measure(cell: growth.GrowthCell, names: list[str], rounds: int, threads: int) -> dict[str, Any]:
         return {"results": {name: {"memory_bytes": len(names), "p50_ms": rounds} for name in names}}
 
     monkeypatch.setattr(growth, "_in_process", measure)
     options = argparse.Namespace(competitors=["a", "b"], rounds=7, threads=1)
-    results = growth.measure_in_processes(growth.Cell(), options)["results"]
+    results = growth.measure_in_processes(growth.GrowthCell(), options)["results"]
     assert results == {name: {"memory_bytes": 1, "p50_ms": 7} for name in "ab"}

@@ -12,13 +12,13 @@ import timm
 
 import fxquant
 from bench.imagenet import __main__ as imagenet
-from bench.imagenet.results import Job, Results, describe_gap, render
-from bench.imagenet.tables import FIGURES, Evidence, Figure, Model, Synthesis
+from bench.imagenet.results import ImagenetResults, Job, describe_gap, render
+from bench.imagenet.tables import FIGURES, Figure, Model, PublishedEvidence, Synthesis
 from fxquant import PerTensor
 from fxquant.errors import InputError
 from fxquant.files import write_json
 from fxquant.numerics.granularity import PerChannel
-from fxquant.synthesis.options import make_options
+from fxquant.synthesis.synthesis_options import make_options
 
 
 def test_tags_exist_and_have_the_float_accuracy_that_was_published() -> None:
@@ -50,7 +50,7 @@ def test_published_figures_make_rows_of_recipes_that_exist() -> None:
         make_options(job.synthesis or {})
     counts = Counter(published.table for published in FIGURES)
     assert counts == {"ptq4vit": 44, "noisyquant": 20, "fqvit": 48, "psaq": 10}
-    quoted = [published for published in FIGURES if published.evidence is Evidence.QUOTED]
+    quoted = [published for published in FIGURES if published.evidence is PublishedEvidence.QUOTED]
     assert len(quoted) == 16
     text = render(jobs, {})
     assert "| ViT-B | W6A6 | PTQ4ViT | published | 32 | 84.54 | - | 81.65 | - | 2.89 | - |" in text
@@ -92,11 +92,11 @@ def test_a_file_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
         assert imagenet.main(["--data", str(tmp_path), "--out", str(file)]) == 2
         assert file.read_text() == content
     with pytest.raises(InputError, match="does not hold rows of this benchmark"):
-        Results(file).put("rows", "key", {})
+        ImagenetResults(file).put("rows", "key", {})
 
 
 def test_a_lock_that_a_killed_process_held_is_free(tmp_path: Path) -> None:
     (tmp_path / "out.json.lock").touch()
     write_json(tmp_path / "out.json", {"floats": {}, "rows": {"a": {"x": 1}}})
-    Results(tmp_path / "out.json").put("rows", "b", {"x": 2})
-    assert Results(tmp_path / "out.json").read()["rows"] == {"a": {"x": 1}, "b": {"x": 2}}
+    ImagenetResults(tmp_path / "out.json").put("rows", "b", {"x": 2})
+    assert ImagenetResults(tmp_path / "out.json").read()["rows"] == {"a": {"x": 1}, "b": {"x": 2}}

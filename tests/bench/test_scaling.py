@@ -12,7 +12,7 @@ import torch
 from bench import harness, scaling
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
-TASK = scaling.Task("minmax", "vit_tiny_patch16_224", SMALL, 32, 4, 4, 2, "cpu")
+TASK = scaling.ScalingTask("minmax", "vit_tiny_patch16_224", SMALL, 32, 4, 4, 2, "cpu")
 
 
 def row(processes: int, seconds: float, digest: str = "a") -> dict[str, Any]:

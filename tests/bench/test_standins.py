@@ -16,7 +16,7 @@ from bench.standins.__main__ import main
 from bench.standins.architectures import STANDINS, build_standin, load_standin, weights_file
 from bench.standins.glyphs import CHARACTERS, CHUNK, PARTS, Glyphs, load_part
 from bench.standins.outliers import Outliers, inject_outliers
-from bench.standins.training import Recipe, recipe_for, save_weights, train_standin
+from bench.standins.training import StandinTraining, recipe_for, save_weights, train_standin
 from fxquant.errors import CheckpointError, ConfigError, InputError
 
 NAMES = tuple(STANDINS)
@@ -90,7 +90,7 @@ def test_a_standin_is_small_and_gives_logits(name: str, few: Glyphs) -> None:
 def test_two_steps_of_training_repeat_bit_for_bit(name: str, few: Glyphs) -> None:
     torch.use_deterministic_algorithms(True)
     before = torch.random.get_rng_state()
-    recipe = Recipe(epochs=2 / 3, batch_size=32)
+    recipe = StandinTraining(epochs=2 / 3, batch_size=32)
     one, again, other = (train_standin(name, few, r) for r in (recipe, recipe, recipe_for(name, 1, 2 / 3)))
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not one.training
@@ -145,7 +145,7 @@ def test_unknown_names_and_empty_recipes_are_refused() -> None:
     with pytest.raises(InputError, match="vit, deit, swin"):
         recipe_for("resnet")
     with pytest.raises(ConfigError, match="must be positive"):
-        Recipe(epochs=0)
+        StandinTraining(epochs=0)
     with pytest.raises(SystemExit):
         main(["resnet"])
 

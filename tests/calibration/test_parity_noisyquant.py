@@ -12,9 +12,9 @@ from torch import Tensor, fx
 import fxquant
 from fxquant import Metric, Noise, NoisyBias, PerChannel, QuantConfig, TensorSpec
 from fxquant.calibration import noise_search
-from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.problem import Problem
 from fxquant.calibration.scales import search_scales
+from fxquant.calibration.sides import Part, Side
 from fxquant.graph.meta import record_of
 from fxquant.observers.base import Observer, QParams
 from tests.support.published import observer_of, recorded, recorded_model

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from fxquant import TwinSoftmax
-from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.scales import search_scales
+from fxquant.calibration.sides import Part, Side
 from tests.support.published import Case, cases, interval, table_of
 
 each_case = pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fxquant import Metric, PerChannel, PerHead, PerTensor, RowGroups, TensorSpec
 from fxquant.calibration.gradients import Sensitivity
-from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.problem import Problem
+from fxquant.calibration.sides import Part, Side
 from fxquant.numerics.granularity import Granularity
 from tests.support.published import observer_of, table_of
 

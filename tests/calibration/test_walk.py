@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import CalibrationError, LayerSpec, PerHead, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax, pipeline
+from fxquant.calibration.held_values import Values
 from fxquant.calibration.sites import Site, find_sites
-from fxquant.calibration.values import Values
 from fxquant.calibration.walk import Walk
 from fxquant.graph.attributes import weight_of
 from fxquant.graph.meta import record_of

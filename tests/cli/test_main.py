@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import fxquant
-from fxquant.cli.arguments import format_value, recipe_option
 from fxquant.cli.main import main
 from fxquant.cli.output import format_table
 from fxquant.cli.recipes import DESCRIPTIONS, describe_recipe, recipe_defaults
+from fxquant.cli.shared_options import format_value, recipe_option
 from fxquant.errors import InputError
 from fxquant.files import write_json
 

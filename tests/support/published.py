@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from fxquant import Metric, PerChannel, PerHead, PerTensor, RowGroups, TensorSpec, TwinGELU, TwinSoftmax
 from fxquant.calibration.gradients import Sensitivity
-from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.problem import Problem
+from fxquant.calibration.sides import Part, Side
 from fxquant.config.operands import OperandSpec
 from fxquant.observers.base import Observer
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from fxquant.errors import CalibrationError
-from fxquant.synthesis.objective import Jitter, Objective
-from fxquant.synthesis.optimisation import State, advance, begin, begin_batch, draw_jitter, finish_batch, step
-from fxquant.synthesis.options import SynthesisOptions
-from fxquant.synthesis.schedule import learning_rate
-from fxquant.synthesis.subject import Subject, read_subject
+from fxquant.synthesis.image_objective import Jitter, SynthesisObjective
+from fxquant.synthesis.learning_rate import learning_rate
+from fxquant.synthesis.optimisation import SynthesisState, advance, begin, begin_batch, draw_jitter, finish_batch, step
+from fxquant.synthesis.synthesis_model import SynthesisModel, read_subject
+from fxquant.synthesis.synthesis_options import SynthesisOptions
 from tests.support.models import SIZE, small_vit
 from tests.synthesis.recorded import MODELS, recorded, recorded_model, relative
 
@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 GRADIENT = 3e-4
 
 
-def objective_of(subject: Subject, options: SynthesisOptions) -> Objective:
-    return Objective(subject.contexts, options, torch.float32)
+def objective_of(subject: SynthesisModel, options: SynthesisOptions) -> SynthesisObjective:
+    return SynthesisObjective(subject.contexts, options, torch.float32)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -35,7 +35,7 @@ def test_each_step_as_recorded(name: str) -> None:
     assert subject.contexts.windowed == (base == 0.25)
     objective, bounds, zeros = objective_of(subject, options), subject.bounds(CPU), torch.zeros_like(data["x0"])
     draws = torch.Generator().get_state()
-    state = State(zeros[:0], data["x0"], zeros, zeros, data["labels"], float(data["tau64"]), 0, draws)
+    state = SynthesisState(zeros[:0], data["x0"], zeros, zeros, data["labels"], float(data["tau64"]), 0, draws)
     for i, wanted in enumerate(data["x"]):
         jitter = Jitter(int(data["offsets"][i]), bool(data["flips"][i]))
         losses, gradient = objective.gradient(state.images, state.labels, state.tau, jitter)

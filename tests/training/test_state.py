@@ -10,7 +10,7 @@ import torch
 
 from fxquant import CheckpointError
 from fxquant.training import TrainingOptions
-from fxquant.training.state import Progress, State, describe_quantisers
+from fxquant.training.state import State, TrainingProgress, describe_quantisers
 from tests.support.models import images
 from tests.training.helpers import prepared_vit, same_state
 
@@ -71,7 +71,7 @@ def test_the_state_of_another_model_is_refused() -> None:
 
 
 def test_progress_tells_the_best_pass() -> None:
-    progress = Progress()
+    progress = TrainingProgress()
     assert progress.best is None
     assert not progress.last_is_best
     for accuracy, best in ((50.0, True), (70.0, True), (60.0, False), (70.0, False)):

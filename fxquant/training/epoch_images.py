@@ -20,7 +20,7 @@ from fxquant.distillation.draws import random_of
 from fxquant.errors import InputError
 from fxquant.training.interruption import outlive_first_signal
 from fxquant.training.options import TrainingOptions
-from fxquant.training.schedule import Pass
+from fxquant.training.schedule import EpochPass
 
 Targets = Tensor | SoftTargets
 
@@ -102,7 +102,7 @@ class AugmentedImages(Dataset[Any]):
         return failure or default_collate(items)
 
 
-def order_batches(count: int, now: Pass, seed: int, rank: int, world: int) -> Sequence[list[int]]:
+def order_batches(count: int, now: EpochPass, seed: int, rank: int, world: int) -> Sequence[list[int]]:
     """
     Return the indices of this rank's images for each step of a pass.
 
@@ -117,7 +117,7 @@ def order_batches(count: int, now: Pass, seed: int, rank: int, world: int) -> Se
 
 def load_batches(
     data: TrainingData,
-    now: Pass,
+    now: EpochPass,
     options: TrainingOptions,
     start: int,
     ranks: tuple[int, int],

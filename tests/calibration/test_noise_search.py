@@ -11,8 +11,8 @@ from torch import Tensor
 from fxquant import Metric, Noise, NoisyBias, PerChannel, TensorSpec, TwinGELU
 from fxquant.calibration.gradients import Sensitivity
 from fxquant.calibration.noise_search import draw, search_noise
-from fxquant.calibration.operand import Part, Side
 from fxquant.calibration.problem import Problem
+from fxquant.calibration.sides import Part, Side
 from fxquant.config.operands import OperandSpec
 from tests.support.published import observer_of
 

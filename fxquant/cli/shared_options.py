@@ -18,7 +18,7 @@ from fxquant.models.timm_model import TimmModel, build_timm_model
 
 
 def build_chosen_model(options: argparse.Namespace) -> TimmModel:
-    """Return what the options of `fxquant.cli.arguments.add_model_options` ask for; raise as `build_timm_model` does."""
+    """Return what the options of `fxquant.cli.shared_options.add_model_options` ask for; raise as `build_timm_model` does."""
     return build_timm_model(
         options.model,
         pretrained=options.pretrained,

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxquant.errors import CheckpointError
-from fxquant.synthesis.file import read_tensors, write_tensors
-from fxquant.synthesis.optimisation import State
+from fxquant.synthesis.optimisation import SynthesisState
+from fxquant.synthesis.tensor_file import read_tensors, write_tensors
 
 _KIND = "fxquant_synthesis_state"
 _FORMAT = 1
 _TENSORS = ("done", "images", "first_moment", "second_moment", "labels", "random")
 
 
-class StateFile:
+class SynthesisFile:
     """
     Where a synthesis is kept so that it can go on; `settings` tell which one it is.
 
@@ -34,7 +34,7 @@ class StateFile:
         self.interval = interval
         self._written = time.monotonic()
 
-    def read(self, device: torch.device) -> State | None:
+    def read(self, device: torch.device) -> SynthesisState | None:
         """
         Return the state in the file, None where there is no file.
 
@@ -57,9 +57,9 @@ class StateFile:
             )
         self._check(tensors)
         placed = {name: t if name == "random" else t.to(device) for name, t in tensors.items()}
-        return State(**placed, tau=float(facts["tau"]), step=int(facts["step"]))
+        return SynthesisState(**placed, tau=float(facts["tau"]), step=int(facts["step"]))
 
-    def write(self, state: State) -> None:
+    def write(self, state: SynthesisState) -> None:
         """Write `state`; raise `CheckpointError` where that cannot be done."""
         if self.file is not None:
             facts = {"format": _FORMAT, "settings": self.settings, "tau": state.tau, "step": state.step}
@@ -67,7 +67,7 @@ class StateFile:
             write_tensors(self.file, _KIND, tensors, facts, CheckpointError)
             self._written = time.monotonic()
 
-    def write_now_and_then(self, state: State) -> None:
+    def write_now_and_then(self, state: SynthesisState) -> None:
         """Write `state` where the interval has passed since the last time."""
         if time.monotonic() - self._written >= self.interval:
             self.write(state)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from fxquant.errors import CheckpointError, ConfigError
-from fxquant.synthesis.objective import Losses, Objective
-from fxquant.synthesis.optimisation import State, advance, begin, begin_batch, finish_batch
-from fxquant.synthesis.options import SynthesisOptions, make_options
-from fxquant.synthesis.state_file import StateFile, fingerprint
-from fxquant.synthesis.subject import Size, Subject, read_subject
+from fxquant.synthesis.image_objective import Losses, SynthesisObjective
+from fxquant.synthesis.optimisation import SynthesisState, advance, begin, begin_batch, finish_batch
+from fxquant.synthesis.synthesis_model import Size, SynthesisModel, read_subject
+from fxquant.synthesis.synthesis_options import SynthesisOptions, make_options
+from fxquant.synthesis.unfinished import SynthesisFile, fingerprint
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -36,8 +36,8 @@ class _Run:
 
     n: int
     batch: int
-    subject: Subject
-    objective: Objective
+    subject: SynthesisModel
+    objective: SynthesisObjective
     bounds: tuple[Tensor, Tensor]
     lr: float
     device: torch.device
@@ -46,7 +46,7 @@ class _Run:
     def steps(self) -> int:
         return -(-self.n // self.batch) * self.objective.options.steps
 
-    def steps_done(self, state: State) -> int:
+    def steps_done(self, state: SynthesisState) -> int:
         return -(-len(state.done) // self.batch) * self.objective.options.steps + state.step
 
 
@@ -94,7 +94,7 @@ def synthesize(
             f"batch={batch}, seed={seed}, dtype={dtype}"
         )
     run = _set_up(model, n, batch, size, device, dtype, chosen)
-    file = StateFile(checkpoint, _settings(run, seed) if checkpoint is not None else {}, save_every)
+    file = SynthesisFile(checkpoint, _settings(run, seed) if checkpoint is not None else {}, save_every)
     state = file.read(run.device)
     if state is None:
         state = begin(run.subject.shape, seed, run.device)
@@ -116,12 +116,12 @@ def _set_up(
     place = torch.device(device) if device is not None else next((t.device for t in tensors), torch.device("cpu"))
     graph.gm.to(device=place, dtype=dtype)
     lr = options.lr if options.lr is not None else 0.25 if graph.windowed else 0.20
-    return _Run(n, batch, subject, Objective(graph, options, dtype), subject.bounds(place), lr, place)
+    return _Run(n, batch, subject, SynthesisObjective(graph, options, dtype), subject.bounds(place), lr, place)
 
 
 def _optimise(
-    run: _Run, state: State, file: StateFile, progress: bool, on_step: Callable[[Progress], None] | None
-) -> State:
+    run: _Run, state: SynthesisState, file: SynthesisFile, progress: bool, on_step: Callable[[Progress], None] | None
+) -> SynthesisState:
     options = run.objective.options
     with tqdm(
         total=run.steps, initial=run.steps_done(state), desc="synthesize", unit="step", disable=not progress

@@ -14,13 +14,13 @@ from fxquant.api import trace
 from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.synthesis.contexts import ContextGraph, expose_contexts
-from fxquant.synthesis.options import IMAGENET_MEAN, IMAGENET_STD, SynthesisOptions
+from fxquant.synthesis.synthesis_options import IMAGENET_MEAN, IMAGENET_STD, SynthesisOptions
 
 Size = int | tuple[int, int] | tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class SynthesisModel:
     """source: the traced model. contexts: its copy that also gives attention outputs. The rest is said of its images."""
 
     source: fx.GraphModule
@@ -35,7 +35,7 @@ class Subject:
         return (0 - mean) / std, (1 - mean) / std
 
 
-def read_subject(model: nn.Module, batch: int, size: Size, options: SynthesisOptions) -> Subject:
+def read_subject(model: nn.Module, batch: int, size: Size, options: SynthesisOptions) -> SynthesisModel:
     """
     Trace `model`, which stays as it is, and find its attention; a graph from `fxquant.trace` is taken as it is.
 
@@ -55,7 +55,7 @@ def read_subject(model: nn.Module, batch: int, size: Size, options: SynthesisOpt
             f"images {shape}, which the model's data config names, do not fit it: give size=, the height and width that it "
             f"takes, or (channels, height, width). {error}"
         ) from error
-    return Subject(source, contexts, shape, *resolve_normalisation(model, options, shape[0]))
+    return SynthesisModel(source, contexts, shape, *resolve_normalisation(model, options, shape[0]))
 
 
 def resolve_size(model: nn.Module, size: Size) -> tuple[int, int, int]:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fxquant.synthesis.contexts import ContextGraph
 from fxquant.synthesis.losses import total_variation
-from fxquant.synthesis.options import SynthesisOptions
 from fxquant.synthesis.patch_entropy import patch_entropy
+from fxquant.synthesis.synthesis_options import SynthesisOptions
 
 
 class Losses(NamedTuple):
@@ -42,7 +42,7 @@ class Jitter:
 
 
 @dataclass(frozen=True, eq=False)
-class Objective:
+class SynthesisObjective:
     """
     The loss of images for one model: patch-similarity entropy, cross entropy and total variation.
 

@@ -8,15 +8,15 @@ from torch import nn
 
 import fxquant
 from fxquant.errors import ConfigError, InputError
-from fxquant.synthesis.options import SynthesisOptions
-from fxquant.synthesis.subject import Size, Subject, read_subject, resolve_size
+from fxquant.synthesis.synthesis_model import Size, SynthesisModel, read_subject, resolve_size
+from fxquant.synthesis.synthesis_options import SynthesisOptions
 from tests.support.models import SIZE, images, small_vit
 from tests.synthesis.recorded import recorded
 
 OPTIONS = SynthesisOptions()
 
 
-def read(model: nn.Module, size: Size = SIZE, options: SynthesisOptions = OPTIONS) -> Subject:
+def read(model: nn.Module, size: Size = SIZE, options: SynthesisOptions = OPTIONS) -> SynthesisModel:
     return read_subject(model, 2, size, options)
 
 

@@ -19,11 +19,11 @@ from tqdm.auto import tqdm
 from fxquant.distillation.draws import random_of
 from fxquant.distributed import rank, sum_over_ranks, world_size
 from fxquant.errors import TrainingError
-from fxquant.training.data import Targets, TrainingData, load_batches
+from fxquant.training.epoch_images import Targets, TrainingData, load_batches
 from fxquant.training.interruption import Interruption, Stop
 from fxquant.training.objective import PARTS, Objective
 from fxquant.training.refusals import refuse_unknown_classes
-from fxquant.training.schedule import Pass
+from fxquant.training.schedule import EpochPass
 from fxquant.training.state import Row, State
 from fxquant.training.state_file import StateFile
 from fxquant.training.validation import Accuracy, measure_accuracy
@@ -37,7 +37,7 @@ class Run:
 
     state: State
     data: TrainingData
-    passes: Sequence[Pass]
+    passes: Sequence[EpochPass]
     device: torch.device
     workers: int
     interruption: Interruption
@@ -96,7 +96,7 @@ class Run:
             self._explain(error)
             raise
 
-    def _step(self, now: Pass, images: Tensor, targets: Targets) -> dict[str, float]:
+    def _step(self, now: EpochPass, images: Tensor, targets: Targets) -> dict[str, float]:
         """Change the model by one batch; return what it gave, over all ranks."""
         state, options = self.state, self.state.options
         # Drop path draws from this, so that a step is the same whatever was drawn before.
@@ -126,7 +126,7 @@ class Run:
         average = {name: value / world_size() for name, value in zip(_MEANS, found, strict=True)}
         return {**average, "images": count, "asked": asked}
 
-    def _refuse_non_finite(self, now: Pass, numbers: dict[str, float]) -> None:
+    def _refuse_non_finite(self, now: EpochPass, numbers: dict[str, float]) -> None:
         wrong = [f"{name.replace('_', ' ')} {numbers[name]}" for name in _MEANS if not math.isfinite(numbers[name])]
         if not wrong:
             return

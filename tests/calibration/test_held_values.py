@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import fx
 
-from fxquant.calibration.values import Values, size_of
+from fxquant.calibration.held_values import Values, size_of
 
 X = torch.arange(10.0)  # 40 bytes
 

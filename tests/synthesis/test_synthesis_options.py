@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fxquant.errors import ConfigError
-from fxquant.synthesis.options import SynthesisOptions, make_options
+from fxquant.synthesis.synthesis_options import SynthesisOptions, make_options
 
 
 def test_defaults_are_the_published_constants() -> None:

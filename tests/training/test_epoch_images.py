@@ -13,12 +13,12 @@ from timm.data import create_transform
 from fxquant import InputError
 from fxquant.data.folder import read_image_tree
 from fxquant.training import AugmentedImages, TrainingData, TrainingOptions
-from fxquant.training.data import load_batches, order_batches
-from fxquant.training.schedule import Pass
+from fxquant.training.epoch_images import load_batches, order_batches
+from fxquant.training.schedule import EpochPass
 from tests.support.folders import make_class
 from tests.training.helpers import MemoryImages
 
-NOW = Pass(epoch=3, crops=1, lr_epoch=3, images=4, steps=3)
+NOW = EpochPass(epoch=3, crops=1, lr_epoch=3, images=4, steps=3)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_ranks_together_see_in_each_step_what_one_sees() -> None:
     for step, batch in enumerate(alone):
         together = [*ranks[0][step], *ranks[1][step]]
         assert set(batch) <= set(together)
-    assert order_batches(11, Pass(4, 1, 4, 4, 3), 0, 0, 1) != alone
+    assert order_batches(11, EpochPass(4, 1, 4, 4, 3), 0, 0, 1) != alone
     assert order_batches(11, NOW, 1, 0, 1) != alone
 
 
@@ -78,7 +78,7 @@ def test_batches_go_on_from_a_step_and_leave_the_random_state_alone() -> None:
 
 def test_several_crops_come_from_their_own_images() -> None:
     data = TrainingData(MemoryImages(8), torch.zeros(1), several=MemoryImages(4))
-    several = Pass(epoch=0, crops=2, lr_epoch=0, images=4, steps=1)
+    several = EpochPass(epoch=0, crops=2, lr_epoch=0, images=4, steps=1)
     assert len(list(load_batches(data, several, TrainingOptions(), 0, (0, 1), 0, False))) == 1
     assert len(list(load_batches(data, NOW, TrainingOptions(), 0, (0, 1), 0, False))) == 2
 

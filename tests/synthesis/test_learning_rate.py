@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fxquant.synthesis.schedule import learning_rate
+from fxquant.synthesis.learning_rate import learning_rate
 from tests.synthesis.recorded import recorded
 
 

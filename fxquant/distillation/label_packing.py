@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from fxquant.data.folder import Samples
+from fxquant.distillation.label_folder import open_labels
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.manifest import Manifest
-from fxquant.distillation.open_labels import open_labels
 from fxquant.distillation.shards import write_shards
 from fxquant.distillation.source import CropLabels, digest_labels
 from fxquant.errors import ConfigError, InputError

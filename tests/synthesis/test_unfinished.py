@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 import fxquant
 from fxquant.errors import CheckpointError
 from fxquant.synthesis.optimisation import begin, begin_batch
-from fxquant.synthesis.options import SynthesisOptions
-from fxquant.synthesis.state_file import StateFile, fingerprint
+from fxquant.synthesis.synthesis_options import SynthesisOptions
+from fxquant.synthesis.unfinished import SynthesisFile, fingerprint
 from tests.support.models import small_vit
 
 CPU = torch.device("cpu")
@@ -27,8 +27,8 @@ def state() -> Any:
     return begin_batch(begin((3, 8, 8), 0, CPU), 2, 10, SynthesisOptions())
 
 
-def written(folder: Path) -> StateFile:
-    file = StateFile(folder / "state", SETTINGS, 60.0)
+def written(folder: Path) -> SynthesisFile:
+    file = SynthesisFile(folder / "state", SETTINGS, 60.0)
     file.write(state())
     return file
 
@@ -41,9 +41,9 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
 
 
 def test_no_file_is_no_state(tmp_path: Path) -> None:
-    assert StateFile(None, {}, 0.0).read(CPU) is None
-    assert StateFile(tmp_path / "state", SETTINGS, 0.0).read(CPU) is None
-    StateFile(None, {}, 0.0).write(state())
+    assert SynthesisFile(None, {}, 0.0).read(CPU) is None
+    assert SynthesisFile(tmp_path / "state", SETTINGS, 0.0).read(CPU) is None
+    SynthesisFile(None, {}, 0.0).write(state())
 
 
 def test_other_files_and_damage_are_refused(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_other_files_and_damage_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot write"):
-        StateFile(tmp_path / "none" / "state", SETTINGS, 0.0).write(state())
+        SynthesisFile(tmp_path / "none" / "state", SETTINGS, 0.0).write(state())
 
 
 def test_fingerprints_tell_weights_and_graphs_apart() -> None:
