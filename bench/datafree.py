@@ -2,7 +2,7 @@
 What calibration images have to be: real ones, images made from the model alone, or noise, on the stand-ins.
 
 ``python -m bench.datafree`` calibrates each recipe at W8A8 and W4A8 on 32 images of each kind and writes
-``bench/results/datafree.json`` and ``docs/datafree.md``. Cells that are there already are skipped.
+``bench/results/datafree.json`` and the table of ``docs/data-free.md``. Cells that are there already are skipped.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -23,14 +22,16 @@ from torch import Tensor, nn
 
 import fxquant
 from bench.accuracy.__main__ import build_model, draw_calibration
-from bench.harness import RESULTS, ROOT, describe_run
+from bench.harness import RESULTS, describe_run
+from bench.quality_tables import SOURCES
 from bench.standins import IMAGE_SIZE, STANDINS, Glyphs, load_part
+from bench.tables import write_pages
 from fxquant.files import write_json
 from fxquant.numerics.arithmetic import sqnr
 from fxquant.synthesis import gaussian_images
 from fxquant.synthesis.losses import total_variation
 
-SOURCES = ("real", "synthetic", "noise")
+FILE = RESULTS / "datafree.json"
 RECIPES = (
     "psaq",
     "minmax",
@@ -47,7 +48,6 @@ BITS = ("W8A8", "W4A8")
 COUNT, BATCH, TEST_BATCH = 32, 8, 64
 SHAPE = (1, IMAGE_SIZE, IMAGE_SIZE)
 JITTER = (2, 4)  # the published one is of images of 224 pixels
-PAGE = ROOT / "docs" / "datafree.md"
 Row = dict[str, Any]
 
 
@@ -135,37 +135,6 @@ def run(options: argparse.Namespace, folder: Path) -> None:
         write_json(options.out, describe_run() | {"settings": settings, "float_top1": floats, "rows": rows})
 
 
-def table(data: Mapping[str, Any]) -> str:
-    """Return a page with one line per recipe and bits: the mean over models and seeds for each source."""
-    rows: Mapping[str, Row] = data["rows"]
-    settings = data["settings"]
-    lines = [
-        "# Calibration without data",
-        "",
-        "Top-1 accuracy in percent, and the SQNR of the logits in dB, of int8 stand-ins ("
-        + ", ".join(f"{name} {value:.2f}" for name, value in data["float_top1"].items())
-        + f" as floats; {settings['test_images']} test images, outlier channels: {settings['outliers']}), calibrated on "
-        f"{settings['images']} images: real ones, images made from the model alone by `fxquant.synthesize` (2 rounds of "
-        f"{settings['iterations']} iterations), and Gaussian noise. Synthesis is told the range of pixels and the total "
-        "variation of training glyphs, as its published constants are those of ImageNet. Means over the models and seeds "
-        "measured; in brackets, how many. Made by `python -m bench.datafree`.",
-        "",
-        "| recipe | bits | " + " | ".join(SOURCES) + " |",
-        "| --- | --- | " + " | ".join("---:" for _ in SOURCES) + " |",
-    ]
-    for bits in BITS:
-        for recipe in dict.fromkeys(key.split()[2] for key in rows):
-            found = [[r for k, r in rows.items() if k.split()[1:4] == [bits, recipe, s]] for s in SOURCES]
-            lines.append(f"| `{recipe}` | {bits} | {' | '.join(_mean(each) for each in found)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _mean(rows: Sequence[Row]) -> str:
-    if not rows:
-        return "-"
-    return f"{fmean(r['top1'] for r in rows):.2f} %, {fmean(r['sqnr_db'] for r in rows):.1f} dB ({len(rows)})"
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,13 +145,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--outliers", choices=("without", "with"), default="without", help="channels injected")
     parser.add_argument("--limit", type=int, default=2480, metavar="N", help="test images (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=RESULTS / "datafree.json")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--out", type=Path, default=FILE)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         run(options, Path(folder))
-    options.page.write_text(table(json.loads(options.out.read_text(encoding="utf-8"))), encoding="utf-8")
+    if options.out == FILE:
+        write_pages()
 
 
 if __name__ == "__main__":

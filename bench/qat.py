@@ -2,8 +2,8 @@
 What quantisation-aware training gives at 4, 3 and 2 bits on the stand-ins, and what each part of VVTQ adds to it.
 
 ``python -m bench.qat`` trains each stand-in by each method, from the same float weights on the same images in the same order,
-and writes ``bench/results/qat.json`` and ``docs/qat.md``. Cells that are there already are skipped, so that a run can be
-stopped and started again. First and last layers have 8 bits throughout, those of PTQ too.
+and writes ``bench/results/qat.json`` and the table of ``docs/training.md``. Cells that are there already are
+skipped, so that a run can be stopped and started again. First and last layers have 8 bits throughout, those of PTQ too.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, pstdev
 from typing import Any
 
 import torch
@@ -22,15 +21,16 @@ from torch import Tensor, fx, nn
 from torch.utils.data import default_collate
 
 import fxquant
-from bench.harness import RESULTS, ROOT, describe_run
+from bench.harness import RESULTS, describe_run
 from bench.standins import STANDINS, Glyphs, load_part, load_standin
+from bench.tables import write_pages
 from fxquant.config.quant_config import QuantConfig
 from fxquant.distillation import LabelKind, SoftTargets, concatenate
 from fxquant.files import write_json
 from fxquant.measurement.evaluation import evaluate
 from fxquant.training import TrainingData, TrainingOptions, train
 
-PAGE = ROOT / "docs" / "qat.md"
+FILE = RESULTS / "qat.json"
 CALIBRATION, TEST_BATCH, TOP = 64, 64, 5
 Row = dict[str, Any]
 
@@ -39,20 +39,20 @@ Row = dict[str, Any]
 class Method:
     """One way to get a quantised model. ptq: the recipe that is calibrated in place of a training."""
 
-    text: str
     ptq: str | None = None
     gradient_scale: str = "variation"
     regulariser: bool = False
     distilled: bool = False
 
 
+# Their names in the table: `bench.quality_tables.METHODS`.
 METHODS = {
-    "ptq-omse": Method("PTQ, `omse` with quantised attention", ptq="omse"),
-    "ptq-ptq4vit": Method("PTQ, `ptq4vit`", ptq="ptq4vit"),
-    "lsq": Method("plain LSQ: hard labels, LSQ's gradient scale", gradient_scale="lsq"),
-    "distilled": Method("VVTQ without the regulariser", distilled=True),
-    "regularised": Method("VVTQ without distillation", regulariser=True),
-    "vvtq": Method("VVTQ", regulariser=True, distilled=True),
+    "ptq-omse": Method(ptq="omse"),
+    "ptq-ptq4vit": Method(ptq="ptq4vit"),
+    "lsq": Method(gradient_scale="lsq"),
+    "distilled": Method(distilled=True),
+    "regularised": Method(regulariser=True),
+    "vvtq": Method(regulariser=True, distilled=True),
 }
 
 
@@ -167,36 +167,6 @@ def run(options: argparse.Namespace) -> None:
         write_json(options.out, describe_run() | {"settings": settings, "float_top1": floats, "rows": rows})
 
 
-def table(data: Mapping[str, Any]) -> str:
-    """Return a page with one line per stand-in and method."""
-    rows, settings = data["rows"], data["settings"]
-    bits = sorted({key.split()[1] for key in rows}, reverse=True)
-    lines = [
-        "# Quantisation-aware training",
-        "",
-        f"Top-1 accuracy in percent of int8 models ({settings['test_images']} test images): mean and standard deviation over "
-        f"seeds (how many). Each training sees {settings['images']} images in {settings['epochs']} epochs with batches of "
-        f"{settings['batch_size']}, AdamW, lr {settings['lr']}, from the same float weights; first and last layers have 8 "
-        "bits. The teacher of distillation is the float model itself, asked of each training image (5 classes, the rest "
-        "spread evenly). A seed decides the order of images, and which 64 images calibrate. Made by `python -m bench.qat`.",
-        "",
-        "| stand-in | method | " + " | ".join(bits) + " |",
-        "| --- | --- | " + " | ".join("---:" for _ in bits) + " |",
-    ]
-    for name, value in data["float_top1"].items():
-        lines.append(f"| {name} | float | " + " | ".join(f"{value:.2f}" for _ in bits) + " |")
-        for key, method in METHODS.items():
-            found = [[r["top1"] for k, r in rows.items() if k.split()[:3] == [name, b, key]] for b in bits]
-            if any(found):
-                lines.append(f"| {name} | {method.text} | {' | '.join(_mean(each) for each in found)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _mean(values: Sequence[float]) -> str:
-    spread = f" ± {pstdev(values):.2f}" if len(values) > 1 else ""
-    return f"{fmean(values):.2f}{spread} ({len(values)})" if values else "-"
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the benchmark from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -210,12 +180,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--limit", type=int, default=6200, metavar="N", help="test images (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=RESULTS / "qat.json")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--out", type=Path, default=FILE)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     run(options)
-    options.page.write_text(table(json.loads(options.out.read_text(encoding="utf-8"))), encoding="utf-8")
+    if options.out == FILE:
+        write_pages()
 
 
 if __name__ == "__main__":

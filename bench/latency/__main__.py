@@ -1,8 +1,8 @@
 """
 How fast is a converted ViT beside what else could run it: float in torch, and the int8 of other engines.
 
-Run ``python -m bench.latency`` for the whole table: it writes ``bench/results/latency.json`` and puts its table into
-README.md. Cells that are measured replace those of the file, the others stay. It measures as ``fxquant bench`` does, which is
+Run ``python -m bench.latency`` for the whole table: it writes ``bench/results/latency.json`` and the tables that are made
+of it. Cells that are measured replace those of the file, the others stay. It measures as ``fxquant bench`` does, which is
 the way to measure any other model. ``pytest bench/latency/__main__.py`` runs a small cell through pytest-benchmark. On a
 busy machine, let it run alone, or with one thread.
 """
@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 import fxquant
 from bench.harness import RESULTS, write_results
-from bench.latency.table import FORMAT, update_readme
+from bench.latency.table import FORMAT
+from bench.tables import write_pages
 from fxquant.benchmark.competitor import Competitor
 from fxquant.benchmark.competitors import BASELINE, COMPETITORS
 from fxquant.benchmark.run_engines import run_batch, select_competitors
@@ -79,10 +80,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--competitors", nargs="+", default=[], help="only these; writes no file")
-    parser.add_argument("--readme", action="store_true", help="measure nothing, only copy the table into README.md")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    cells = [] if options.readme else [(m, b) for m in options.models for b in options.batch]
+    cells = [(m, b) for m in options.models for b in options.batch]
     competitors = select_competitors(options.competitors)
     for model_name, batch in cells:
         row = run_cell(model_name, batch, options.rounds, competitors)
@@ -91,7 +91,7 @@ def main() -> None:
         if not options.competitors:
             _merge(row)
     if not options.competitors:
-        update_readme()
+        write_pages()
 
 
 def _shown(result: dict[str, Any]) -> str:

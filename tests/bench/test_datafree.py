@@ -1,4 +1,4 @@
-"""`bench.datafree`: cells are measured once, and the page has the mean of each."""
+"""`bench.datafree`: cells are measured once, and the table has the mean of each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench import datafree
+from bench.quality_tables import datafree as table
 from bench.standins import build_standin
 
 
@@ -23,15 +24,15 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("untrained")
 def test_cells_are_measured_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, page = tmp_path / "o.json", tmp_path / "page.md"
+    out = tmp_path / "o.json"
     arguments = ["--models", "vit", "--recipes", "minmax", "--seeds", "0", "--iterations", "1", "--limit", "62"]
-    arguments += ["--threads", "1", "--out", str(out), "--page", str(page)]
+    arguments += ["--threads", "1", "--out", str(out)]
     datafree.main(arguments)
     data = json.loads(out.read_text())
     assert set(data["rows"]) == {f"vit {b} minmax {s} seed 0" for b in datafree.BITS for s in datafree.SOURCES}
     assert all(0 <= row["top1"] <= 100 and row["sqnr_db"] > 5 for row in data["rows"].values())
-    assert page.read_text().count("`minmax`") == 2
-    assert "(1)" in page.read_text()
+    assert table(data).count("`minmax`") == 2
+    assert "(1)" in table(data)
     capsys.readouterr()
     datafree.main(arguments)
     assert not capsys.readouterr().out

@@ -20,11 +20,8 @@ from fxquant.measurement.timing import Timing
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for module in (harness, latency, latency_table):
+    for module in (harness, latency):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- latency:begin -->\nold\n<!-- latency:end -->\nafter\n")
-    monkeypatch.setattr(latency_table, "README", readme)
     return tmp_path
 
 
@@ -46,27 +43,39 @@ def test_cells_merge_in_the_order_of_the_table(folder: Path) -> None:
     assert data["baseline"] == "bf16-compile"
 
 
-def test_readme_gets_times_ratios_and_dashes(folder: Path) -> None:
+def test_the_short_table_has_times_and_ratios() -> None:
+    measured = row("vit", 1, bf16_compile=0.02, fxquant_bf16_compile=0.01, openvino_int8_bf16=0.03)
+    measured["results"]["openvino-int8-bf16"]["status"] = Status.DISAGREES.value
+    text = latency_table.summary(written(measured))
+    assert cells_of(text, "vit") == ["`vit`", "1", "20", "30*", "10 (2.00x, 3.00x)"]
+    assert cells_of(latency_table.summary(written(row("vit", 1, pt2e=0.03))), "vit")[2:] == ["-", "-", "- (-, -)"]
+
+
+def test_the_long_table_has_every_engine() -> None:
     measured = row("vit", 1, bf16_compile=0.02, fxquant_bf16_compile=0.01, pt2e=0.03)
     measured["results"]["pt2e"]["status"] = Status.DISAGREES.value
-    latency._merge(measured)
-    latency_table.update_readme()
-    text = (folder / "README.md").read_text()
-    assert text.startswith("before\n<!-- latency:begin -->\n| model | batch | fp32-compile | bf16-compile | pt2e |")
-    assert text.endswith("<!-- latency:end -->\nafter\n")
-    cells = next(line for line in text.splitlines() if line.startswith("| `vit`")).strip("| ").split(" | ")
+    cells = cells_of(latency_table.every_engine(written(measured)), "vit")
     shown = dict(zip(("model", "batch", *latency_table.SHOWN), cells, strict=False))
     assert (shown["bf16-compile"], shown["pt2e"], shown["fxquant-bf16-compile"]) == ("20", "30*", "10")
     assert shown["openvino-int8-bf16"] == "-"
     assert cells[-4:] == ["-", "**2.00x**", "**3.00x**", "-"]
 
 
-def test_there_is_no_table_of_other_rows(folder: Path) -> None:
+def test_there_is_no_table_of_other_rows() -> None:
     with pytest.raises(SystemExit, match="no rows of this table yet"):
-        latency_table.update_readme()
-    (folder / "latency.json").write_text(json.dumps({"rows": []}))
-    with pytest.raises(SystemExit, match="no rows of this table yet"):
-        latency_table.update_readme()
+        latency_table.summary({"rows": []})
+
+
+def written(measured: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of the results file with this row."""
+    latency._merge(measured)
+    data: dict[str, Any] = json.loads((latency.RESULTS / "latency.json").read_text())
+    return data
+
+
+def cells_of(table: str, model: str) -> list[str]:
+    line = next(line for line in table.splitlines() if line.startswith(f"| `{model}`"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 @pytest.mark.parametrize("competitors", [[FP32, BF16]])

@@ -1,4 +1,4 @@
-"""`bench.qat`: cells are measured once, on the same images for each method, and the page has the mean of each."""
+"""`bench.qat`: cells are measured once, on the same images for each method, and the table has the mean of each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 
 import fxquant
 from bench import qat
+from bench.quality_tables import METHODS
+from bench.quality_tables import qat as table
 from bench.standins import CLASSES, Glyphs, build_standin
 from fxquant.distillation import SoftTargets
 
@@ -25,7 +27,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("untrained")
 def test_cells_are_measured_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, page = tmp_path / "o.json", tmp_path / "page.md"
+    out = tmp_path / "o.json"
     arguments = [
         "--models",
         "vit",
@@ -41,12 +43,12 @@ def test_cells_are_measured_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "16",
     ]
     arguments += ["--epochs", "2", "--batch-size", "4", "--limit", "62", "--threads", "1"]
-    arguments += ["--out", str(out), "--page", str(page)]
+    arguments += ["--out", str(out)]
     qat.main(arguments)
     data = json.loads(out.read_text())
     assert set(data["rows"]) == {f"vit W3A3 {method} seed 0" for method in ("ptq-omse", "lsq", "vvtq")}
     assert all(0 <= row["top1"] <= 100 for row in data["rows"].values())
-    text = page.read_text()
+    text = table(data)
     assert text.count("(1)") == 3
     assert "| vit | float |" in text
     capsys.readouterr()
@@ -54,6 +56,10 @@ def test_cells_are_measured_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not capsys.readouterr().out
     with pytest.raises(SystemExit, match="name another --out"):
         qat.main([*arguments, "--lr", "0.1"])
+
+
+def test_every_method_has_a_name() -> None:
+    assert list(qat.METHODS) == list(METHODS)
 
 
 def test_epochs_go_through_the_images() -> None:
