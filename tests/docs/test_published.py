@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from collections.abc import Callable
 from dataclasses import fields
-from functools import cache
-from importlib.util import find_spec
-from io import StringIO
-from pathlib import Path
 
 import pytest
 import timm
@@ -18,19 +13,18 @@ import torch
 from torch import nn
 
 import fxquant
+from fxquant import LogIntSoftmax, Placement, TensorSpec, Value
+from fxquant.cli.shared_options import collect_options, resolve_recipe
 from fxquant.cli.main import build_parser
 from fxquant.cli.recipes import recipe_defaults
-from fxquant.cli.shared_options import collect_options, resolve_recipe
 from fxquant.cli.train_options import training_options
-from fxquant.config.operands import OperandSpec, TensorSpec
-from fxquant.config.placement import Placement, Value
 from fxquant.models import ITPN
 from fxquant.observers import Observer, PowerOfTwoFactor
-from fxquant.observers.log2 import LogIntSoftmax
 from fxquant.synthesis.synthesis_options import SynthesisOptions, make_options
+from tests.support import documents
+from tests.support.documents import known_options, spans, tables
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "docs" / "published.md").read_text()
+TEXT = documents.page("docs/published.md")
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 4}
 SWIN = {"img_size": 32, "patch_size": 2, "window_size": 4, "embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2)}
 COMMON = "--val-batchsize --num-workers --device --print-freq --seed --calib-batchsize"
@@ -53,26 +47,9 @@ PUBLISHED = (
 OTHERS = ("PTQ4ViT_noisy", "sret_t", "sret_lt", "sret_s", "model", "log.csv")  # a script, models, a key, a file
 
 
-def tables() -> Iterator[list[list[str]]]:
-    """Yield each table: the cells of its header and of its rows."""
-    for block in re.findall(r"(?:^\|.*\n)+", TEXT, re.MULTILINE):
-        header, _, *rows = ([cell.strip() for cell in line[1:-1].split("|")] for line in block.splitlines())
-        yield [header, *rows]
-
-
-def spans(text: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", text)
-
-
-COMMANDS = [(row[0], span) for header, *rows in tables() if "here" in header for row in rows for span in spans(row[2])]
-
-
-@cache
-def known_options(command: str) -> set[str]:
-    """Return the options of a command as they are written: argparse takes abbreviations too."""
-    with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit):
-        build_parser().parse_args([command, "--help"])
-    return set(re.findall(r"--[a-z][a-z-]*", out.getvalue()))
+COMMANDS = [
+    (row[0], span) for header, *rows in tables(TEXT) if "here" in header for row in rows for span in spans(row[2])
+]
 
 
 def check_evaluation(words: list[str]) -> None:
@@ -109,7 +86,7 @@ def test_what_to_type_can_be_typed(command: str) -> None:
         check_evaluation(words[2:])
     elif words[0] == "torchrun":
         assert words[3] == "-m"
-        assert words[4:6] == ["fxquant", "train"] or find_spec(words[4])
+        assert documents.is_runnable(words[4]) or words[4:6] == ["fxquant", "train"]
     else:
         assert timm.list_pretrained(f"{words[0]}*"), f"timm has no {words[0]}"
 
@@ -117,7 +94,7 @@ def test_what_to_type_can_be_typed(command: str) -> None:
 def test_no_published_option_is_left_out() -> None:
     found = [
         {word for row in rows for span in spans(row[0]) for word in span.split() if word.startswith("--")}
-        for header, *rows in tables()
+        for header, *rows in tables(TEXT)
         if "here" in header
     ]
     assert found == [set(options.split()) for options in PUBLISHED]
@@ -128,7 +105,7 @@ def test_every_other_name_exists() -> None:
     options = {name for recipe in fxquant.recipes() for name in recipe_defaults(recipe)}
     options |= {field.name for field in fields(SynthesisOptions)} | {value.value for value in Value}
     published = {word for name, _ in COMMANDS for span in spans(name) for word in span.split()}
-    notes = " ".join(row[3] for header, *rows in tables() if "here" in header for row in rows)
+    notes = " ".join(row[3] for header, *rows in tables(TEXT) if "here" in header for row in rows)
     for span in spans(notes + " " + re.sub(r"^\|.*$", "", TEXT, flags=re.MULTILINE)):
         words = shlex.split(span)
         if len(words) > 1 and words[0] == "--recipe":
@@ -143,21 +120,21 @@ def test_every_other_name_exists() -> None:
             known_options(words[1])
         elif words[0] == "python":
             assert words[1] == "-m"
-            assert find_spec(words[2])
+            assert documents.is_runnable(words[2])
         elif len(words) == 1 and not words[0].endswith((".py", "/")):
             name = words[0].partition("=")[0]
             assert name in options | {*fxquant.recipes(), "eval"} or hasattr(fxquant, name) or name in OTHERS
 
 
 def test_models_exist() -> None:
-    _, *rows = next(table for table in tables() if table[0][-1] == "timm")
+    _, *rows = next(table for table in tables(TEXT) if table[0][-1] == "timm")
     for published, names in rows:
         for short, name in zip(spans(published), spans(names), strict=True):
             assert name.startswith(short)
             assert name in timm.list_pretrained(f"{name}*") or (timm.is_model(name) and name.startswith("itpn"))
 
 
-def mark(spec: OperandSpec | None) -> str:
+def mark(spec: object) -> str:
     """Return the word of the table for a spec."""
     if spec is None:
         return "float"
@@ -193,7 +170,7 @@ def values_of(model: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize(("title", "build"), [("ViT", vit), ("Swin", swin), ("iTPN", itpn)])
 def test_the_values_are_those_that_are_quantised(title: str, build: Callable[[], nn.Module]) -> None:
-    header, *rows = next(table for table in tables() if table[0][0] == "`Placement`")
+    header, *rows = next(table for table in tables(TEXT) if table[0][0] == "`Placement`")
     assert [spans(row[0]) for row in rows] == [[value.value] for value in Value]
     present = values_of(build())
     columns = [column for column, name in enumerate(header) if name.endswith(f": {title}")]

@@ -1,0 +1,74 @@
+"""README.md is short, its example runs, and its graph is what `convert` gives."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import fxquant
+from fxquant.cli.main import COMMANDS
+from tests.support import documents
+
+README = documents.page("README.md")
+
+
+class Mlp(nn.Module):
+    """The second half of a ViT block: norm, two layers with GELU between them, residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.fc1, self.act, self.fc2 = nn.LayerNorm(64), nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.fc2(self.act(self.fc1(self.norm(x))))
+        return y
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 130
+
+
+def test_the_graph_is_what_convert_gives() -> None:
+    torch.manual_seed(0)
+    model, x = Mlp().eval(), torch.randn(2, 16, 64)
+    before = documents.listing(fxquant.trace(model, x))
+    after = documents.listing(fxquant.quantize(model, [x], recipe="minmax"))
+    expected = f"# before: fxquant.trace(mlp)\n{before}\n\n# after: fxquant.convert(prepared)\n{after}"
+    assert documents.between("README.md", "graph") == expected
+
+
+def test_the_example_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = documents.blocks("README.md", "python")
+    create = timm.create_model
+
+    def small(name: str, pretrained: bool) -> nn.Module:
+        assert pretrained
+        model: nn.Module = create(name, depth=1, embed_dim=32, num_heads=2)
+        return model
+
+    monkeypatch.setattr(timm, "create_model", small)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(compile(block.text, "README.md", "exec"), found)
+    assert "on int8" in capsys.readouterr().out
+    images = found["batches"][0]
+    assert torch.equal(fxquant.load("deit_int8.safetensors")(images), found["quantized"](images))
+    assert len(block.text.splitlines()) <= 14
+
+
+def test_every_recipe_is_in_the_table() -> None:
+    rows = next(table for table in documents.tables(README) if table[0][0] == "recipe")
+    named = [span for row in rows for span in documents.spans(row[0])]
+    assert sorted(named) == sorted(fxquant.recipes())
+
+
+def test_every_command_is_named() -> None:
+    text = " ".join(documents.names("README.md")) + README
+    for command in (module.__name__.rpartition(".")[2].replace("_", "-") for module in COMMANDS):
+        assert re.search(rf"(fxquant |`){command}\b", text), command
