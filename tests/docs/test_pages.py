@@ -88,7 +88,7 @@ def check_call(node: ast.Call) -> None:
     name = ast.unparse(node.func)
     if not re.fullmatch(r"fxquant(\.\w+)+", name):
         return
-    function = reduce(getattr, name.split(".")[1:], fxquant)
+    function: Any = reduce(getattr, name.split(".")[1:], fxquant)
     parameters = inspect.signature(function).parameters
     free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     assert free or {keyword.arg for keyword in node.keywords} <= set(parameters), ast.unparse(node)
