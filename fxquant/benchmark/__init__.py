@@ -1,1 +1,1 @@
-"""Measure a model beside what else a user could run it on; the command is ``fxquant bench``."""
+"""Measure a model beside the other engines that could run it; the command is ``fxquant bench``."""

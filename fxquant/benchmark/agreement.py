@@ -1,4 +1,4 @@
-"""How near the output of an engine is to that of the float model."""
+"""How close the output of an engine is to that of the float model."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ LEAST_SQNR = 14.0
 
 @dataclass(frozen=True)
 class Agreement:
-    """relative_error: norm of the difference over the norm of the float output; infinite where values are not finite."""
+    """
+    How close an output is to that of the float model.
+
+    relative_error: the norm of the difference over the norm of the float output; infinite where values are not finite.
+    """
 
     relative_error: float
 
     @property
     def sqnr(self) -> float:
-        """Signal-to-quantisation-noise ratio, dB; infinite for equal outputs."""
+        """Signal-to-quantisation-noise ratio in dB; infinite for equal outputs."""
         return -20 * math.log10(self.relative_error) if self.relative_error else math.inf
 
     def objection(self) -> str | None:
-        """Say why the two outputs do not agree, None where they do."""
+        """Return why the outputs do not agree, or None where they do."""
         if self.sqnr >= LEAST_SQNR:
             return None
         return f"does not agree with float32: SQNR {self.sqnr:.1f} dB, at least {LEAST_SQNR:.0f} expected"

@@ -1,4 +1,4 @@
-"""What the benchmark wants of an engine: a call to time, its output, and proof of what it computed with."""
+"""What the benchmark needs of an engine: a call to time, its output, and proof of the dtypes it computed in."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ LEAST_SHARE = 0.5
 @dataclass(frozen=True)
 class Evidence:
     """
-    What an engine's own graph or profile says that it ran.
+    What ran, according to the engine's own graph or profile.
 
-    products: number of matrix products by the dtype they multiply. kernels: the same by kernel and dtype.
+    products: the number of matrix products by the dtype that they multiply.
+    kernels: the same by kernel and dtype.
     """
 
     products: Mapping[str, int]
@@ -29,7 +30,7 @@ class Evidence:
 
     @classmethod
     def of(cls, found: Iterable[tuple[str, str]]) -> Evidence:
-        """Count pairs of kernel and dtype, one per matrix product."""
+        """Count pairs of kernel and dtype, one pair per matrix product."""
         pairs = list(found)
         return cls(Counter(dtype for _, dtype in pairs), Counter(f"{kernel} {dtype}" for kernel, dtype in pairs))
 
@@ -39,7 +40,7 @@ class Evidence:
         return sum(self.products.values())
 
     def objection(self, precision: str) -> str | None:
-        """Say why this is no run in `precision`, such as "int8"; None where at least half of the products were."""
+        """Say why the run was not in `precision`, such as "int8"; None where at least half of the products were."""
         count = self.products.get(precision, 0)
         if self.total and count >= LEAST_SHARE * self.total:
             return None
@@ -50,10 +51,11 @@ class Evidence:
 @dataclass(frozen=True, eq=False)
 class Engine:
     """
-    A model built for one batch of images.
+    A model that was built for one batch of images.
 
-    run: one call, without copying results off the device. output: the logits ``(B, N)``, float32 on the CPU. evidence: looks
-    at what ran; called after `run`.
+    run: make one call, without copying results off the device.
+    output: return the logits ``(B, N)``, float32 on the CPU.
+    evidence: return what ran; it is called after `run`.
     """
 
     run: Callable[[], Any]
@@ -66,8 +68,9 @@ class Competitor:
     """
     One way to run a model.
 
-    precision: the dtype that most of its products must have, or it is not what its name says. needs: what it imports
-    beyond fxquant. devices: types of device it runs on.
+    precision: the dtype that at least half of its products must have.
+    needs: the packages that it imports beyond fxquant's own.
+    devices: the types of device that it runs on.
     """
 
     name: str
@@ -78,5 +81,5 @@ class Competitor:
     devices: tuple[str, ...] = ("cpu", "cuda")
 
     def missing(self) -> list[str]:
-        """Return the packages it needs that are not installed."""
+        """The packages that it needs and that are not installed."""
         return [name for name in self.needs if importlib.util.find_spec(name) is None]

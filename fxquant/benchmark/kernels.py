@@ -1,4 +1,4 @@
-"""Which kernel runs each product of an int8 graph, products of the same kind in one line."""
+"""Which kernel runs each product of an int8 graph, with similar products in one line."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from fxquant.inspection.report import ProductReport
 @dataclass(frozen=True)
 class KernelLine:
     """
-    Products that one kernel runs. name: of the products, with * for the numbers that differ. macs: sum for one batch.
+    Products that one kernel runs.
 
-    reason: why they stay float, None where they are int8.
+    name: the name of the products, with * in place of numbers that differ.
+    macs: the sum of their multiply-accumulates for one batch.
+    reason: why they stay float; None where they are int8.
     """
 
     name: str
@@ -35,14 +37,14 @@ class KernelLine:
 
 
 def list_kernels(gm: fx.GraphModule, compiled: bool) -> list[KernelLine]:
-    """Return the products of a converted graph as it runs on its device, eagerly or under `fxquant.compile`."""
+    """Return the products of a converted graph with the kernels of its device, eagerly or under `fxquant.compile`."""
     model: nn.Module = fxquant.compile(gm) if compiled else gm
     # What only torch.compile was applied to keeps the kernels of the graph.
     return group_products(fxquant.report(model if hasattr(model, "graph_module") else gm))
 
 
 def group_products(products: Iterable[ProductReport]) -> list[KernelLine]:
-    """Join the products that differ in the numbers of their names alone, in the order of the graph."""
+    """Join products whose names differ in numbers alone, in the order of the graph."""
     lines: dict[tuple[Any, ...], list[int]] = {}
     for record in products:
         name = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", record.name)

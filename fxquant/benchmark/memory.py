@@ -1,4 +1,4 @@
-"""How much memory a call takes, on a GPU exactly, on a Linux processor from what the kernel says of the process."""
+"""How much memory a call takes: exact on a GPU, on a Linux CPU from what the kernel reports of the process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def held_bytes(device: torch.device) -> int | None:
-    """Return what the process holds now: allocated on a GPU, resident on a processor; None where that cannot be told."""
+    """Return the bytes that the process holds now: allocated on a GPU, resident on a CPU; None where that is unknown."""
     gc.collect()
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
@@ -23,7 +23,7 @@ def held_bytes(device: torch.device) -> int | None:
 
 
 def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
-    """Return the most that the process holds during one call of `run`; None where that cannot be told."""
+    """Return the most bytes that the process holds during one call of `run`; None where that is unknown."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         run()
@@ -39,7 +39,7 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
 
 
 def _trim() -> None:
-    """Give the memory that was freed back to the system, so that it is not counted."""
+    """Return freed memory to the system, so that it does not count."""
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     except (OSError, AttributeError):  # not glibc

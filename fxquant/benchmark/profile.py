@@ -1,4 +1,4 @@
-"""Where the time of a graph goes: to products, which int8 helps, or to what it cannot help."""
+"""Where the time of a graph goes: to products, which int8 speeds up, or to what it cannot speed up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 
 class OpClass(str, Enum):
-    """What a node is for."""
+    """The purpose of a node."""
 
     PRODUCTS = "products"
     QUANTISE = "quantise"
@@ -62,18 +62,18 @@ _CLASS_OF = {name: op_class for op_class, names in CLASSES.items() for name in n
 
 @dataclass(frozen=True)
 class Profile:
-    """Seconds per call by class, and by operator within it, slowest first."""
+    """Seconds per call by class, and within it by operator, the slowest first."""
 
     seconds: Mapping[OpClass, float]
     operators: Mapping[OpClass, Mapping[str, float]]
 
     @property
     def total(self) -> float:
-        """Seconds of all nodes together."""
+        """The seconds of all nodes together."""
         return sum(self.seconds.values())
 
     def share(self, op_class: OpClass) -> float:
-        """Return the part of the total that a class takes, 0..1."""
+        """Return the share of the total that a class takes, from 0 to 1."""
         return self.seconds[op_class] / self.total if self.total else 0.0
 
     def as_json(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Profile:
 
 
 def classify(node: fx.Node) -> OpClass:
-    """Return the class of a node by what it calls."""
+    """Return the class of a node, by the function that it calls."""
     return _CLASS_OF.get(operator_name(node), OpClass.REST)
 
 
@@ -103,10 +103,10 @@ def operator_name(node: fx.Node) -> str:
 
 def profile_graph(gm: fx.GraphModule, images: Tensor, rounds: int = 5) -> Profile:
     """
-    Run the graph node by node, `rounds` times after a first one that is not counted, and return medians.
+    Run the graph node by node, `rounds` times after a first run that does not count, and return medians.
 
-    It is the eager graph that is timed: a compiler fuses much of what is not a product, which the shares here show as the
-    most that there is to gain. Where there is an accelerator it is synchronised after each node.
+    The eager graph is timed. A compiler fuses much of what is not a product, so the shares of these classes are an upper
+    bound of what there is to gain. An accelerator is synchronised after each node.
     """
     clock = _Clock(gm)
     with torch.no_grad():
@@ -128,7 +128,7 @@ def collect_profile(found: Iterable[tuple[OpClass, str, float]]) -> Profile:
 
 
 class _Clock(fx.Interpreter):
-    """Run a graph and note the seconds of each node that computes something."""
+    """Run a graph and store the seconds of each node that computes something."""
 
     def __init__(self, gm: fx.GraphModule) -> None:
         super().__init__(gm)

@@ -1,4 +1,4 @@
-"""Where the time of a compiled model goes, by the names of the kernels that torch's profiler saw."""
+"""Where the time of a compiled model goes, by the names of the kernels in torch's profile."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ KERNELS: tuple[tuple[str, OpClass], ...] = (
 
 def profile_compiled(build: Callable[[], Callable[[Tensor], Any]], images: Tensor, rounds: int = 5) -> Profile:
     """
-    Compile what `build` returns, call it `rounds` times on `images` and return means per call.
+    Compile what `build` returns, call it `rounds` times on `images`, and return means per call.
 
-    On a processor the rest holds the calls around the kernels as well, and what profiling adds to them, which shows where the
-    kernels are short; on a GPU kernels alone are counted. Forgets what torch compiled before.
+    On a CPU the rest includes the calls around the kernels and the cost of profiling, which shows where kernels are short.
+    On a GPU only kernels count. What torch compiled before is forgotten.
     """
     import torch._inductor.config as inductor
 

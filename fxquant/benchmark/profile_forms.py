@@ -15,9 +15,11 @@ from fxquant.benchmark.subject import Subject
 
 def profile_forms(subject: Subject, images: Tensor, rounds: int = 5) -> dict[str, Profile | str]:
     """
-    Return the profiles of the int8 model beside float32 and of the bfloat16 model, by the competitor's name.
+    Return the profiles of the int8 model, whose rest is float32, and of the bfloat16 model, by the competitor's name.
 
-    images: float32 ``(B, C, H, W)``. A form that cannot be compiled here has the reason in the place of a profile.
+    images: float32 ``(B, C, H, W)``.
+
+    Where a form cannot be compiled here, the reason stands in place of its profile.
     """
     plain = images.to(subject.device)
     brain = plain.to(torch.bfloat16)

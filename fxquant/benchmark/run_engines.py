@@ -1,4 +1,6 @@
-"""Build competitors, check that each is what it says and computes what the float model does, and time them side by side."""
+"""
+Build competitors, check that each runs what its name says and agrees with the float model, and time them side by side.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ WARM_UP = 3
 
 
 class Status(str, Enum):
-    """What became of a competitor."""
+    """The result of a competitor."""
 
     MEASURED = "measured"
     DISAGREES = "disagrees"  # measured, but its outputs are too far from the float model's to be compared
@@ -46,8 +48,9 @@ class Outcome:
     """
     One competitor at one batch size.
 
-    reason: why it has no time, or should not be trusted. speedup: how many times faster than `BASELINE`, the median of rounds
-    timed side by side. memory: bytes by which the process had grown at the peak of a call since before the engine was built.
+    reason: why it has no time, or why its time should not be trusted.
+    speedup: how many times faster it is than `BASELINE`, as the median over rounds timed side by side.
+    memory: the bytes by which the process has grown at the peak of a call, since before the engine was built.
     """
 
     name: str
@@ -61,7 +64,7 @@ class Outcome:
     speedup: float | None = None
 
     def as_json(self, batch: int) -> dict[str, Any]:
-        """Return everything with units in the keys; what was not measured is None."""
+        """Return all fields with units in the keys; what was not measured is None."""
         timing, error = self.timing, self.agreement.relative_error if self.agreement else None
         return {
             "name": self.name,
@@ -82,7 +85,7 @@ class Outcome:
 
 
 def select_competitors(names: Sequence[str]) -> tuple[Competitor, ...]:
-    """Return the competitors of these names, all for none, in their usual order and always with the baseline."""
+    """Return the competitors with these names, or all for no names, in their usual order and always with the baseline."""
     known = {competitor.name: competitor for competitor in COMPETITORS}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -94,10 +97,10 @@ def run_batch(
     subject: Subject, images: Tensor, competitors: Sequence[Competitor], rounds: int, description: str = "time"
 ) -> list[Outcome]:
     """
-    Measure `competitors` on one batch of float32 `images` ``(B, C, H, W)``; each gets one outcome, in order.
+    Measure `competitors` on one batch of float32 `images` ``(B, C, H, W)``; return one outcome for each, in order.
 
-    A round times one call of each competitor, each after one that is not counted. An engine that fails, is not installed or
-    is not what its name says costs its own figures only.
+    A round times one call of each competitor, after a call that does not count. An engine that fails, is not installed or
+    is not what its name says affects its own outcome alone.
     """
     torch.compiler.reset()
     _load_compiler(subject.device)
@@ -118,7 +121,7 @@ def run_batch(
 
 
 def _load_compiler(device: torch.device) -> None:
-    """Compile next to nothing, or the first engine that compiles would pay for the memory of the compiler."""
+    """Compile a tiny function, so that the first engine that compiles does not account for the compiler's own memory."""
     with contextlib.suppress(Exception), _quietly():  # an engine that compiles will tell why it cannot
         torch.compile(torch.neg)(torch.zeros(1, device=device))
 
@@ -166,7 +169,7 @@ def _check(
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what engines print while they are built and checked out of the table."""
+    """Keep the output of engines, while they are built and checked, out of the table."""
     with (
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),

@@ -1,4 +1,4 @@
-"""What is measured: one float model, the images that calibrate it, and how fxquant is asked to quantise it."""
+"""The subject of a measurement: one float model, its calibration images, and fxquant's config for it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from fxquant.errors import InputError
 
 class Subject:
     """
-    A float32 model in eval mode that every competitor gets a copy of.
+    A float32 model in eval mode, of which every competitor gets a copy.
 
-    calibration: images ``(N, C, H, W)`` float32 on the CPU, the same for every competitor that calibrates. config: of the
-    fxquant forms. memory: bytes that a search for scales may hold, None for the default of `fxquant.calibrate`.
+    calibration: images ``(N, C, H, W)`` float32 on the CPU, the same for every competitor that calibrates.
+    config: the config of the fxquant forms.
+    memory: the bytes that a search for scales may hold; None is the default of `fxquant.calibrate`.
 
-    Raises `InputError` without calibration images.
+    Raises `InputError` where there are no calibration images.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Subject:
         return copy.deepcopy(self._model).to(device=self.device, dtype=dtype)
 
     def quantized(self, dtype: torch.dtype = torch.float32) -> fx.GraphModule:
-        """Return a copy of the int8 model that computes everything else in `dtype`; it is calibrated once per dtype."""
+        """Return a copy of the int8 model, whose rest computes in `dtype`. It is calibrated once per dtype."""
         if dtype not in self._quantized:
             batches = [batch.to(device=self.device, dtype=dtype) for batch in self.calibration.split(32)]
             torch.manual_seed(self.seed)
@@ -58,7 +59,7 @@ class Subject:
         return copy.deepcopy(self._quantized[dtype])
 
     def batches(self, size: int) -> list[Tensor]:
-        """Return the calibration images in batches of exactly `size`, for engines whose batch is fixed; some may repeat."""
+        """Return the calibration images in batches of exactly `size`, for engines with a fixed batch; some may repeat."""
         count = -(-len(self.calibration) // size) * size
         repeats = -(-count // len(self.calibration))
         images: Tensor = self.calibration.repeat(repeats, 1, 1, 1)[:count]

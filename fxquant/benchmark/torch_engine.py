@@ -1,4 +1,4 @@
-"""The engine of everything that torch runs, eager or compiled; torch's profiler tells which products it ran."""
+"""The engine of everything that torch runs, eager or compiled. torch's profiler tells which products ran."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ _DTYPES = {
 
 
 def torch_engine(model: Callable[[Tensor], Any], images: Tensor) -> Engine:
-    """Return the engine of a model that is called with `images`, both on one device; `InputError` unless it gives a tensor."""
+    """
+    Return the engine of a model that is called with `images`, both on one device; raise `InputError` if it gives no tensor.
+    """
 
     def run() -> Any:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Which kernel is the faster one for each int8 linear layer of a graph, measured on this machine."""
+"""Measure which kernel is faster for each int8 linear layer of a graph on this machine."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def sites_for_onednn(gm: fx.GraphModule) -> frozenset[str]:
     """
     Return the labels of the int8 linear layers that oneDNN runs faster than fxquant's own kernels.
 
-    That can only be on processors with AMX, which fxquant's kernels do not use: elsewhere both multiply by the same
-    instruction, and nothing is measured. Layers of one shape are measured once, on random codes, with as many rows as in the
-    batch that calibrated the model.
+    There are such layers on processors with AMX alone, which fxquant's kernels do not use. Elsewhere both multiply by the
+    same instruction, and nothing is measured. Layers of one shape are measured once, on random codes, with as many rows as
+    the batch that calibrated the model had.
     """
     if not has_onednn() or not torch.cpu.get_capabilities().get("amx_int8"):
         return frozenset()

@@ -1,4 +1,4 @@
-"""Which int8 linear layers of a graph do not pay on a GPU, measured on the device that the graph is on."""
+"""Measure which int8 linear layers of a graph are slower than float on a GPU, on the device of the graph."""
 
 from __future__ import annotations
 
@@ -27,8 +27,11 @@ class Shape(NamedTuple):
     """
     What decides how long a linear layer takes.
 
-    float_dtype: that of the product in its place. dtype: that of the result, or of what becomes codes. gelu: the approximation.
-    codes: the result is int8 codes. twin: the input has twin-uniform codes.
+    float_dtype: the dtype of the float product that could take its place.
+    dtype: the dtype of the result, or of the values that become codes.
+    gelu: the approximation of GELU, None for no GELU.
+    codes: whether the result is int8 codes.
+    twin: whether the input has twin-uniform codes.
     """
 
     rows: int
@@ -46,9 +49,11 @@ def slower_sites(gm: fx.GraphModule, example_inputs: Sequence[Any], margin: floa
     """
     Return the int8 linear layers that are not `margin` times faster than in float: label -> reason, with both times.
 
-    gm: a converted graph on a CUDA device. example_inputs: a batch of the size that it will run on; only shapes matter. Each
-    distinct shape is measured once per process: the int8 kernel, and the product in the dtype of the model with what follows
-    it as a compiler fuses it. What neither has to do, such as making the codes, is left out.
+    gm: a converted graph on a CUDA device.
+    example_inputs: a batch of the size that will run; its values do not matter.
+
+    Each distinct shape is measured once per process. The int8 kernel is compared with the product in the model's dtype and
+    what follows it, as a compiler fuses them. Work before the layer, such as making the codes, is left out on both sides.
 
     Raises `ConfigError` where the graph is on another kind of device.
     """
@@ -69,7 +74,10 @@ def _require_cuda(gm: fx.GraphModule) -> None:
 
 
 def linear_shapes(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> dict[str, Shape]:
-    """Return the shape of each int8 linear layer of `gm` for `example_inputs`, by its label; an affine weight has none."""
+    """
+    Return the shape of each int8 linear layer of `gm` for `example_inputs`, by label. A layer with an affine weight has
+    none.
+    """
     sized = fx.GraphModule(gm, copy.deepcopy(gm.graph), type(gm).__name__)
     propagate_shapes(sized, example_inputs)
     shapes = {}

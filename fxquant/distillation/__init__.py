@@ -1,4 +1,4 @@
-"""Distillation from stored labels: several crops of each image, and what a teacher said of them."""
+"""Distillation from stored labels: several crops of each image, and a teacher's answer to each."""
 
 from fxquant.distillation.crops import MultiCropImages, checked_batches
 from fxquant.distillation.label_folder import open_labels

@@ -1,4 +1,4 @@
-"""NumPy arrays in files of `torch.save`, read without letting the file choose what is called."""
+"""Read NumPy arrays from files of `torch.save` without letting the file decide which functions are called."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ _KINDS = "biuf"  # bool, integers, floats
 
 
 class PickledType:
-    """Stands where a file names ``numpy.dtype``: the code of a plain number type and its byte order, nothing else."""
+    """Stands in for ``numpy.dtype`` while a file is read. It holds the code of a plain number type and its byte order."""
 
     def __init__(self, code: str, *_: object) -> None:
         self.code = code
         self.order = "="
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Take the byte order; refuse types made of others."""
+        """Store the byte order; refuse compound types."""
         if any(state[2:5]):
             raise ValueError("expected an array of plain numbers, found one of records")
         self.order = state[1]
 
     def resolve(self) -> np.dtype[Any]:
-        """Return NumPy's type; raise `ValueError` where it is not one of numbers."""
+        """Return NumPy's type; raise `ValueError` where it is not a type of numbers."""
         if self.code[:1] not in _KINDS or not self.code[1:].isdigit() or self.order not in "<>|=":
             raise ValueError(f"expected an array of numbers, found type {self.code!r}")
         return np.dtype(self.order + self.code)
 
 
 class PickledArray:
-    """Stands where a file names ``numpy.ndarray``: shape, type and bytes, which are looked at before NumPy gets them."""
+    """
+    Stands in for ``numpy.ndarray`` while a file is read. Its shape, type and bytes are checked before NumPy gets them.
+    """
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        """Take what an array's pickle holds."""
+        """Store what the pickle of an array holds."""
         _, self.shape, self.type, self.by_columns, self.data = state
 
     def resolve(self) -> np.ndarray[Any, Any]:
-        """Return the array; raise `ValueError` or `TypeError` where the parts do not fit."""
+        """Return the array; raise `ValueError` or `TypeError` where its parts do not fit together."""
         if not isinstance(self.type, PickledType) or not isinstance(self.data, bytes):
             raise ValueError("expected an array of numbers, found one of objects")
         flat = np.frombuffer(self.data, self.type.resolve())
@@ -74,10 +76,12 @@ _STAND_INS: list[Any] = [
 
 def load_arrays(file: Path) -> Any:
     """
-    Return what `torch.save` wrote to `file`, tensors on the CPU; a list's NumPy arrays of numbers are arrays again.
+    Return what `torch.save` wrote to `file`. Tensors are on the CPU, and NumPy arrays of numbers in a list are arrays
+    again.
 
-    Only torch's own tensors are rebuilt by torch (``weights_only``). Names from NumPy lead to classes of this module, which
-    hold data and call nothing. Whatever else a file names raises `pickle.UnpicklingError`; damaged files raise anything.
+    torch rebuilds its own tensors and nothing else (``weights_only``). Names from NumPy lead to classes of this module,
+    which hold data and call nothing. Any other name in the file raises `pickle.UnpicklingError`. A damaged file may raise
+    any exception.
     """
     data = io.BytesIO(file.read_bytes())  # outside the lock, so that threads wait for the disk together
     with _LOCK, safe_globals(_STAND_INS):

@@ -1,4 +1,4 @@
-"""Images as several stored crops each, with what the teacher said of them."""
+"""Data sets that show several stored crops of each image, with the teacher's answers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,17 @@ CropItem = tuple[Tensor, SoftTargets]
 
 class MultiCropImages(Dataset[Any]):
     """
-    The images of `samples`, each as `crops` of its stored crops ``(n, 3, S, S)`` and their `SoftTargets`.
+    The images of `samples`. An item is `crops` stored crops ``(n, 3, S, S)`` of one image, and their `SoftTargets`.
 
-    Which crops are taken depends on seed, epoch and position alone: the same epoch has the same crops with any number of
-    workers, and after a resume. size, mean, std, interpolation: of the crops that the student sees, whatever the teacher saw.
+    Which crops are drawn depends on the seed, the epoch and the position of the image alone. An epoch has the same crops
+    with any number of workers, and after a resume.
 
-    A `DataLoader` needs `collate` as ``collate_fn``. An image or label that cannot be read is returned as an `InputError`,
-    which `checked_batches` raises in the main process. Raises `ConfigError` for options that cannot be meant.
+    size, mean, std, interpolation: how the crops are made for the student. They need not be the teacher's.
+
+    A `DataLoader` needs `collate` as its ``collate_fn``. An image or label that cannot be read is returned as an
+    `InputError`, which `checked_batches` raises in the main process.
+
+    Raises `ConfigError` for options that cannot be meant.
     """
 
     def __init__(
@@ -64,11 +68,11 @@ class MultiCropImages(Dataset[Any]):
 
     @property
     def epoch(self) -> int:
-        """Whose crops are drawn."""
+        """The epoch whose crops are drawn."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the crops of `epoch` from now on, in worker processes too; call it between two passes over the images."""
+        """Draw the crops of `epoch` from now on, in worker processes too. Call it between two passes over the images."""
         self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> CropItem | InputError:
@@ -81,7 +85,7 @@ class MultiCropImages(Dataset[Any]):
         return normalise(pixels, self.mean, self.std), labels.targets
 
     def _draw(self, index: int) -> list[int]:
-        """Return the rows of `crops` different crops."""
+        """Return the rows of `crops` different stored crops."""
         file = self.samples.files[index]
         held = self.source.count(file)
         if held < self.crops:
@@ -92,9 +96,10 @@ class MultiCropImages(Dataset[Any]):
     @staticmethod
     def collate(items: Sequence[CropItem | InputError]) -> CropItem | InputError:
         """
-        Return the crops ``(B * n, 3, S, S)`` of B images, those of one image side by side, and their targets.
+        Return the crops ``(B * n, 3, S, S)`` of B images, those of one image next to each other, and their targets.
 
-        Where an item could not be read, its error: raised in a worker it would arrive with a traceback as its message.
+        Where an item could not be read, return its error: raised in a worker it would arrive with a traceback as its
+        message.
         """
         read: list[CropItem] = []
         for item in items:
@@ -105,7 +110,7 @@ class MultiCropImages(Dataset[Any]):
 
 
 def checked_batches(loader: Iterable[CropItem | InputError]) -> Iterator[CropItem]:
-    """Yield the batches of a `DataLoader` over `MultiCropImages`; raise the `InputError` that stands in the place of one."""
+    """Yield the batches of a `DataLoader` over `MultiCropImages`; raise an `InputError` that comes in place of a batch."""
     for batch in loader:
         if isinstance(batch, InputError):
             raise batch

@@ -29,8 +29,11 @@ def cut_crops(image: Image.Image, coords: Tensor, flips: Tensor, size: int, inte
     """
     Return crops ``(n, 3, size, size)`` uint8 of an RGB image.
 
-    coords: ``(n, 4)`` float32 fractions: top, left, height, width. flips: ``(n,)`` bool, mirrored once they are cut. Edges
-    are rounded to whole pixels, each by itself, and a crop has one pixel at least; it is resized without looking beyond it.
+    coords: ``(n, 4)`` float32, the top, left, height and width of each crop as fractions of the image.
+    flips: ``(n,)`` bool, whether a crop is mirrored after it is cut.
+
+    Each edge is rounded to a whole pixel by itself, and a crop has at least one pixel. Resizing does not look beyond the
+    crop.
     """
     # In float32, as the boxes are stored: edges halfway between two pixels are rounded as when they were published.
     scale = np.array([image.height, image.width, image.height, image.width], np.float32)

@@ -1,4 +1,4 @@
-"""Random numbers that depend on names and numbers alone, not on what was drawn before."""
+"""Random numbers that depend on a key alone, not on what was drawn before."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def random_of(*key: int | str) -> np.random.RandomState:
-    """Return a generator that is the same for the same `key` with any version of NumPy, on any machine."""
+    """Return a generator that is the same for the same `key`, with any version of NumPy and on any machine."""
     plain = tuple(
         part if isinstance(part, str) else int(part) for part in key
     )  # NumPy writes its numbers in its own way

@@ -20,9 +20,10 @@ def open_labels(
     """
     Open the labels in `folder`, packed or as published.
 
-    kind and num_classes: those of the labels; None is what packed labels tell themselves, published ones need both.
+    kind, num_classes: the kind and the number of classes of the labels. Packed labels know both, and None takes theirs.
+    Published labels need both.
 
-    Raises `ConfigError` for an unknown kind, `InputError` where the folder holds no labels, or others.
+    Raises `ConfigError` for an unknown kind, `InputError` where the folder holds no labels, or labels of another kind.
     """
     root, chosen = Path(folder), None if kind is None else LabelKind(kind)
     if not root.is_dir():

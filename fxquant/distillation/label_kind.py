@@ -1,4 +1,4 @@
-"""What is stored of a teacher's answer to one crop."""
+"""How much of a teacher's answer to a crop is stored."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ _ALIASES = {"marginal_renorm_k5": "marginal_renorm"}
 
 class LabelKind(Enum):
     """
-    How much of a teacher's distribution over C classes is stored, and what stands for the rest (FKD, Shen & Xing, ECCV 2022).
+    How much of a teacher's distribution over C classes is stored, and what stands for the rest (FKD, Shen & Xing, ECCV
+    2022).
 
-    ORI: all of it. HARD: the likeliest class, as if certain. SMOOTHING: that class and its probability. MARGINAL_SMOOTHING_K5,
-    MARGINAL_SMOOTHING_K10: the likeliest 5 or 10; as in SMOOTHING, the rest of the mass is spread evenly over the other
-    classes. MARGINAL_RENORM: the likeliest 5, divided by their sum, and nothing for the others.
+    ORI: all probabilities.
+    HARD: the likeliest class, as if it were certain.
+    SMOOTHING: the likeliest class and its probability. The rest is spread evenly over the other classes.
+    MARGINAL_SMOOTHING_K5, MARGINAL_SMOOTHING_K10: the likeliest 5 or 10, and the rest as in SMOOTHING.
+    MARGINAL_RENORM: the likeliest 5, divided by their sum. The other classes have nothing.
 
-    By value, ``LabelKind("marginal_renorm_k5")`` is MARGINAL_RENORM too; any other name raises `ConfigError`.
+    ``LabelKind("marginal_renorm_k5")`` is MARGINAL_RENORM too. Any other unknown name raises `ConfigError`.
     """
 
     ORI = "ori"
@@ -35,16 +38,16 @@ class LabelKind(Enum):
 
     @property
     def kept(self) -> int:
-        """How many classes are stored with their indices; 0 for ORI, which stores every probability in order."""
+        """The number of classes that are stored with their indices. It is 0 for ORI, which stores all in order."""
         return _KEPT[self]
 
     @property
     def spreads_rest(self) -> bool:
-        """Say whether the mass that is not stored goes to the other classes."""
+        """Whether the probability that is not stored goes to the other classes."""
         return self in (LabelKind.SMOOTHING, LabelKind.MARGINAL_SMOOTHING_K5, LabelKind.MARGINAL_SMOOTHING_K10)
 
     def stored_like(self, other: LabelKind) -> bool:
-        """Say whether labels stored as `other` can be read as this kind."""
+        """Say whether labels that were stored as `other` can be read as this kind."""
         return self.kept == other.kept and (self is LabelKind.HARD) == (other is LabelKind.HARD)
 
 

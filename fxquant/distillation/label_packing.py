@@ -1,4 +1,4 @@
-"""Published labels, a file per image, as few files of which rows can be read."""
+"""Pack published labels, which are one file per image, into few files whose rows can be read one by one."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ def pack_labels(
     workers: int = 4,
 ) -> Manifest:
     """
-    Write the labels that the folder `source` has of all `samples` to the folder `out`, and return their index.
+    Write the labels that the folder `source` has for all `samples` to the folder `out`, and return their index.
 
-    Nothing is rounded. A run that was interrupted goes on where it was: a file that is there is whole, and is kept. teacher,
-    size, interpolation: of whoever made the labels, noted in the index. workers: threads that read.
+    Nothing is rounded. An interrupted run goes on where it was: a file that is there is whole, and is kept.
 
-    Raises `InputError` naming the first label file that is missing or damaged, or where `out` cannot be written or holds
+    teacher, size, interpolation: how the labels were made, which the index notes.
+    workers: the number of threads that read.
+
+    Raises `InputError` naming the first label file that is missing or damaged, and where `out` cannot be written or holds
     other labels.
     """
     if workers < 1:

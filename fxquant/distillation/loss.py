@@ -1,4 +1,4 @@
-"""Cross entropy with soft targets that are never made dense."""
+"""Cross entropy with soft targets that are never expanded to all classes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from fxquant.errors import InputError
 
 def soft_cross_entropy(logits: Tensor, targets: SoftTargets) -> Tensor:
     """
-    Return the mean over rows of -sum_c p_c log softmax(logits)_c, a scalar; computed in float32 at least.
+    Return the mean over rows of -sum_c p_c log softmax(logits)_c, a scalar, computed in float32 at least.
 
-    logits: ``(R, C)``. With weights p of k stored classes and one weight r of all others, the sum is that of (p - r) log q
-    over the k, plus r times the sum of log q over all C.
+    logits: ``(R, C)``.
 
-    Raises `InputError` where rows or classes are not those of the targets, or there are no rows.
+    A target stores weights p for k classes, and one weight r for each of the others. With q the softmax of the logits, the
+    sum is that of (p - r) log q over the k classes, plus r times the sum of log q over all C.
+
+    Raises `InputError` where the rows or classes are not those of the targets, and where there are no rows.
     """
     if not len(targets) or logits.shape != (len(targets), targets.num_classes):
         raise InputError(

@@ -1,4 +1,4 @@
-"""The index of packed labels: which rows of which file are of which image. It is written last."""
+"""The index of packed labels: which rows of which file belong to which image. It is written last."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """One file of labels. names: of its images, relative and without suffix. counts: how many crops each of them has."""
+    """
+    One file of labels.
+
+    names: its images, as relative paths without suffix.
+    counts: the number of crops of each image.
+    """
 
     file: str
     names: tuple[str, ...]
@@ -28,16 +33,17 @@ class ShardIndex:
 
     @property
     def rows(self) -> int:
-        """Number of crops in the file."""
+        """The number of crops in the file."""
         return sum(self.counts)
 
 
 @dataclass(frozen=True)
 class Manifest:
     """
-    What a folder of packed labels holds.
+    The content of a folder of packed labels.
 
-    facts: where the labels come from, as far as is known: teacher, size, interpolation and seed of its crops, for example.
+    facts: what is known of how the labels were made, such as the teacher, and the size, interpolation and seed of its
+    crops.
     """
 
     kind: LabelKind
@@ -47,17 +53,17 @@ class Manifest:
 
     @property
     def images(self) -> int:
-        """Number of images."""
+        """The number of images."""
         return sum(len(shard.names) for shard in self.shards)
 
     @property
     def crops(self) -> int:
-        """Number of crops of all images."""
+        """The number of crops of all images."""
         return sum(shard.rows for shard in self.shards)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the index of `folder`; raise `InputError` where that cannot be done."""
+    """Write the index of `folder`; raise `InputError` where that fails."""
     shards = [
         {"file": shard.file, "counts": _compact(shard.counts), "names": list(shard.names)} for shard in manifest.shards
     ]
@@ -101,7 +107,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def offsets(manifest: Manifest) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the first row of each image, counted through all files, and the number of rows: ``(images + 1,)`` int64."""
+    """Return ``(images + 1,)`` int64: the first row of each image, counted over all files, and the number of all rows."""
     counts = np.fromiter((count for shard in manifest.shards for count in shard.counts), np.int64, manifest.images)
     return np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
 

@@ -1,4 +1,4 @@
-"""Labels of many images in few files, of which only the rows asked for are read."""
+"""Labels of many images in few files. Only the rows that are asked for are read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from fxquant.errors import InputError
 
 class PackedLabels:
     """
-    A folder that `make_labels` or `pack_labels` wrote.
+    The labels in a folder that `make_labels` or `pack_labels` wrote.
 
-    An image is known by its path relative to the folder that the labels were made for, ``class/name`` without suffix, so that
-    the folder itself may be elsewhere. kind: None is that of the folder; MARGINAL_RENORM and MARGINAL_SMOOTHING_K5 are
-    stored alike, and either reads both. num_classes: None is that of the folder.
+    An image is known by its path below the image folder, ``class/name`` without suffix. The image folder itself may have
+    moved.
 
-    Raises `InputError` where the folder is damaged or holds labels of another kind or number of classes.
+    kind: how the labels are read; None takes that of the folder. MARGINAL_RENORM and MARGINAL_SMOOTHING_K5 are stored
+    alike, and labels of either can be read as both.
+    num_classes: the number of classes; None takes that of the folder.
+
+    Raises `InputError` where the folder is damaged, or holds labels of another kind or number of classes.
     """
 
     def __init__(
@@ -54,7 +57,9 @@ class PackedLabels:
         return int(self._offsets[position + 1] - self._offsets[position])
 
     def read(self, image: Path, rows: Sequence[int] | None = None) -> CropLabels:
-        """Return the crops `rows` of `image`, in that order, None: all; raise `InputError` where it has no such labels."""
+        """
+        Return the crops `rows` of `image` in that order, or all for None; raise `InputError` where it has no such labels.
+        """
         position = self._find(image)
         first, count = int(self._offsets[position]), self.count(image)
         chosen = range(count) if rows is None else rows

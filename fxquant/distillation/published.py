@@ -25,9 +25,10 @@ _DEPTHS = (4, 3, 2)  # data set, part, class and image, or the last of them
 
 class PublishedLabels:
     """
-    A folder of published labels, ``<data set>/<part>/<class>/<image>.tar``, for the image of the same last four names.
+    The labels in a published folder: ``<data set>/<part>/<class>/<image>.tar`` belongs to the image with the same last four
+    names.
 
-    Where the images' data set has another name than the labels', `folder` may be the labels' data set or part itself.
+    If the data set has another name in the image folder, `folder` may be the labels' data set, or its part.
     """
 
     def __init__(self, folder: str | os.PathLike[str], kind: LabelKind, num_classes: int) -> None:
@@ -41,14 +42,16 @@ class PublishedLabels:
         return len(self.read(image).flips)
 
     def read(self, image: Path, rows: Sequence[int] | None = None) -> CropLabels:
-        """Return the crops `rows` of `image`, in that order, None: all; raise `InputError` where it has no such labels."""
+        """
+        Return the crops `rows` of `image` in that order, or all for None; raise `InputError` where it has no such labels.
+        """
         last = self._last
         if last is None or last[0] != image:
             last = self._last = image, read_label_file(self.find(image), self.kind, self.num_classes)
         return take_rows(last[1], rows, image)
 
     def find(self, image: Path) -> Path:
-        """Return the label file of `image`; raise `InputError` where there is none, and say where one may be."""
+        """Return the label file of `image`; raise `InputError` where there is none, and say where one could be."""
         names = _names(image)
         for depth in _DEPTHS:
             file = self.folder.joinpath(*names[-depth:])
@@ -69,10 +72,10 @@ class PublishedLabels:
 
 def read_label_file(file: Path, kind: LabelKind, num_classes: int) -> CropLabels:
     """
-    Return what is stored in a published label file: a list of coords ``(n, 4)``, flips ``(n,)`` and the teacher's output.
+    Return the content of a published label file: a list of coords ``(n, 4)``, flips ``(n,)`` and the teacher's output.
 
-    The output is ``(n, C)`` for ORI, ``(n,)`` class for HARD, ``(n, 2)`` class and probability for SMOOTHING, else
-    ``(n, 2, k)``, k classes and their probabilities. No code in the file is run.
+    The output is ``(n, C)`` probabilities for ORI, ``(n,)`` classes for HARD, and ``(n, 2)`` for SMOOTHING: a class and its
+    probability. For the other kinds it is ``(n, 2, k)``: k classes and their probabilities. No code in the file is run.
 
     Raises `InputError` naming the file where it cannot be read, or holds anything else.
     """
@@ -125,7 +128,7 @@ def _tensor(item: Any, file: Path) -> Tensor:
 
 
 def _names(image: Path) -> tuple[str, ...]:
-    """Return the last four names of a label file's path, or as many as there are."""
+    """Return the last four names of a path, or all where there are fewer."""
     return Path(os.path.abspath(image)).with_suffix(SUFFIX).parts[1:][-4:]
 
 

@@ -1,4 +1,4 @@
-"""Random resized crops as fractions of an image."""
+"""Draw random resized crops as fractions of an image."""
 
 from __future__ import annotations
 
@@ -19,8 +19,12 @@ class RandomCrops:
     """
     How crops are drawn; the defaults are those of FKD's labels.
 
-    count: per image. scale: range of a crop's part of the image's area. ratio: range of its width to its height, drawn evenly
-    in logarithms. flip: probability that it is mirrored. Raises `ConfigError` for values that cannot be meant.
+    count: the number of crops of an image.
+    scale: the range of the crop's share of the image's area.
+    ratio: the range of the crop's width over its height, drawn evenly in logarithms.
+    flip: the probability that a crop is mirrored.
+
+    Raises `ConfigError` for values that cannot be meant.
     """
 
     count: int = 500
@@ -41,9 +45,11 @@ class RandomCrops:
 
     def draw(self, random: np.random.RandomState, width: int, height: int) -> tuple[Tensor, Tensor]:
         """
-        Return coords ``(n, 4)`` float32, fractions top, left, height and width of whole pixels, and flips ``(n,)`` bool.
+        Return coords ``(n, 4)`` float32 and flips ``(n,)`` bool of crops of an image.
 
-        width, height: of the image, in pixels.
+        Coords are top, left, height and width, as fractions of the image that fall on whole pixels.
+
+        width, height: the size of the image in pixels.
         """
         boxes = [self._draw_box(random, width, height) for _ in range(self.count)]
         coords = np.array(boxes, np.float64) / [height, width, height, width]

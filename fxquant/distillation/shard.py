@@ -27,10 +27,12 @@ _FORMAT = 1
 @dataclass(frozen=True, eq=False)
 class Shard:
     """
-    The tensors of a file, mapped into memory: only rows that are asked for are read.
+    The tensors of a file, mapped into memory: only the rows that are asked for are read.
 
-    coords: ``(R, 4)`` float32. flips: ``(R,)`` uint8. classes: ``(R, k)`` int16 or int32, None where all are stored in
-    order. probabilities: ``(R, k)`` or ``(R, C)`` float32, None where classes are certain.
+    coords: ``(R, 4)`` float32.
+    flips: ``(R,)`` uint8.
+    classes: ``(R, k)`` int16 or int32; None where the probabilities of all classes are stored in order.
+    probabilities: ``(R, k)`` or ``(R, C)`` float32; None where classes are certain.
     """
 
     coords: Tensor
@@ -49,9 +51,9 @@ class Shard:
 
 def write_shard(file: Path, names: Sequence[str], labels: Sequence[CropLabels], settings: Mapping[str, Any]) -> None:
     """
-    Write the labels of the images `names`, one after the other; raise `InputError` where that cannot be done.
+    Write the labels of the images `names`, one after the other; raise `InputError` where that fails.
 
-    settings: what they were made with, which JSON can hold; `read_counts` compares it.
+    settings: what the labels were made with, in values that JSON can hold. `read_counts` compares them.
     """
     coords, flips, targets = join_labels(labels)
     tensors = {"coords": coords, "flips": flips.to(torch.uint8)}
@@ -76,9 +78,9 @@ def write_shard(file: Path, names: Sequence[str], labels: Sequence[CropLabels], 
 
 def read_counts(file: Path, names: Sequence[str], settings: Mapping[str, Any]) -> tuple[int, ...] | None:
     """
-    Return how many crops each image of a file has that was written before; None where there is no file.
+    Return the number of crops of each image in a file that was written before; None where there is no file.
 
-    Raises `InputError` naming what differs where it is of other `settings` or other images.
+    Raises `InputError` naming what differs where the file has other `settings` or other images.
     """
     if not file.exists():
         return None
@@ -121,7 +123,7 @@ def open_shard(file: Path, rows: int, kind: LabelKind, num_classes: int) -> Shar
 
 
 def _open(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and facts of a file; the tensors stay on disk until they are looked at."""
+    """Return the tensors and facts of a file; the tensors stay on disk until they are read."""
     try:
         with safe_open(str(file), framework="pt", device="cpu") as opened:
             text = (opened.metadata() or {}).get(_KIND)

@@ -1,4 +1,4 @@
-"""Write the labels of a folder of images, file by file, so that an interrupted run goes on."""
+"""Write the labels of a folder of images file by file, so that an interrupted run can go on."""
 
 from __future__ import annotations
 
@@ -35,13 +35,15 @@ def write_shards(
     description: str,
 ) -> Manifest:
     """
-    Write labels of all `samples` to the folder `out`, which is made, and the index last; return the index.
+    Make the folder `out`, write the labels of all `samples` to it, the index last, and return the index.
 
-    produce: yields the labels of each image of a range of positions. facts: for the index. settings: what the labels depend
-    on; a file of the same settings and images that is already there is kept. In a process group every rank calls this: ranks
-    share out the files, and rank 0 writes the index.
+    produce: yields the labels of each image in a range of positions.
+    facts: what the index notes.
+    settings: what the labels depend on. A file with the same settings and images that is already there is kept.
 
-    Raises `InputError` where two images have one name, where the folder holds labels of other settings or images, or where
+    In a process group every rank calls this. Ranks share out the files, and rank 0 writes the index.
+
+    Raises `InputError` where two images have one name, where the folder holds labels of other settings or images, and where
     it cannot be written.
     """
     if images_per_shard < 1:
@@ -89,12 +91,12 @@ def write_shards(
 
 
 def _hidden() -> bool | None:
-    """Say whether there is no progress bar, None for where nobody watches."""
+    """Return what tqdm takes as `disable`: True on all ranks but 0, None on rank 0, which hides the bar off a terminal."""
     return True if rank() > 0 else None
 
 
 def image_names(samples: Samples) -> list[str]:
-    """Return the images' relative paths without suffix; raise `InputError` where two are the same."""
+    """Return the relative paths of the images without suffix; raise `InputError` where two are equal."""
     seen: dict[str, str] = {}
     for name in samples.names():
         stem = Path(name).with_suffix("").as_posix()
@@ -108,7 +110,7 @@ def image_names(samples: Samples) -> list[str]:
 
 
 def _prepare(out: Path, files: Sequence[str]) -> None:
-    """Make the folder; refuse one with files of a larger or otherwise divided set."""
+    """Make the folder; refuse one that holds files of a larger set, or of one that is divided otherwise."""
     try:
         out.mkdir(exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Targets of a batch of crops, as compact as they are stored."""
+"""The soft targets of a batch of crops, as compact as they are stored."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fxquant.errors import InputError
 @dataclass(frozen=True, eq=False)
 class SoftTargets:
     """
-    What a teacher said of R crops, over C = `num_classes` classes.
+    A teacher's answers to R crops, over C = `num_classes` classes.
 
-    classes: ``(R, k)`` int64; ``(R, 0)`` where `kind` is ORI. probabilities: as stored, ``(R, k)`` float32, ones where `kind`
-    is HARD; ``(R, C)`` where it is ORI.
+    classes: ``(R, k)`` int64, or ``(R, 0)`` where `kind` is ORI.
+    probabilities: as stored, ``(R, k)`` float32, or ``(R, C)`` where `kind` is ORI. They are ones where `kind` is HARD.
 
     Raises `InputError` for other shapes.
     """
@@ -29,7 +29,7 @@ class SoftTargets:
     kind: LabelKind
 
     def __post_init__(self) -> None:
-        """Refuse tensors that do not belong together."""
+        """Raise `InputError` for tensors that do not belong together."""
         width = self.kind.kept or self.num_classes
         rows = len(self.probabilities) if self.probabilities.dim() else 0
         wanted = (rows, self.kind.kept), (rows, width)
@@ -48,7 +48,7 @@ class SoftTargets:
         return len(self.probabilities)
 
     def __getitem__(self, rows: slice | Tensor | Sequence[int]) -> SoftTargets:
-        """Return the targets of some crops: a slice, or a tensor or list of indices."""
+        """Return the targets of some crops, given by a slice, a tensor of indices or a list."""
         return SoftTargets(self.classes[rows], self.probabilities[rows], self.num_classes, self.kind)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> SoftTargets:
@@ -63,9 +63,9 @@ class SoftTargets:
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """
-        Return the weights ``(R, k)`` of the stored classes and ``(R, 1)`` of each of the others.
+        Return two tensors: the weights ``(R, k)`` of the stored classes, and the weight ``(R, 1)`` of each other class.
 
-        For ORI the weights of all classes ``(R, C)`` in order, and zeros.
+        For ORI these are the weights ``(R, C)`` of all classes in order, and zeros.
         """
         top, others = self.probabilities, self.num_classes - self.kind.kept
         mass = top.sum(1, keepdim=True)
@@ -79,7 +79,7 @@ class SoftTargets:
         """
         Return the targets as distributions ``(R, C)`` float32.
 
-        Raises `InputError` where `num_classes` is given and is another than the targets'.
+        Raises `InputError` where `num_classes` is given and is not that of the targets.
         """
         if num_classes not in (None, self.num_classes):
             raise InputError(f"expected targets of {num_classes} classes, these are of {self.num_classes}")

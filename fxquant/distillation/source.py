@@ -1,4 +1,4 @@
-"""What a set of stored labels offers, whatever its files are."""
+"""What any set of stored labels offers, whatever its files look like."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _SLACK = 1e-3  # what stored fractions and probabilities may be off by
 
 class CropLabels(NamedTuple):
     """
-    Crops of one image and what the teacher said of them.
+    Crops of one image, and the teacher's answers to them.
 
-    coords: ``(n, 4)`` float32 fractions: top, left, height and width of the crop, the first and third of the image's height,
-    the others of its width. flips: ``(n,)`` bool, whether the crop was mirrored once it was cut.
+    coords: ``(n, 4)`` float32, the top, left, height and width of each crop. Top and height are fractions of the image's
+    height, left and width fractions of its width.
+    flips: ``(n,)`` bool, whether a crop was mirrored after it was cut.
     """
 
     coords: Tensor
@@ -35,13 +36,13 @@ class CropLabels(NamedTuple):
 
 
 def join_labels(parts: Sequence[CropLabels]) -> CropLabels:
-    """Return all crops of all `parts` in order; raise `InputError` where there are none, or kinds differ."""
+    """Return all crops of all `parts` in order; raise `InputError` where there are none, or where kinds differ."""
     targets = concatenate([part.targets for part in parts])
     return CropLabels(torch.cat([part.coords for part in parts]), torch.cat([part.flips for part in parts]), targets)
 
 
 def digest_labels(labels: CropLabels) -> str:
-    """Return a name for the content of `labels`: equal for equal ones, however they are stored."""
+    """Return a digest of the content of `labels`. Equal labels have equal digests, however they are stored."""
     targets = labels.targets
     digest = hashlib.sha256()
     for tensor in (labels.coords, labels.flips, targets.classes, targets.probabilities):
@@ -50,25 +51,27 @@ def digest_labels(labels: CropLabels) -> str:
 
 
 class LabelSource(Protocol):
-    """Labels of the images of a folder; worker processes of a `DataLoader` can be handed one."""
+    """Labels of the images of a folder. It can be handed to worker processes of a `DataLoader`."""
 
     @property
     def kind(self) -> LabelKind:
-        """Return as what the labels are read."""
+        """The kind that the labels are read as."""
 
     @property
     def num_classes(self) -> int:
-        """Return how many classes the teacher knows."""
+        """The number of classes that the teacher knows."""
 
     def count(self, image: Path) -> int:
         """Return how many crops of `image` are stored; raise `InputError` where it has no labels."""
 
     def read(self, image: Path, rows: Sequence[int] | None = None) -> CropLabels:
-        """Return the crops `rows` of `image`, in that order, None: all; raise `InputError` where it has no such labels."""
+        """
+        Return the crops `rows` of `image` in that order, or all for None; raise `InputError` where it has no such labels.
+        """
 
 
 def take_rows(labels: CropLabels, rows: Sequence[int] | None, image: Path) -> CropLabels:
-    """Return some of an image's crops, None: all; raise `InputError` naming the image where there are not so many."""
+    """Return some of an image's crops, or all for None; raise `InputError` naming the image where it has fewer."""
     if rows is None:
         return labels
     check_rows(rows, len(labels.flips), image)
@@ -76,14 +79,14 @@ def take_rows(labels: CropLabels, rows: Sequence[int] | None, image: Path) -> Cr
 
 
 def check_rows(rows: Sequence[int], count: int, image: Path) -> None:
-    """Raise `InputError` where a row is not one of `count`."""
+    """Raise `InputError` where a row is not below `count`."""
     if rows and not 0 <= min(rows) <= max(rows) < count:
         raise InputError(f"expected crops 0 to {count - 1} of {str(image)!r}, got {min(rows)} to {max(rows)}")
 
 
 def check_labels(labels: CropLabels, where: str) -> None:
     """
-    Raise `InputError` where coords are not inside the image, or targets are no part of a distribution.
+    Raise `InputError` where coords leave the image, or where targets are no part of a distribution.
 
     where: the file, for the message.
     """
@@ -121,7 +124,7 @@ def _check_classes(targets: SoftTargets, where: str) -> None:
 
 
 def _first(rows: Tensor, bad: Tensor) -> str:
-    """Return the first of `rows` that is bad, shortened, and its position."""
+    """Return the first bad row of `rows`, shortened, and its position."""
     position = int(torch.nonzero(bad)[0])
     values = rows[position].tolist()
     shown = ", ".join(f"{v:.4g}" for v in values[:10]) + (", ..." if len(values) > 10 else "")

@@ -1,4 +1,4 @@
-"""A teacher and what is kept of its answers."""
+"""A teacher, and which part of its answers is kept."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from fxquant.synthesis.unfinished import fingerprint
 
 class Teacher:
     """
-    A model in eval mode on `device`, which answers in labels of `kind`; its mode is restored at the end of the context.
+    A model in eval mode on `device` that answers in labels of `kind`; its mode is restored at the end of the context.
 
-    data_config: size, interpolation and normalisation of its images. Raises `InputError` where it does not return logits
-    ``(B, C)`` of enough classes for images of that size, `ConfigError` for an unknown interpolation.
+    data_config: the size, interpolation and normalisation of its images.
+
+    Raises `InputError` where the model does not return logits ``(B, C)`` of enough classes for images of that size, and
+    `ConfigError` for an unknown interpolation.
     """
 
     def __init__(self, model: nn.Module, data_config: DataConfig, kind: LabelKind, device: torch.device) -> None:
@@ -48,15 +50,15 @@ class Teacher:
         self._model.train(self._training)
 
     def settings(self) -> dict[str, Any]:
-        """Return what its answers depend on, besides the crops."""
+        """Return what the answers depend on, besides the crops."""
         normalisation = {"mean": list(self.mean), "std": list(self.std)}
         return {"teacher": fingerprint(self._model), "dtype": str(self._dtype), **normalisation}
 
     def answer(self, pixels: Tensor) -> SoftTargets:
         """
-        Return what is kept of the answers to crops ``(R, 3, S, S)`` uint8, on the CPU.
+        Return the part of the answers that is kept, for crops ``(R, 3, S, S)`` uint8, on the CPU.
 
-        Raises `InputError` where they are not finite.
+        Raises `InputError` where the answers are not finite.
         """
         p = self._logits(pixels).float().softmax(1)
         if not bool(p.isfinite().all()):
@@ -74,7 +76,7 @@ class Teacher:
             return self._model(images.to(self._dtype))
 
     def _probe(self) -> int:
-        """Return the number of classes."""
+        """Run the model on one batch, and return its number of classes."""
         logits = self._logits(torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8))
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

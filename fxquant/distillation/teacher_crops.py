@@ -1,4 +1,4 @@
-"""The random crops that a teacher is shown, in batches that may hold those of several images."""
+"""The random crops that a teacher sees, in batches that may hold the crops of several images."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class TeacherCrops(Dataset[Any]):
     """
     Crops of `samples` one after the other, in batches of `batch_size`: pixels uint8, coords and flips.
 
-    names: of the images, with `seed` all that their crops depend on. An image that cannot be read makes its batch an
-    `InputError`.
+    names: the names of the images. The crops depend on these and on `seed` alone.
+
+    An image that cannot be read turns its batch into an `InputError`.
     """
 
     samples: Samples

@@ -1,4 +1,4 @@
-"""Labels by any teacher: what it says of random crops of every image."""
+"""Make labels with any teacher: its answers to random crops of every image."""
 
 from __future__ import annotations
 
@@ -43,15 +43,20 @@ def make_labels(
     images_per_shard: int = 1024,
 ) -> Manifest:
     """
-    Write what `teacher` says of `crops` random resized crops of each of the `samples` to the folder `out`; return the index.
+    Write the answers of `teacher` to `crops` random crops of each of the `samples` to the folder `out`; return the index.
 
-    The crops of an image depend on seed and its relative name alone. data_config: from `resolve_data_config`, for the size,
-    interpolation and normalisation of the teacher's images. scale, ratio, flip: see `RandomCrops`. device: to which the
-    teacher is moved. workers: processes that load, 0 loads in this one. name: of the teacher, noted in the index. A run that
-    was interrupted goes on where it was: a file that is there is whole, and is kept.
+    The crops of an image depend on the seed and on the image's relative name alone.
 
-    Raises `ConfigError` for options that cannot be meant; `InputError` for an image that cannot be read, a teacher without
-    ``(B, C)`` logits, and an `out` that cannot be written or holds other labels.
+    data_config: from `resolve_data_config`, the size, interpolation and normalisation of the teacher's images.
+    scale, ratio, flip: how crops are drawn, see `RandomCrops`.
+    device: where the teacher is moved to.
+    workers: the number of processes that load images; 0 loads in this one.
+    name: the name of the teacher, which the index notes.
+
+    An interrupted run goes on where it was: a file that is there is whole, and is kept.
+
+    Raises `ConfigError` for options that cannot be meant. Raises `InputError` for an image that cannot be read, for a
+    teacher without ``(B, C)`` logits, and for an `out` that cannot be written or holds other labels.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
@@ -94,7 +99,7 @@ def _answers(teacher: Teacher, batches: Iterable[Cuts]) -> Iterator[CropLabels]:
 
 
 def _per_image(pieces: Iterable[CropLabels], count: int) -> Iterator[CropLabels]:
-    """Divide labels into those of images of `count` crops each."""
+    """Split labels into those of each image, `count` crops at a time."""
     held: list[CropLabels] = []
     rows = 0
     for piece in pieces:

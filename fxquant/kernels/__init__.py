@@ -1,8 +1,8 @@
 """
-Kernels written for one kind of device, and the choice of the one that runs.
+Kernels written for one kind of device, and the choice of which one runs.
 
-An operator of `fxquant.ops` asks `on_cpu_kernels` and `on_triton_kernels` for its operands; where neither holds, its own
-torch implementation runs. `use_backend` decides for a block of code.
+An operator of `fxquant.ops` asks `on_cpu_kernels` and `on_triton_kernels` whether kernels take its operands. Otherwise its
+own torch implementation runs. `use_backend` decides for a block of code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _chosen: ContextVar[str] = ContextVar("fxquant_backend", default="auto")
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """
-    Run what is inside with the kernels `name`: "auto", those made for the device, or "aten", torch's own operators alone.
+    Run the block with the kernels `name`: "auto" for those of the device, "aten" for torch's own operators alone.
 
     Both compute the same integer sums and agree to float rounding. Raises `ConfigError` for any other name.
     """
@@ -38,7 +38,7 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def chosen_backend() -> str:
-    """Return the name that `use_backend` holds at this moment."""
+    """Return the name that `use_backend` has set."""
     return _chosen.get()
 
 
@@ -55,7 +55,7 @@ def on_triton_kernels(*tensors: Tensor | None) -> bool:
     """
     Say whether an operator on these operands runs on fxquant's own kernels for NVIDIA GPUs.
 
-    It does so under `torch.compile` too, which sees through to the kernels; a graph that is exported keeps torch's operators.
+    It does under `torch.compile` too, which traces into the kernels. A graph that is exported keeps torch's operators.
     """
     devices = [t.device for t in tensors if t is not None]
     return all(device.type == "cuda" for device in devices) and bool(_chooses_triton(devices[0].index or 0))
@@ -63,7 +63,7 @@ def on_triton_kernels(*tensors: Tensor | None) -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _chooses_triton(device: int) -> bool:
-    """Answer for a whole compiled graph what is asked once, while it is compiled."""
+    """Answer once, while a graph is compiled, for the whole compiled graph."""
     if _chosen.get() == "aten" or torch.compiler.is_exporting():
         return False
     return triton.obstacle(device) is None

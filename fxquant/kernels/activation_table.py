@@ -1,4 +1,4 @@
-"""GELU as a table of polynomials, for kernels that have no error function at hand."""
+"""GELU as a table of polynomials, for kernels without an error function."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ APPROXIMATIONS = ("none", "tanh")
 @functools.cache
 def gelu_table(approximate: str) -> Tensor:
     """
-    Return ``(4, 32)`` float32: the coefficients, lowest degree first, of cubics that give ``gelu(x) = max(x, 0) - r(|x|)``.
+    Return ``(4, 32)`` float32: coefficients, lowest degree first, of cubics that give ``gelu(x) = max(x, 0) - r(|x|)``.
 
-    Segment n is centred on ``0.171875 n``; the variable is the distance from there. ``r(t) = t (1 - Phi(t))`` decays so fast
-    that the last segment stands for everything beyond. The error is below 1e-6, about that of `torch.nn.functional.gelu` in
-    float32, and 0 for 0. approximate: that of `torch.nn.functional.gelu`, "none" or "tanh".
+    Segment n is centred on ``0.171875 n``, and its variable is the distance from the centre. ``r(t) = t (1 - Phi(t))``
+    decays so fast that the last segment stands for everything beyond. The error is below 1e-6, about that of
+    `torch.nn.functional.gelu` in float32, and 0 for 0.
+
+    approximate: as in `torch.nn.functional.gelu`, "none" or "tanh".
     """
     if approximate not in APPROXIMATIONS:
         raise ValueError(f"expected one of {APPROXIMATIONS}, got {approximate!r}")

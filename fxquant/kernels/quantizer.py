@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Quantizer(NamedTuple):
-    """How results become codes."""
+    """How results are turned into codes."""
 
     scale: Tensor
     zero_point: Tensor | None

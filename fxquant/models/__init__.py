@@ -1,4 +1,4 @@
-"""Architectures that timm does not have; importing this package registers them with timm by name."""
+"""Architectures that timm does not have. Importing this package registers their names with timm."""
 
 from fxquant.models.itpn import ITPN, itpn_base, itpn_large
 from fxquant.models.sret import SReT, sret_lt, sret_s, sret_t

@@ -150,7 +150,7 @@ class ITPN(nn.Module):
             raise ConfigError(f"this iTPN gives {self.num_outs} feature maps and has no classifier: use num_outs=-1")
 
     def forward_features(self, images: Tensor) -> Tensor | list[Tensor]:
-        """Return tokens ``(B, N, embed_dim)``, or the feature maps where there are `num_outs` of them."""
+        """Return tokens ``(B, N, embed_dim)``, or a list of feature maps where `num_outs` asks for these."""
         cells = []  # before each merge: (B, N, 4, 4, C/4), (B, N, 2, 2, C/2)
         x: Tensor = self.patch_embed(images)
         for block in self.blocks[: -self.depth]:
@@ -175,12 +175,14 @@ class ITPN(nn.Module):
         return maps
 
     def _as_map(self, cells: Tensor) -> Tensor:
-        """Lay the patches out: ``(B, N, h, h, C) -> (B, C, grid * h, grid * h)``."""
+        """Lay the patches out as a map: ``(B, N, h, h, C) -> (B, C, grid * h, grid * h)``."""
         patches: Tensor = cells.unflatten(1, (self.grid, self.grid))
         return patches.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3).contiguous()
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits ``(B, num_classes)`` of tokens ``(B, N, C)``, or the features ``(B, C)`` they are made of."""
+        """
+        Return logits ``(B, num_classes)`` of tokens ``(B, N, C)``; pre_logits: return the features ``(B, C)`` instead.
+        """
         features: Tensor = self.fc_norm(tokens.mean(dim=1))
         if pre_logits:
             return features
@@ -222,7 +224,9 @@ def _check_outs(num_outs: int, grid: int, rpe: bool) -> None:
 
 
 def _relative_position_index(grid: int) -> Tensor:
-    """Return ``(N, N)``: the row of the bias table for each two patches, ``(dy + grid - 1) (2 grid - 1) + dx + grid - 1``."""
+    """
+    Return ``(N, N)``: for each two patches the row of the bias table, ``(dy + grid - 1) (2 grid - 1) + dx + grid - 1``.
+    """
     y, x = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     dy, dx = (c.flatten()[:, None] - c.flatten() + grid - 1 for c in (y, x))
     return dy * (2 * grid - 1) + dx
@@ -230,10 +234,10 @@ def _relative_position_index(grid: int) -> Tensor:
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: ITPN) -> dict[str, Tensor]:
     """
-    Return `state_dict` fitted to the image size of `model`; loading it into `model` does the same by itself.
+    Return `state_dict` fitted to the image size of `model`. Loading a state dict into `model` does the same.
 
-    Position embeddings and bias tables of another grid are resized bicubically; the index into the tables is the model's own.
-    All else is left to torch, which refuses other names and shapes.
+    Position embeddings and bias tables of another grid are resized bicubically; the index into the tables is the model's
+    own. Other names and shapes are left as they are, and torch refuses them.
     """
     fitted = dict(state_dict)
     _fit_on_load(model, fitted, "")
@@ -260,7 +264,7 @@ def _is_square(number: int) -> bool:
 
 
 def _resize(rows: Tensor, **target: Any) -> Tensor:
-    """Resize a square map of rows ``(M, C)``, bicubically, to what `target` tells `F.interpolate`."""
+    """Resize a square map with rows ``(M, C)`` bicubically; `target` are arguments of `F.interpolate`."""
     side = math.isqrt(len(rows))
     maps = F.interpolate(rows.float().T.reshape(1, -1, side, side), mode="bicubic", **target)
     return maps[0].flatten(1).T.to(rows.dtype)

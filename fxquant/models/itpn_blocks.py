@@ -1,4 +1,4 @@
-"""The parts of iTPN: how images become cells, how cells are merged and split, and the blocks that leave their shape."""
+"""The parts of iTPN: images become cells, cells are merged and split, and blocks keep their shape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ INNER = 4  # a patch is a grid of 4x4 cells, which two merges make one token
 
 
 def layer_norm(dim: int) -> nn.LayerNorm:
-    """Return the layer norm of every part."""
+    """Return the layer norm that every part uses."""
     return nn.LayerNorm(dim, eps=1e-6)
 
 
@@ -45,7 +45,7 @@ class PatchMerge(nn.Module):
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the merged cells; the four of a square are concatenated column by column."""
+        """Return the merged cells; the four cells of a square are concatenated column by column."""
         squares = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, N, h, row, h, column, C)
         merged: Tensor = self.reduction(self.norm(squares.permute(0, 1, 2, 4, 5, 3, 6).flatten(4)))
         return merged
@@ -67,10 +67,11 @@ class PatchSplit(nn.Module):
 
 class ITPNAttention(nn.Module):
     """
-    Multi-head self-attention over the patches with a learnt bias per offset between two of them.
+    Multi-head self-attention over the patches, with a learned bias for each offset between two patches.
 
-    bias_rows: length of the table of biases, ``(2 * grid - 1) ** 2``; 0 leaves the bias out. The authors also clamp scores to
-    finite values, which matters to masked tokens in pre-training only.
+    bias_rows: the length of the table of biases, ``(2 * grid - 1) ** 2``; 0 leaves the bias out.
+
+    The authors also clamp scores to finite values. That matters to masked tokens in pre-training only.
     """
 
     def __init__(self, dim: int, num_heads: int, bias_rows: int) -> None:
@@ -81,7 +82,7 @@ class ITPNAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.zeros(bias_rows, num_heads)) if bias_rows else None
 
     def forward(self, x: Tensor, index: Tensor | None) -> Tensor:
-        """Attend within ``(B, N, C)``; index ``(N, N)`` says which row of the table belongs to two tokens."""
+        """Return tokens ``(B, N, C)`` after attention. index: ``(N, N)``, the row of the bias table for each two tokens."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, N, D)
         table = self.relative_position_bias_table
         bias = None if table is None else table[index].permute(2, 0, 1)  # (H, N, N)
@@ -91,7 +92,7 @@ class ITPNAttention(nn.Module):
 
 
 class ITPNBlock(nn.Module):
-    """A pre-norm MLP with a residual, after attention with a residual where there are heads; keeps the shape."""
+    """An MLP with norm and residual, after attention with norm and residual where there are heads. It keeps the shape."""
 
     def __init__(
         self, dim: int, mlp_ratio: float, num_heads: int = 0, bias_rows: int = 0, drop_path: float = 0.0

@@ -98,9 +98,9 @@ class SReT(nn.Module):
 
     def set_permutations(self, orders: Iterable[Tensor]) -> None:
         """
-        Take the orders of the tokens in evaluation from `orders`: first to last, each ``(N,)``.
+        Use these orders of the tokens in evaluation, one ``(N,)`` for each place in the model, from first to last.
 
-        Raises `InputError` for other than as many permutations of as many tokens as there are.
+        Raises `InputError` where the number of orders, or the number of tokens in one, is not the model's.
         """
         given = list(orders)
         wanted = [module for module in self.modules() if isinstance(module, Permutation)]
@@ -132,7 +132,9 @@ class SReT(nn.Module):
         return x
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return logits ``(B, num_classes)`` of tokens ``(B, N, C)``, or the features ``(B, C)`` they are made of."""
+        """
+        Return logits ``(B, num_classes)`` of tokens ``(B, N, C)``; pre_logits: return the features ``(B, C)`` instead.
+        """
         features: Tensor = self.norm(tokens.mean(dim=1))
         if pre_logits:
             return features
@@ -145,7 +147,7 @@ class SReT(nn.Module):
 
 
 def _side(image_size: int | tuple[int, int] | None, img_size: int | tuple[int, int] | None) -> int:
-    """Return how many tokens the first stage has along a side."""
+    """Return the number of tokens along a side of the first stage."""
     sizes = [
         (size, size) if isinstance(size, int) else tuple(size) for size in (image_size, img_size) if size is not None
     ]
@@ -186,10 +188,10 @@ def _check_slices(sides: list[int], dims: list[int], slices: list[tuple[int, int
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: SReT) -> dict[str, Tensor]:
     """
-    Return `state_dict` with the names of `model`; loading it into `model` does the same by itself.
+    Return `state_dict` with the names of `model`. Loading a state dict into `model` does the same.
 
-    Tensors of a block that is applied several times may be given for one of its positions or for all. Separate `proj_q`,
-    `proj_k` and `proj_v` are joined to `qkv`. All else is left to torch, which refuses other names and shapes.
+    A block that is applied several times may have its tensors at one of its positions, or at all. Separate `proj_q`,
+    `proj_k` and `proj_v` are joined to `qkv`. Other names and shapes are left as they are, and torch refuses them.
     """
     completed = dict(state_dict)
     _complete_on_load(model, completed, "")

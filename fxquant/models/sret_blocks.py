@@ -14,12 +14,12 @@ from fxquant.errors import InputError
 
 
 def layer_norm(dim: int) -> nn.LayerNorm:
-    """Return the layer norm of every part."""
+    """Return the layer norm that every part uses."""
     return nn.LayerNorm(dim, eps=1e-6)
 
 
 def halving_conv(in_dim: int, out_dim: int, groups: int = 1) -> nn.Conv2d:
-    """Return the convolution of every part: it halves both sides of a map, rounding up."""
+    """Return the convolution that every part uses: it halves both sides of a map, rounding up."""
     return nn.Conv2d(in_dim, out_dim, kernel_size=3, stride=2, padding=1, groups=groups)
 
 
@@ -33,14 +33,14 @@ class Stem(nn.Module):
         self.conv3, self.bn3 = halving_conv(dim, dim), nn.BatchNorm2d(dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the map that position embeddings are added to."""
+        """Return the map ``(B, C, S/8, S/8)``, before position embeddings are added."""
         x = F.relu(self.bn1(self.conv1(images)))
         x = F.relu(self.bn2(self.conv2(x)))
         return F.relu(self.bn3(self.conv3(x)))
 
 
 class Pool(nn.Module):
-    """Quarter the tokens of a map of `side`, each channel becoming several: ``(B, side^2, C) -> (B, ceil(side/2)^2, O)``."""
+    """Quarter the tokens of a map and widen them: ``(B, side^2, C) -> (B, ceil(side/2)^2, O)``."""
 
     def __init__(self, side: int, dim: int, out_dim: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Pool(nn.Module):
 
 
 class Coefficient(nn.Module):
-    """A learnt factor; checkpoints call it a bias."""
+    """A learned factor. Checkpoints call it a bias."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,10 +67,10 @@ class Coefficient(nn.Module):
 
 class Permutation(nn.Module):
     """
-    An order of N tokens and its inverse: in evaluation always the same, in training another one at every call.
+    An order of N tokens and its inverse. In evaluation it is always the same, in training it is drawn anew at every call.
 
-    The published code draws one in evaluation too, so that its logits differ from run to run. The buffers ``(N,)`` are no part
-    of the state dict, since no checkpoint has them: who builds the model gives the generator, and so decides them.
+    The published code draws in evaluation too, so that its logits differ from run to run. The buffers ``(N,)`` are not part
+    of the state dict, as no checkpoint has them. Whoever builds the model passes the generator that draws them.
     """
 
     order: Tensor
@@ -101,7 +101,7 @@ class Permutation(nn.Module):
 
 
 class SReTAttention(nn.Module):
-    """Multi-head self-attention within slices of the tokens, which are in their own order or in a given one."""
+    """Multi-head self-attention within slices of the tokens, in their own order or in a given one."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -110,7 +110,10 @@ class SReTAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, slices: int, permutation: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Attend within ``(B, N, C)``: the i-th slice has tokens ``i * n`` to ``(i + 1) * n - 1``, ``n = N / slices``."""
+        """
+        Return tokens ``(B, N, C)``. Slice i attends to its own tokens: ``i * n`` to ``(i + 1) * n - 1``, with ``n = N /
+        slices``.
+        """
         if permutation is not None:
             x = x[:, permutation[0]]
         qkv: Tensor = self.qkv(x)
@@ -127,7 +130,7 @@ class SReTAttention(nn.Module):
 
 
 class SReTBlock(nn.Module):
-    """Pre-norm attention, then a pre-norm MLP; both summands of each residual have a coefficient."""
+    """SReTAttention with norm, then an MLP with norm. Both terms of each residual have a coefficient."""
 
     def __init__(self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float = 0.0) -> None:
         super().__init__()
@@ -148,7 +151,7 @@ class SReTBlock(nn.Module):
 
 
 class Projection(nn.Module):
-    """The non-linear projection layer behind each application of a block: a pre-norm MLP with coefficients."""
+    """The non-linear projection after each application of a block: an MLP with norm and coefficients."""
 
     def __init__(self, dim: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -164,11 +167,12 @@ class Projection(nn.Module):
 
 class SReTStage(nn.Module):
     """
-    Apply each of some attention blocks several times in a row, `depth` times in all, with a projection after each.
+    Apply each of some attention blocks several times in a row, `depth` times in all, with a projection after each
+    application.
 
-    `blocks` is block, projection, block, projection, ...: a block stands there as often as it is applied, its parameters are
-    those of one. Applications take turns: the first, third, ... attend within ``slices[0]`` slices of the tokens ``(B, N, C)``
-    as they come, the others within ``slices[1]`` slices of a permutation, where that is more than one.
+    `blocks` is block, projection, block, projection, and so on. A block is listed as often as it is applied, with one set
+    of parameters. Applications take turns: the first, the third and so on attend within ``slices[0]`` slices of the tokens
+    ``(B, N, C)`` as they come. The others attend within ``slices[1]`` slices of a permutation, if that is more than one.
     """
 
     def __init__(

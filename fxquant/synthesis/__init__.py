@@ -1,4 +1,4 @@
-"""Calibration images without data: synthesised from the model, or of Gaussian noise."""
+"""Calibration images without data: synthesised from the model, or drawn as Gaussian noise."""
 
 from fxquant.synthesis.gaussian import gaussian_images
 from fxquant.synthesis.image_file import load_images, save_images, save_sheet

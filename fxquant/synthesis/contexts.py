@@ -1,4 +1,4 @@
-"""A copy of a graph that also returns what its attention blocks give: the probabilities-times-values products."""
+"""A copy of a graph that also returns the output of its attention blocks: probabilities times values."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ _CATS = (torch.cat, torch.concat)
 @dataclass(frozen=True)
 class ContextSite:
     """
-    One attention block. name: of its module. prefix: tokens to drop, which are no patches. tokens: those that stay.
+    One attention block.
 
-    windows: of each image, in which attention is computed apart.
+    name: the name of its module.
+    prefix: the number of leading tokens that are no patches and are dropped.
+    tokens: the number of tokens that stay.
+    windows: the number of windows of an image in which attention is computed separately.
     """
 
     name: str
@@ -35,7 +38,11 @@ class ContextSite:
 
 @dataclass(frozen=True, eq=False)
 class ContextGraph:
-    """gm: from images ``(B, 3, H, W)`` to logits ``(B, classes)`` and a context per site, its weights frozen."""
+    """
+    A graph that returns the outputs of its attention blocks.
+
+    gm: maps images ``(B, 3, H, W)`` to logits ``(B, classes)`` and one context per site; its weights are frozen.
+    """
 
     gm: fx.GraphModule
     sites: tuple[ContextSite, ...]
@@ -43,17 +50,20 @@ class ContextGraph:
 
     @property
     def windowed(self) -> bool:
-        """Whether attention is computed in windows anywhere."""
+        """Whether any attention is computed in windows."""
         return any(site.windows > 1 for site in self.sites)
 
 
 def expose_contexts(gm: fx.GraphModule, images: Tensor, published: bool = False) -> ContextGraph:
     """
-    Return a copy of a FLOAT graph whose output is ``(logits, context, ...)``; it shares its weights with `gm`, frozen.
+    Return a copy of a FLOAT graph whose output is ``(logits, context, ...)``. It shares its weights with `gm`, frozen.
 
-    Products of probabilities and values are found from the data flow, fused or not. images: only the shape and device matter.
-    The tokens that are dropped are those of a parameter, such as the class token, that a concatenation puts before the
-    patches; published: the first one, whatever it is. Attention of fewer than two patches is left out.
+    Products of probabilities and values are found from the data flow, fused or not. Tokens that come from a parameter, such
+    as the class token, are dropped if a concatenation puts them before the patches. Attention over fewer than two patches
+    is left out.
+
+    images: their shape and device matter, not their values.
+    published: drop the first token instead, whatever it is.
 
     Raises `InputError` where the model does not take the images or gives no logits, `UnsupportedGraphError` where it has no
     attention.
@@ -78,7 +88,7 @@ def expose_contexts(gm: fx.GraphModule, images: Tensor, published: bool = False)
 
 
 def _frozen_copy(gm: fx.GraphModule) -> fx.GraphModule:
-    """Return a copy whose parameters lie in the memory of the original's but ask for no gradient."""
+    """Return a copy whose parameters share the memory of the original's and need no gradient."""
     memo: dict[int, object] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in gm.parameters()}
     memo |= {id(b): b.detach() for b in gm.buffers()}
     return copy.deepcopy(gm, memo)
@@ -109,7 +119,7 @@ def _is_context(node: fx.Node, batch: int) -> bool:
 
 
 def _mixes_probabilities(node: fx.Node) -> bool:
-    """Say whether the first operand is probabilities that a linear layer over heads, or a gate, has mixed since softmax."""
+    """Say whether a linear layer over heads, or a gate, mixed the first operand's probabilities after the softmax."""
     stack, seen = [node.args[0]], set[object]()
     while stack:
         source = stack.pop()
@@ -133,7 +143,7 @@ def _site(node: fx.Node, batch: int, published: bool) -> ContextSite:
 
 
 def _prefix_tokens(context: fx.Node) -> int:
-    """Return how many tokens of parameters were put before the patches that `context` is computed from."""
+    """Return how many tokens of parameters come before the patches that `context` is computed from."""
     tokens = context.meta["val"].shape[-2]
     stack, seen, found = list(context.all_input_nodes), set[fx.Node](), 0
     while stack:
@@ -154,7 +164,7 @@ def _joins_tokens(cat: fx.Node, tokens: int) -> bool:
 
 
 def _leading_parameters(cat: fx.Node) -> int:
-    """Return the tokens of the operands of a concatenation that come from parameters, before the first that does not."""
+    """Return the number of tokens in the first operands of a concatenation, as long as these come from parameters."""
     operands = cat.args[0] if cat.args else cat.kwargs["tensors"]
     count = 0
     for operand in operands:  # type: ignore[union-attr]

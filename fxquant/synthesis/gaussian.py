@@ -1,4 +1,4 @@
-"""Images of Gaussian noise, the simplest that calibrate a model without data."""
+"""Images of Gaussian noise, the simplest images that calibrate a model without data."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from fxquant.errors import ConfigError
 
 def gaussian_images(n: int, size: int | tuple[int, int] | tuple[int, int, int], seed: int = 0) -> Tensor:
     """
-    Return `n` images ``(n, C, H, W)`` float32 drawn from the standard normal distribution in normalised space.
+    Return `n` images ``(n, C, H, W)`` float32 from the standard normal distribution, in normalised space.
 
-    size: one number for height and width, or both, or (channels, height, width); there are 3 channels unless given. Such images
-    are the starting point of `fxquant.synthesize`, and PSAQ-ViT's (Li et al., ECCV 2022) comparison without synthesis. Raises
+    size: one number for height and width, or (height, width), or (channels, height, width). Without channels there are 3.
+
+    `fxquant.synthesize` starts from such images, and PSAQ-ViT (Li et al., ECCV 2022) compares with them. Raises
     `ConfigError` where a number is not positive.
     """
     given = (size, size) if isinstance(size, int) else size

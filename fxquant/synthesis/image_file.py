@@ -1,4 +1,4 @@
-"""Sets of images as files: tensors for calibration, and a sheet to look at."""
+"""Sets of images in files: tensors for calibration, and a sheet to look at."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _PADDING = 2  # pixels between the images of a sheet
 
 def save_images(path: str | os.PathLike[str], images: Tensor, metadata: Mapping[str, Any] | None = None) -> None:
     """
-    Write images ``(n, C, H, W)`` in normalised space and `metadata`, which JSON can hold, to a safetensors file.
+    Write images ``(n, C, H, W)`` in normalised space to a safetensors file, with `metadata` in values that JSON can hold.
 
-    Raises `InputError` for other images and where the file cannot be written.
+    Raises `InputError` for images of another shape and where the file cannot be written.
     """
     _check(images, "the images")
     write_tensors(Path(path), _KIND, {_NAME: images.float()}, metadata or {}, InputError)
@@ -35,7 +35,7 @@ def save_images(path: str | os.PathLike[str], images: Tensor, metadata: Mapping[
 
 def load_images(path: str | os.PathLike[str]) -> tuple[Tensor, dict[str, Any]]:
     """
-    Return the images ``(n, C, H, W)`` float32 that `save_images` wrote to a file, and their metadata; no code in it is run.
+    Return the images ``(n, C, H, W)`` float32 and the metadata that `save_images` wrote to a file; no code in it is run.
 
     Raises `InputError` for a file that is missing, damaged or of another kind.
     """
@@ -60,9 +60,11 @@ def save_sheet(
     std: Sequence[float] = IMAGENET_STD,
 ) -> None:
     """
-    Write all images ``(n, C, H, W)``, of 1 or 3 channels, to one PNG, side by side in a grid about as wide as high.
+    Write all images ``(n, C, H, W)``, with 1 or 3 channels, to one PNG, in a grid about as wide as high.
 
-    mean, std: of their normalisation, which is undone. Raises `InputError` where the file cannot be written.
+    mean, std: the normalisation of the images, which is undone.
+
+    Raises `InputError` where the file cannot be written.
     """
     _check(images, "the images")
     if images.shape[1] not in (1, 3):

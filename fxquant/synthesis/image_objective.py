@@ -1,4 +1,4 @@
-"""What synthesised images are to minimise, and its gradient."""
+"""The loss that synthesised images minimise, and its gradient."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from fxquant.synthesis.synthesis_options import SynthesisOptions
 
 class Losses(NamedTuple):
     """
-    The loss and its parts, each before its weight.
+    The loss and its parts, each part before it is weighted.
 
-    entropy: minus the patch-similarity entropies of all blocks. total_variation: its distance from the target.
+    entropy: minus the patch-similarity entropies of all blocks.
+    total_variation: its distance from the target.
     """
 
     total: float
@@ -30,13 +31,13 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class Jitter:
-    """Roll images by `offset` pixels in height and width, then mirror them left to right."""
+    """A change of the images before the model sees them: roll by `offset` pixels in height and width, then mirror."""
 
     offset: int
     flip: bool
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return what the model gets to see of images ``(B, 3, H, W)``."""
+        """Return the images ``(B, 3, H, W)`` that the model sees."""
         rolled = images.roll((self.offset, self.offset), (2, 3))
         return rolled.flip(3) if self.flip else rolled
 
@@ -46,8 +47,9 @@ class SynthesisObjective:
     """
     The loss of images for one model: patch-similarity entropy, cross entropy and total variation.
 
-    The sum that PSAQ-ViT (Li et al., ECCV 2022) minimises, each part with its weight of `options`. dtype: of the model; losses
-    are computed in float32.
+    It is the sum that PSAQ-ViT (Li et al., ECCV 2022) minimises, each part with its weight from `options`.
+
+    dtype: what the model computes in. Losses are computed in float32.
     """
 
     graph: ContextGraph
@@ -56,9 +58,10 @@ class SynthesisObjective:
 
     def gradient(self, images: Tensor, labels: Tensor, tau: float, jitter: Jitter) -> tuple[Losses, Tensor]:
         """
-        Return the losses of images ``(B, 3, H, W)`` and the gradient of the total with respect to them.
+        Return the losses of images ``(B, 3, H, W)``, and the gradient of the total loss with respect to them.
 
-        labels: classes ``(B,)``. tau: the total variation aimed at.
+        labels: the class of each image, ``(B,)``.
+        tau: the target of the total variation.
         """
         with torch.enable_grad():
             images = images.detach().requires_grad_()

@@ -9,7 +9,7 @@ def learning_rate(iteration: int, base: float, warmup: int, iterations: int) -> 
     """
     Return the learning rate of `iteration`, counted from 0 in each round of `iterations`.
 
-    It rises in equal steps to `base`, which the last of `warmup` iterations has, and then falls along a half cosine.
+    It rises in equal steps, reaches `base` at the last of `warmup` iterations, and then falls along a half cosine.
     """
     if iteration < warmup:
         return base * (iteration + 1) / warmup

@@ -1,4 +1,4 @@
-"""The total variation of a batch of images, the prior that keeps synthesised images smooth."""
+"""The total variation of a batch of images, which keeps synthesised images smooth."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ def total_variation(images: Tensor) -> Tensor:
     """
     Return the total variation of images ``(B, C, H, W)``, a scalar.
 
-    The sum of four Frobenius norms, each over the whole batch: of the differences between neighbours in a row, in a column and
-    on both diagonals (PSAQ-ViT, Li et al., ECCV 2022, as published). It grows with the square root of B, H and W.
+    It is the sum of four Frobenius norms over the whole batch: those of the differences between neighbours in a row, in a
+    column and on both diagonals (PSAQ-ViT, Li et al., ECCV 2022, as published). It grows with the square root of B, H and
+    W.
     """
     differences = (
         images[..., :, :-1] - images[..., :, 1:],

@@ -1,4 +1,4 @@
-"""Images for calibration made from nothing but the model."""
+"""Make calibration images from the model alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Progress:
-    """step: of `steps` in all, counted over all batches of images. losses: before that step."""
+    """
+    How far a synthesis has come.
+
+    step: the number of this step, of `steps`, counted over all batches of images.
+    losses: the losses before this step.
+    """
 
     step: int
     steps: int
@@ -67,24 +72,29 @@ def synthesize(
     **options: Any,
 ) -> Tensor:
     """
-    Return `n` images ``(n, C, H, W)`` made from the model alone, float32 in normalised space: a calibration batch without data.
+    Return `n` images ``(n, C, H, W)`` made from the model alone, float32 in normalised space: a calibration batch without
+    data.
 
-    Images of Gaussian noise are optimised so that the similarities between patches in every attention block are spread as
-    those of real images, whose foreground and background differ, and that the model sees a class in each. This is PSAQ-ViT (Li
-    et al., "Patch Similarity Aware Data-Free Quantization for Vision Transformers", ECCV 2022), 2 rounds of 500 iterations.
-    `options` are its constants, see `SynthesisOptions`; published=True does as the authors' code where it departs from that.
+    Images of Gaussian noise are optimised for two aims. In every attention block, the similarities between patches are to
+    be spread as those of real images, whose foreground and background differ. And the model is to see a class in each
+    image. This is PSAQ-ViT (Li et al., "Patch Similarity Aware Data-Free Quantization for Vision Transformers", ECCV 2022),
+    with 2 rounds of 500 iterations. `options` are its constants, see `SynthesisOptions`. published=True does as the
+    authors' code where it departs from the paper.
 
-    model: a classifier in eval mode, or its graph from `fxquant.trace`; it is not changed. size: of the images, one number,
-    (height, width) or (channels, height, width); None is that of timm's data config. batch: images optimised together, None is
-    all; fewer take less memory. seed fixes every random choice, whatever the device. device: to compute on and of the result,
-    None is the model's. dtype: that the model computes in, torch.float32 or torch.bfloat16. progress: show a bar with the
-    losses. checkpoint: a file that the state is kept in, every `save_every` seconds and when interrupted; where it exists the
-    synthesis goes on from there, and gives the images it would have given without interruption. on_step: called after each
-    step.
+    model: a classifier in eval mode, or its graph from `fxquant.trace`; it is not changed.
+    size: of the images, one number, (height, width) or (channels, height, width). None takes that of timm's data config.
+    batch: the number of images optimised together, None for all. Fewer take less memory.
+    seed: fixes every random choice, whatever the device.
+    device: where to compute and where the result is; None takes the model's.
+    dtype: what the model computes in, torch.float32 or torch.bfloat16.
+    progress: whether to show a bar with the losses.
+    checkpoint: a file for the state, written every `save_every` seconds and when interrupted. Where it exists, the
+    synthesis goes on from there, and gives the images that it would have given without the interruption.
+    on_step: called after each step.
 
-    Raises `ConfigError` for impossible arguments, `InputError` for a model without logits and a size that it does not take,
-    `UnsupportedGraphError` for a model without attention, `CheckpointError` for a checkpoint of another synthesis, naming what
-    differs, and `CalibrationError` where the loss is not finite.
+    Raises `ConfigError` for impossible arguments, `InputError` for a model without logits and for a size that it does not
+    take, and `UnsupportedGraphError` for a model without attention. Raises `CheckpointError` for the checkpoint of another
+    synthesis, naming what differs, and `CalibrationError` where the loss is not finite.
     """
     chosen = make_options(options)
     batch = n if batch is None else min(batch, n)
@@ -151,7 +161,7 @@ def _optimise(
 
 
 def _settings(run: _Run, seed: int) -> dict[str, Any]:
-    """Return what the images depend on, as JSON gives it back; the device is not among it."""
+    """Return what the images depend on, as JSON gives it back. The device is not part of it."""
     objective = run.objective
     found = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(objective.options).items()}
     return {

@@ -1,4 +1,4 @@
-"""The loop itself: what is known after each step, and one step of it."""
+"""The state of a synthesis, and one step of it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from fxquant.synthesis.synthesis_options import SynthesisOptions
 @dataclass(frozen=True, eq=False)
 class SynthesisState:
     """
-    Everything that the next step depends on; steps make a new one, so that an interrupted step leaves the last one whole.
+    Everything that the next step depends on. Each step makes a new state, so that an interrupted step leaves the last one
+    whole.
 
-    done: the images that are finished ``(D, 3, H, W)``. images: those being optimised ``(B, 3, H, W)``, with Adam's moments
-    of their gradient. labels: their classes ``(B,)``. tau: the total variation aimed at. step: of them, in all rounds.
-    random: the state of the generator that all draws come from.
+    done: the finished images ``(D, 3, H, W)``.
+    images: the images being optimised ``(B, 3, H, W)``; the moments are Adam's for their gradient.
+    labels: the classes of these images.
+    tau: the target of their total variation.
+    step: the number of steps that these images have made, over all rounds.
+    random: the state of the generator of all random numbers.
     """
 
     done: Tensor
@@ -35,14 +39,18 @@ class SynthesisState:
 
 
 def begin(shape: tuple[int, int, int], seed: int, device: torch.device) -> SynthesisState:
-    """Return the state before any image is begun. shape: of one image."""
+    """
+    Return the state before any image is begun.
+
+    shape: the shape of one image.
+    """
     empty = torch.zeros(0, *shape, device=device)
     random = torch.Generator().manual_seed(seed).get_state()
     return SynthesisState(empty, empty, empty, empty, torch.zeros(0, dtype=torch.long, device=device), 0.0, 0, random)
 
 
 def begin_batch(state: SynthesisState, count: int, classes: int, options: SynthesisOptions) -> SynthesisState:
-    """Return `state` with `count` new images of Gaussian noise, their classes and the total variation they aim at."""
+    """Return `state` with `count` new images of Gaussian noise, their classes, and their target of total variation."""
     generator = _generator(state.random)
     shape, device = state.done.shape[1:], state.done.device
     images = torch.randn(count, *shape, generator=generator).to(device)
@@ -57,7 +65,7 @@ def begin_batch(state: SynthesisState, count: int, classes: int, options: Synthe
 
 
 def finish_batch(state: SynthesisState) -> SynthesisState:
-    """Return `state` with the images that were optimised among those that are done."""
+    """Return `state` with the optimised images added to those that are done."""
     return replace(state, done=torch.cat([state.done, state.images]), images=state.images[:0], step=0)
 
 
@@ -67,7 +75,7 @@ def advance(
     """
     Return the state after one step, and the losses before it.
 
-    Raises `CalibrationError` where they are not finite.
+    Raises `CalibrationError` where the losses are not finite.
     """
     options = objective.options
     turn, iteration = divmod(state.step, options.iterations)
@@ -86,7 +94,7 @@ def advance(
 def step(
     state: SynthesisState, gradient: Tensor, lr: float, options: SynthesisOptions, bounds: tuple[Tensor, Tensor]
 ) -> SynthesisState:
-    """Return the state after Adam's update with `gradient`, images kept between `bounds`."""
+    """Return the state after Adam's update with `gradient`; images stay between `bounds`."""
     count = state.step + 1
     beta1, beta2 = options.betas
     first = torch.lerp(state.first_moment, gradient, 1 - beta1)
@@ -97,7 +105,7 @@ def step(
 
 
 def draw_jitter(generator: torch.Generator, limit: int) -> Jitter:
-    """Draw an offset of up to `limit` pixels either way, and whether to mirror."""
+    """Draw an offset of at most `limit` pixels in each direction, and whether to mirror."""
     offset = int(torch.randint(-limit, limit + 1, (), generator=generator))
     return Jitter(offset, bool(torch.rand((), generator=generator) < 0.5))
 

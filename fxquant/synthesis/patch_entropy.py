@@ -1,4 +1,4 @@
-"""Patch-similarity entropy of attention outputs, value and gradient without anything of the size of the similarities saved."""
+"""Patch-similarity entropy of attention outputs, and its gradient, without keeping all similarities in memory."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ def patch_entropy(
     """
     Return the entropy of the distribution of similarities between patches, a scalar: the mean over images.
 
-    context: attention probabilities times values, ``(G, H, N, D)`` with ``G = images x windows``; axes between the heads and
-    the tokens are windows too, and ``(G, N, D)`` is one head. The heads are averaged, `prefix` tokens dropped, and the
-    cosine similarities of all pairs of the rest, each token with itself included, are an image's samples. Their density is
-    that of a Gaussian kernel of `bandwidth` h at `grid_size` points from the smallest to the largest sample of the batch;
-    the points count as constants for the gradient. The entropy is the integral of ``-p ln p``, p the density plus 1e-4, by
-    the trapezoid rule.
+    context: attention probabilities times values, ``(G, H, N, D)`` with ``G = images x windows``. Axes between the heads
+    and the tokens count as windows too, and ``(G, N, D)`` is one head.
+    images: the number of images in `context`.
+    prefix: the number of leading tokens to drop.
 
-    This is the patch-similarity entropy of PSAQ-ViT (Li et al., ECCV 2022). Pairs are visited once, from the upper triangle,
-    and the gradient is the analytic one of this definition.
+    The heads are averaged first. The samples of an image are the cosine similarities of all pairs of its tokens, each token
+    with itself included. Their density is that of a Gaussian kernel with `bandwidth` h, at `grid_size` points from the
+    smallest to the largest sample of the batch. The points count as constants for the gradient. The entropy is the integral
+    of ``-p ln p`` by the trapezoid rule, where p is the density plus 1e-4.
+
+    This is the patch-similarity entropy of PSAQ-ViT (Li et al., ECCV 2022). Each pair is visited once, in the upper
+    triangle, and the gradient is the analytic one of this definition.
     """
     tokens = context.float()
     tokens = tokens.mean(1) if tokens.dim() > 3 else tokens
@@ -41,7 +44,7 @@ def patch_entropy(
 
 
 class _Entropy(torch.autograd.Function):
-    """From unit vectors ``(G, N, D)`` to the entropy; similarities are computed once per direction and never kept."""
+    """The entropy of unit vectors ``(G, N, D)``. Similarities are computed once per direction and never kept."""
 
     @staticmethod
     def forward(ctx: Any, units: Tensor, images: int, bandwidth: float, grid_size: int) -> Tensor:
@@ -84,10 +87,11 @@ class _Entropy(torch.autograd.Function):
 @dataclass(frozen=True, eq=False)
 class _Grid:
     """
-    The points at which a density is wanted, between as many others on both sides as a sample can reach.
+    The points at which a density is wanted. On a CPU there are `reach` more on both sides, so that indices stay in range.
 
-    padded: all of them; the others lie so far away that no kernel reaches them. quadrature: weights of the trapezoid rule, 0
-    for the others. reach: how many consecutive points a sample is near to.
+    padded: all points. The added ones lie so far away that the kernel of no sample reaches them.
+    quadrature: the weights of the trapezoid rule, 0 for the added points.
+    reach: the number of consecutive points that are near a sample.
     """
 
     padded: Tensor
@@ -110,7 +114,9 @@ class _Grid:
         return cls(padded, F.pad(quadrature, margin), min(reach, size), float(low), step)
 
     def near(self, samples: Tensor) -> Iterator[tuple[Tensor | int, Tensor]]:
-        """Yield the indices of points that samples ``(B, M)`` are near to, one for all or one each, and the distances."""
+        """
+        Yield the indices of points near samples ``(B, M)``, one for all or one each, and the distances to these points.
+        """
         if self.reach == len(self.padded):
             for index in range(self.reach):
                 yield index, samples - self.padded[index]
@@ -130,9 +136,9 @@ def _extremes(units: Tensor) -> tuple[Tensor, Tensor]:
 
 def _blocks(units: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """
-    Yield rows, their similarities ``(G, R, M)`` to themselves and all later tokens, and how often each pair counts.
+    Yield rows, their similarities ``(G, R, M)`` to themselves and to all later tokens, and how often each pair counts.
 
-    Pairs within the rows are there in both orders, the others in one.
+    A pair within the rows appears in both orders, any other pair in one.
     """
     for start in range(0, units.shape[1], _ROWS):
         rows = slice(start, min(start + _ROWS, units.shape[1]))

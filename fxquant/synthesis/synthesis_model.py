@@ -1,4 +1,4 @@
-"""What synthesis has to know of a model: its graph, the size its images have, and how they are normalised."""
+"""What synthesis needs to know of a model: its graph, the size of its images, and their normalisation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ Size = int | tuple[int, int] | tuple[int, int, int] | None
 
 @dataclass(frozen=True, eq=False)
 class SynthesisModel:
-    """source: the traced model. contexts: its copy that also gives attention outputs. The rest is said of its images."""
+    """
+    A model to synthesise images for.
+
+    source: the traced model.
+    contexts: a copy of it that also returns attention outputs.
+    shape, mean, std: the shape and the normalisation of its images.
+    """
 
     source: fx.GraphModule
     contexts: ContextGraph
@@ -37,9 +43,11 @@ class SynthesisModel:
 
 def read_subject(model: nn.Module, batch: int, size: Size, options: SynthesisOptions) -> SynthesisModel:
     """
-    Trace `model`, which stays as it is, and find its attention; a graph from `fxquant.trace` is taken as it is.
+    Trace `model`, which is not changed, and find its attention; a graph from `fxquant.trace` is used as it is.
 
-    batch: images at once. Raises `InputError` where the size is not known or not the model's, and what `expose_contexts` does.
+    batch: the number of images in a batch.
+
+    Raises `InputError` where the size is unknown or does not fit the model, and what `expose_contexts` raises.
     """
     if getattr(model, "num_classes", None) == 0:
         raise InputError("image synthesis needs a classifier; this model has num_classes=0: create it with its head")
@@ -60,9 +68,10 @@ def read_subject(model: nn.Module, batch: int, size: Size, options: SynthesisOpt
 
 def resolve_size(model: nn.Module, size: Size) -> tuple[int, int, int]:
     """
-    Return channels, height and width: those given, or those of timm's data config, or of the images a graph was traced with.
+    Return channels, height and width of the images: as given, or from timm's data config, or from what a graph was traced
+    with.
 
-    Where only height and width are given there are 3 channels.
+    If only height and width are given, there are 3 channels.
     """
     if size is not None:
         given = (size, size) if isinstance(size, int) else size
@@ -104,7 +113,7 @@ def resolve_normalisation(
     """
     Return mean and std, an entry per channel: those of the options, of timm's data config, or of ImageNet.
 
-    Raises `ConfigError` where they are for another number of channels.
+    Raises `ConfigError` where they have another number of channels.
     """
     config = _data_config(model)
     mean, std = _floats(config.get("mean", IMAGENET_MEAN)), _floats(config.get("std", IMAGENET_STD))
@@ -116,7 +125,7 @@ def resolve_normalisation(
 
 
 def _data_config(model: nn.Module) -> dict[str, Any]:
-    """Return timm's data config of `model`, empty for a model that is not timm's."""
+    """Return timm's data config of `model`, empty for a model that timm did not make."""
     if not getattr(model, "pretrained_cfg", None):
         return {}
     return dict(resolve_model_data_config(model))

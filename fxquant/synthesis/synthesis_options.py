@@ -1,4 +1,4 @@
-"""The constants of image synthesis, each an option."""
+"""The options of image synthesis."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ class SynthesisOptions:
     """
     How images are synthesised; the defaults are those of PSAQ-ViT (Li et al., ECCV 2022).
 
-    iterations: of each round. jitter: one entry per round, the largest number of pixels by which images are rolled. lr: the
-    largest learning rate of Adam; None is 0.20, or 0.25 for a model with windowed attention. betas, eps: Adam's. warmup:
-    iterations of each round in which the learning rate rises; None is a fifth, 100 of 500. entropy_weight, ce_weight and
-    tv_weight: of patch-similarity entropy, cross entropy and total variation. bandwidth, grid_size: of the density of
-    similarities. tv_target: the range from which the total variation aimed at is drawn, for 32 images of 224 x 224 pixels;
-    for others it is scaled as total variation grows. mean, std: of the images' normalisation, one entry per channel; None is
-    the model's own, ImageNet's where it tells none.
-
-    published: as the authors' code does it, the first token is dropped even where it is no class token, in windows for
-    example, and the total variation aimed at is not scaled.
+    iterations: the length of each round.
+    jitter: for each round, the largest number of pixels by which images are rolled.
+    lr: the largest learning rate of Adam. None is 0.20, or 0.25 for a model with windowed attention.
+    betas, eps: the other constants of Adam.
+    warmup: the iterations of each round in which the learning rate rises. None is a fifth, 100 of 500.
+    entropy_weight, ce_weight, tv_weight: the weights of patch-similarity entropy, cross entropy and total variation.
+    bandwidth, grid_size: how the density of similarities is estimated, see `patch_entropy`.
+    tv_target: the range from which the target of total variation is drawn, for 32 images of 224 x 224 pixels. For others it
+    is scaled as total variation grows.
+    mean, std: the normalisation of the images, one entry per channel. None is the model's own, or ImageNet's where the
+    model has none.
+    published: as the authors' code does, drop the first token even where it is no class token, in windows for example, and
+    do not scale the target of total variation.
 
     Raises `ConfigError` for values that cannot be meant.
     """
@@ -48,7 +51,7 @@ class SynthesisOptions:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse impossible values."""
+        """Raise `ConfigError` for impossible values."""
         _whole("iterations", self.iterations, 1)
         _whole("grid_size", self.grid_size, 2)
         if self.warmup is not None:
@@ -77,17 +80,17 @@ class SynthesisOptions:
 
     @property
     def steps(self) -> int:
-        """Iterations of all rounds together."""
+        """The iterations of all rounds together."""
         return self.iterations * len(self.jitter)
 
     @property
     def warmup_iterations(self) -> int:
-        """Iterations of each round in which the learning rate rises."""
+        """The iterations of each round in which the learning rate rises."""
         return self.iterations // 5 if self.warmup is None else self.warmup
 
 
 def make_options(given: dict[str, Any]) -> SynthesisOptions:
-    """Return the options `given` by name; raise `ConfigError` for an unknown one."""
+    """Return the options with the values `given` by name; raise `ConfigError` for an unknown name."""
     known = [field.name for field in fields(SynthesisOptions)]
     unknown = [name for name in given if name not in known]
     if unknown:

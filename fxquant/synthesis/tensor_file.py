@@ -18,7 +18,7 @@ from fxquant.files import write_atomically
 def write_tensors(
     file: Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], error: type[FxquantError]
 ) -> None:
-    """Write `tensors` and `facts` as a file of `kind`; raise `error` where that cannot be done."""
+    """Write `tensors` and `facts` as a file of `kind`; raise `error` where that fails."""
     held = {
         name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()
     }  # safetensors wants memory apart
@@ -30,7 +30,7 @@ def write_tensors(
 
 
 def read_tensors(file: Path, kind: str, error: type[FxquantError]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and facts of a file of `kind`; raise `error` where it is none."""
+    """Return the tensors and facts of a file of `kind`; raise `error` where it is no such file."""
     try:
         with safe_open(str(file), framework="pt", device="cpu") as opened:
             text = (opened.metadata() or {}).get(kind)

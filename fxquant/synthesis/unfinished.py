@@ -23,9 +23,10 @@ _TENSORS = ("done", "images", "first_moment", "second_moment", "labels", "random
 
 class SynthesisFile:
     """
-    Where a synthesis is kept so that it can go on; `settings` tell which one it is.
+    The file of a synthesis, from which it can go on. `settings` tell this synthesis from others.
 
-    file None: nowhere. interval: seconds between two writes.
+    file: None writes nothing.
+    interval: seconds between two writes.
     """
 
     def __init__(self, file: str | os.PathLike[str] | None, settings: Mapping[str, Any], interval: float) -> None:
@@ -36,10 +37,10 @@ class SynthesisFile:
 
     def read(self, device: torch.device) -> SynthesisState | None:
         """
-        Return the state in the file, None where there is no file.
+        Return the state in the file, or None where there is no file.
 
-        Raises `CheckpointError` for a file of another kind or a damaged one, and naming the setting that differs for one of
-        another synthesis.
+        Raises `CheckpointError` for a file that is damaged or of another kind. For another synthesis it names the setting
+        that differs.
         """
         if self.file is None or not self.file.exists():
             return None
@@ -60,7 +61,7 @@ class SynthesisFile:
         return SynthesisState(**placed, tau=float(facts["tau"]), step=int(facts["step"]))
 
     def write(self, state: SynthesisState) -> None:
-        """Write `state`; raise `CheckpointError` where that cannot be done."""
+        """Write `state`; raise `CheckpointError` where that fails."""
         if self.file is not None:
             facts = {"format": _FORMAT, "settings": self.settings, "tau": state.tau, "step": state.step}
             tensors = {name: getattr(state, name) for name in _TENSORS}

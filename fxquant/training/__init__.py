@@ -1,4 +1,4 @@
-"""Quantisation-aware training: learned step sizes, distillation from several crops, and what keeps weights in their bins."""
+"""Quantisation-aware training: learned step sizes, distillation from several crops, and a regulariser of the weights."""
 
 from fxquant.training.epoch_images import AugmentedImages, TrainingData
 from fxquant.training.initialise import initialise_scales

@@ -1,4 +1,4 @@
-"""How many bit operations a model costs at the widths that it has learned."""
+"""How many bit operations a model needs at the bit widths that it has learned."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ def bit_operations(prepared: fx.GraphModule) -> Tensor:
     """
     Return the bit operations of one image, in units of 1e9, at the present widths of a graph of `fxquant.prepare_qat`.
 
-    0-dim, with gradients for learned widths. Each product counts its multiply-accumulates times the bits of both operands, 32
-    where one is float. Raises `ConfigError` where the model has not run yet, and so the image size is unknown.
+    The result is 0-dim and has gradients for learned widths. Each product counts its multiply-accumulates times the bits of
+    both operands. A float operand counts as 32 bits.
+
+    Raises `ConfigError` where the model has not run yet, because the size of its images is then unknown.
     """
     batch = _with_shapes(prepared)
     total = torch.zeros((), device=next(prepared.parameters()).device)
@@ -34,7 +36,7 @@ def bit_operations(prepared: fx.GraphModule) -> Tensor:
 
 
 def _with_shapes(prepared: fx.GraphModule) -> int:
-    """Let every node know its shape, and return the batch size of these."""
+    """Give every node of the graph its shape, and return the batch size of these shapes."""
     recorders = [m for m in prepared.modules() if isinstance(m, InputRecorder)]
     if any(not int(r.batches) for r in recorders):
         raise ConfigError("bit operations depend on the image size: run the model on a batch first")

@@ -1,4 +1,4 @@
-"""What a training sees: images of an epoch in an order and with crops that nothing but the seed and the epoch decide."""
+"""The images of a training. Their order and their crops depend on the seed and on the epoch alone."""
 
 from __future__ import annotations
 
@@ -26,17 +26,22 @@ Targets = Tensor | SoftTargets
 
 
 class EpochImages(Sized, Protocol):
-    """Images whose crops depend on their index and the epoch that was set."""
+    """A data set whose crops depend on the index of the image and on the epoch that was set."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the crops of `epoch`."""
+        """Make the crops those of `epoch`."""
 
     def __getitem__(self, index: int) -> Any:
-        """Return what `collate` puts together."""
+        """Return one item, of which `collate` makes batches."""
 
     @property
     def collate(self) -> Callable[[list[Any]], Any]:
-        """Make a batch: images ``(R, 3, H, W)`` and class indices ``(R,)`` or soft targets of them, or an `InputError`."""
+        """
+        Return the function that makes a batch of items.
+
+        A batch is images ``(R, 3, H, W)`` with class indices ``(R,)`` or soft targets. Where an item could not be read, it
+        is an `InputError`.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +49,11 @@ class TrainingData:
     """
     The images of a training; each rank has its own object.
 
-    images: of passes that show one crop. several: the same images with more crops, for the passes that show them. calibration:
-    images ``(B, 3, H, W)`` that the scales of activations start from, the same on all ranks. evaluation: batches of this
-    rank's share of the validation images. facts: what else tells this data from another, by name.
+    images: the training images, for the passes that show one crop of each.
+    several: the same images with several crops of each, for the passes that show several; None where there are none.
+    calibration: images ``(B, 3, H, W)`` that set the first scales of the activations, the same on all ranks.
+    evaluation: batches of validation images, this rank's share of them.
+    facts: what else tells this data from other data, by name.
     """
 
     images: EpochImages
@@ -60,7 +67,8 @@ class AugmentedImages(Dataset[Any]):
     """
     The images of `samples` with their class indices, changed at random by `transform`.
 
-    Random choices depend on seed, epoch and index alone, whatever was drawn before and by whichever process.
+    The random choices depend on the seed, the epoch and the index alone. It does not matter what was drawn before, or by
+    which process.
     """
 
     def __init__(self, samples: Samples, transform: Callable[[Image.Image], Tensor], seed: int = 0) -> None:
@@ -71,7 +79,7 @@ class AugmentedImages(Dataset[Any]):
         return len(self.samples)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the crops of `epoch`."""
+        """Make the crops those of `epoch`."""
         self._epoch = epoch
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | InputError:
@@ -82,7 +90,7 @@ class AugmentedImages(Dataset[Any]):
         return self._transform(pixels, index), self.samples.labels[index]
 
     def _transform(self, pixels: Image.Image, index: int) -> Tensor:
-        """Transform with seeded random states, and leave those of the process as they were."""
+        """Transform with random states made of the key, and leave those of the process as they were."""
         seed = int(random_of(self.seed, self._epoch, index).randint(2**31))
         states = random.getstate(), np.random.get_state()
         try:
@@ -106,8 +114,8 @@ def order_batches(count: int, now: EpochPass, seed: int, rank: int, world: int) 
     """
     Return the indices of this rank's images for each step of a pass.
 
-    Ranks take turns, so that a step sees the same images on any number of ranks; where `count` is no multiple of the ranks,
-    a few images come twice and all have equally many.
+    Ranks take images in turn, so that a step sees the same images on any number of ranks. Where `count` is no multiple of
+    the number of ranks, a few images come twice, so that all ranks have equally many.
     """
     sampler = DistributedSampler(range(count), world, rank, shuffle=True, seed=seed)  # type: ignore[arg-type, var-annotated]
     sampler.set_epoch(now.epoch)
@@ -125,10 +133,12 @@ def load_batches(
     pinned: bool,
 ) -> Iterable[Any]:
     """
-    Yield this rank's batches of a pass from step `start` on.
+    Yield this rank's batches of a pass, from step `start` on.
 
-    ranks: this rank and how many there are. pinned: in page-locked memory. Raises `InputError` naming the first image that
-    cannot be read.
+    ranks: the number of this rank, and the number of all ranks.
+    pinned: whether the batches lie in page-locked memory.
+
+    Raises `InputError` naming the first image that cannot be read.
     """
     dataset = data.several if now.crops > 1 and data.several is not None else data.images
     dataset.set_epoch(now.epoch)

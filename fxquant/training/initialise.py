@@ -1,4 +1,4 @@
-"""Where the scales of a prepared model start from."""
+"""The first scales of a prepared model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fxquant.distributed import broadcast_module, rank
 
 def initialise_scales(prepared: fx.GraphModule, images: Tensor, seed: int = 0) -> None:
     """
-    Let one forward pass over rank 0's `images` ``(B, 3, H, W)`` set the scales of activations, in eval mode.
+    Set the first scales of the activations by one forward pass over rank 0's `images` ``(B, 3, H, W)``, in eval mode.
 
-    All ranks then have the model that rank 0 has. Raises what `fxquant.calibrate` raises.
+    All ranks then have the model of rank 0. Raises what `fxquant.calibrate` raises.
     """
     prepared.eval()
     device = next(prepared.parameters()).device

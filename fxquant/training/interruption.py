@@ -1,4 +1,4 @@
-"""Being asked to stop: a training ends between two steps, where its state is whole."""
+"""A request to stop. A training heeds it between two steps, where its state is whole."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop(KeyboardInterrupt):
-    """Somebody asked to stop, and the state of the training is whole."""
+    """Raised between two steps after a request to stop: the state of the training is whole."""
 
 
 class Interruption:
-    """Whether somebody asked to stop."""
+    """Whether somebody has asked the process to stop."""
 
     def __init__(self) -> None:
         self.asked = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take note of the first SIGINT or SIGTERM; another one acts as it always did. Only the main thread can listen."""
+        """
+        Note the first SIGINT or SIGTERM while the context is open; the second one acts as it always did.
+
+        Only the main thread can listen.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -46,12 +50,14 @@ class Interruption:
             restore()
 
     def heed(self) -> None:
-        """Raise `Stop` where somebody asked to stop."""
+        """Raise `Stop` if somebody has asked to stop."""
         if self.asked:
             raise Stop
 
 
 def outlive_first_signal(_: int = 0) -> None:
-    """Let a loading process go on where its whole group was asked to stop: the training still waits for its batch."""
+    """
+    Keep a loading process alive when its whole process group is asked to stop: the training still waits for its batch.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))

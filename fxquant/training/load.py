@@ -1,4 +1,4 @@
-"""A trained model from a checkpoint, to be measured or converted."""
+"""Load a trained model from a checkpoint, to measure or convert it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ def load_trained(
     prepared: fx.GraphModule, file: str | os.PathLike[str], identity: Mapping[str, Any] | None = None
 ) -> fx.GraphModule | None:
     """
-    Load the weights of a training's checkpoint into `prepared`, and return its moving average, None where it holds none.
+    Load the weights of a training's checkpoint into `prepared`, and return its moving average, or None where it holds none.
 
-    prepared: a graph from `fxquant.prepare_qat` that has run once. identity: what the training was told of itself, as far as
-    it has to be the same. Both models are left in eval mode. In a process group every rank calls this, and rank 0 reads.
+    prepared: a graph from `fxquant.prepare_qat` that has run once.
+    identity: the facts that the training was given as `identity`. Those named here have to be equal.
 
-    Raises `CheckpointError` for a file that cannot be read, and naming what differs for one of another model or other bits.
+    Both models are left in eval mode. In a process group every rank calls this, and rank 0 reads.
+
+    Raises `CheckpointError` for a file that cannot be read. For one of another model or other bits it names what differs.
     """
     wanted = {**(identity or {}), "quantisers": describe_quantisers(prepared)}
     saved = from_first(lambda: _read(Path(file), wanted))

@@ -1,4 +1,4 @@
-"""What a training tells of itself: a table of its passes, and TensorBoard where it is asked for."""
+"""The log of a training: a table of its passes, and TensorBoard events if asked for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COLUMNS = (
 
 class Logs:
     """
-    log.csv in `folder`, one row per pass, and TensorBoard's event files where `tensorboard` says so.
+    The file log.csv in `folder`, one row per pass, and TensorBoard's event files if `tensorboard` is True.
 
     Raises `ConfigError` where the package tensorboard is missing.
     """
@@ -49,7 +49,7 @@ class Logs:
             self._writer = _open_tensorboard(folder, first)
 
     def write(self, history: Sequence[dict[str, Any]]) -> None:
-        """Write all rows, so that the table is that of the checkpoint however often the training was taken up."""
+        """Write all rows of `history`, so that the table fits the checkpoint however often the training was resumed."""
         if self.folder is None:
             return
         text = io.StringIO()
@@ -65,7 +65,7 @@ class Logs:
             self._send(history[-1])
 
     def close(self) -> None:
-        """Write what TensorBoard has not written yet."""
+        """Write what TensorBoard still holds back."""
         if self._writer is not None:
             self._writer.close()
 
@@ -78,7 +78,11 @@ class Logs:
 
 
 def _open_tensorboard(folder: Path, first: int) -> Any:
-    """first: the epoch from which on an earlier run's points are not valid any more."""
+    """
+    Return a writer of TensorBoard's events.
+
+    first: the first epoch that is written. Points that an earlier run wrote from there on are not shown any more.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

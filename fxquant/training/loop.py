@@ -30,9 +30,11 @@ CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 @dataclass(frozen=True, eq=False)
 class TrainingResult:
     """
-    What a training gave. prepared: the model, trained in place, in eval mode. averaged: its moving average, where one was kept.
+    The result of a training.
 
-    history: the numbers of each pass by name, see `fxquant.training.logs.COLUMNS`.
+    prepared: the model, which was trained in place, in eval mode.
+    averaged: its moving average, or None where none was kept.
+    history: a row of numbers for each pass, by the names of `fxquant.training.logs.COLUMNS`.
     """
 
     prepared: fx.GraphModule
@@ -55,25 +57,33 @@ def train(
     tensorboard: bool = False,
 ) -> TrainingResult:
     """
-    Train `prepared`, a graph from `fxquant.prepare_qat`, in place on its device; `fxquant.convert` then gives the int8 model.
+    Train `prepared`, a graph from `fxquant.prepare_qat`, in place on its device; `fxquant.convert` then gives the int8
+    model.
 
-    This is VVTQ (Huang et al., "Quantization Variation: A New Perspective on Training Transformers with Low-Bit Precision",
-    TMLR 2024) with the options' defaults: learned step sizes, a regulariser that pulls weights to the middle of their bins,
-    and, where `data` has soft labels, several crops of each image with what a teacher said of each.
+    With the default options this is VVTQ (Huang et al., "Quantization Variation: A New Perspective on Training Transformers
+    with Low-Bit Precision", TMLR 2024). Step sizes are learned, and a regulariser pulls weights to the middle of their
+    bins. Where `data` has soft labels, it sees several crops of each image with a teacher's answer to each.
 
-    The scales of activations start from ``data.calibration``. folder: where checkpoint.pt, checkpoint.previous.pt, best.pt
-    (by validation top-1) and log.csv are kept; None keeps nothing. A checkpoint is written every `checkpoint_minutes`, after
-    each pass, and when SIGINT or SIGTERM asks to stop, which raises KeyboardInterrupt. resume: go on from the folder's
-    checkpoint, if there is one, or from a file; on one device the weights are then, bit for bit, those of a training without
-    interruption, where the device's arithmetic repeats itself: on a GPU that is not so with the regulariser, whose sums over
-    codes (`index_add_`) are in no fixed order. identity: what else tells this training from another, by name.
+    data: the images; ``data.calibration`` sets the first scales of the activations.
+    folder: where checkpoint.pt, checkpoint.previous.pt, best.pt (by validation top-1) and log.csv are kept. None keeps
+    nothing.
+    resume: True goes on from the folder's checkpoint if there is one, a path goes on from that file.
+    checkpoint_minutes: the time between two checkpoints. One more is written after each pass, and when SIGINT or SIGTERM
+    asks to stop, which raises KeyboardInterrupt.
+    identity: what else tells this training from another, by name.
+    workers: the number of processes that load images; 0 loads in this one.
 
-    In a group of processes (`fxquant.distributed`) each rank calls this with its own `data`: gradients are averaged, rank 0
-    alone reads and writes files. The caller's random state stays as it was.
+    A resumed training on one device ends with the weights of one that was not interrupted, bit for bit, where the device's
+    arithmetic repeats itself. On a GPU it does not with the regulariser: its sums over codes (`index_add_`) are in no fixed
+    order.
 
-    Raises `UnsupportedGraphError` for any other graph, `ConfigError` for options that do not fit, `CheckpointError` for a
-    folder that holds another training, or one that is not to be resumed, `TrainingError` naming the step where loss or gradient
-    is not finite, `InputError` for a label that the model has no class for, and what `fxquant.calibrate` and the data raise.
+    In a group of processes (`fxquant.distributed`) each rank calls this with its own `data`. Gradients are averaged, and
+    rank 0 alone reads and writes files. The caller's random state stays as it was.
+
+    Raises `UnsupportedGraphError` for any other graph and `ConfigError` for options that do not fit. Raises
+    `CheckpointError` for a folder that holds another training, or one that is not to be resumed. Raises `TrainingError`
+    naming the step where the loss or a gradient is not finite, `InputError` for a label that the model has no class for,
+    and what `fxquant.calibrate` and the data raise.
     """
     options = options or TrainingOptions()
     refuse_graph(prepared)
@@ -99,7 +109,7 @@ def train(
 
 
 def _go_on(run: Run, logs: Logs, progress: bool) -> None:
-    """Make all passes that are left."""
+    """Run all passes that are left."""
     state = run.state
     try:
         with run.bar(progress):
@@ -131,7 +141,7 @@ def _open_file(
 def _settings(
     prepared: fx.GraphModule, data: TrainingData, options: TrainingOptions, identity: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what the weights depend on; neither the device, nor the number of ranks, is among it."""
+    """Return what the weights depend on. The device and the number of ranks are not part of it."""
     return {
         **identity,
         "quantisers": describe_quantisers(prepared),
@@ -143,7 +153,7 @@ def _settings(
 
 
 def _take_up(state: State, file: StateFile, place: Path | None, resume: bool | str | os.PathLike[str]) -> None:
-    """Load the checkpoint that `resume` asks for, or that was written before torchrun started this process anew."""
+    """Load the checkpoint that `resume` asks for, or the one written before torchrun restarted this process."""
     saved = distributed.from_first(lambda: _read(file, place, resume))  # the others may not see the folder
     if saved is None:
         return
@@ -153,7 +163,7 @@ def _take_up(state: State, file: StateFile, place: Path | None, resume: bool | s
 
 
 def _read(file: StateFile, place: Path | None, resume: bool | str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the state to go on from, None where the training begins."""
+    """Return the state to go on from, or None where the training starts afresh."""
     if file.file is None or place is None:
         return None
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -169,6 +179,6 @@ def _read(file: StateFile, place: Path | None, resume: bool | str | os.PathLike[
 
 
 def _keep_best(state: State, checkpoint: Path | None) -> None:
-    """Let best.pt be the checkpoint where its last pass is the best."""
+    """Copy the checkpoint to best.pt if its last pass is the best one."""
     if checkpoint is not None and state.progress.last_is_best:
         duplicate(checkpoint, checkpoint.with_name(BEST))

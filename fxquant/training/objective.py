@@ -1,4 +1,4 @@
-"""What a training makes small."""
+"""The loss that a training minimises."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ PARTS = ("task_loss", "variation", "bit_operations")
 
 
 class Objective:
-    """The loss of a prepared model: that of its logits, and what `options` add of its weights and bit widths."""
+    """The loss of a prepared model: the loss of its logits, plus what `options` add for its weights and bit widths."""
 
     def __init__(self, prepared: fx.GraphModule, options: TrainingOptions) -> None:
         self.prepared, self.options = prepared, options
 
     def weight(self, epoch: int) -> float:
-        """Return the weight of the regulariser in `epoch`, 0 where it is off."""
+        """Return the weight of the regulariser in `epoch`, 0 where the regulariser is off."""
         if not self.options.regulariser:
             return 0.0
         return regulariser_weight(epoch, self.options.epochs, self.options.regulariser_weight)
 
     def __call__(self, logits: Tensor, targets: Tensor | SoftTargets, weight: float) -> tuple[Tensor, Tensor]:
         """
-        Return the loss, a scalar, and its parts ``(3,)`` as numbers, see `PARTS`; what is not asked for is 0.
+        Return the loss, a scalar, and its parts ``(3,)`` without gradients, in the order of `PARTS`; a part that is off is
+        0.
 
-        logits: ``(R, C)``. weight: of the regulariser.
+        logits: ``(R, C)``.
+        targets: class indices ``(R,)`` or soft targets of R rows.
+        weight: the weight of the regulariser.
         """
         if isinstance(targets, SoftTargets):
             task = soft_cross_entropy(logits, targets)

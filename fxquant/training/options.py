@@ -1,4 +1,4 @@
-"""The constants of quantisation-aware training, each an option."""
+"""The options of quantisation-aware training."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ class TrainingOptions:
     """
     How a prepared model is trained; the defaults are those of VVTQ's published run (Xijie Huang et al., TMLR 2024).
 
-    epochs: a pass that shows `crops` crops of each image counts as that many. batch_size: crops per step, over all ranks
-    together. crops: of each image, where soft labels tell of several. lr, weight_decay, betas, eps: AdamW's. warmup_epochs:
-    over which the learning rate rises from `warmup_lr`; then it falls along a half cosine to `min_lr`.
+    epochs: the length of the training. A pass that shows `crops` crops of each image counts as that many epochs.
+    batch_size: crops per step, over all ranks together.
+    crops: crops of each image in a pass, where there are soft labels for several.
+    lr, weight_decay, betas, eps: the constants of AdamW.
+    warmup_epochs: epochs in which the learning rate rises from `warmup_lr` to `lr`. It then falls along a half cosine to
+    `min_lr`.
 
-    regulariser: pull weights towards the middle of their bins, weighted from 0 to `regulariser_weight`. track_oscillations:
-    measure how many weights jump between two codes, by a moving average with `oscillation_momentum`. freeze_threshold: freeze
-    those that do more often than this, from 0 to 1; None freezes none. budget: of bit operations per image, in 1e9, for learned
-    bit widths; `budget_weight` times the square of what is above it joins the loss. bits_ratio: the part of the epochs in which
-    bit widths are learned.
+    regulariser: whether weights are pulled to the middle of their bins. The pull grows from 0 to `regulariser_weight`.
+    track_oscillations: whether to measure how many weights jump between two codes, by a moving average with
+    `oscillation_momentum`.
+    freeze_threshold: weights that jump more often than this, from 0 to 1, are frozen. None freezes none.
+    budget: the bit operations per image, in 1e9, that learned bit widths may need. Above it, `budget_weight` times the
+    square of the excess joins the loss.
+    bits_ratio: the share of the epochs in which bit widths are learned.
 
-    clip_grad: the largest norm of the gradient. ema_decay: of a moving average of the model, None keeps none. bf16: compute
-    in bfloat16 by autocast, quantisers apart. seed: of order, crops, and the drop path that `fxquant.prepare_qat` takes (0.1 in
-    the published run).
+    clip_grad: the largest norm of the gradient; None does not clip.
+    ema_decay: the decay of a moving average of the model; None keeps no average.
+    bf16: whether to compute in bfloat16 by autocast. Quantisers stay in float32.
+    seed: decides the order of images, the crops, and the dropped paths. The rate of these is an argument of
+    `fxquant.prepare_qat`, 0.1 in the published run.
 
     Raises `ConfigError` for values that cannot be meant.
     """
@@ -111,7 +118,7 @@ def _number(name: str, value: object, positive: bool = False) -> None:
 
 
 def _share(name: str, value: object, closed: bool = False) -> None:
-    """Refuse what is not from 0 to below 1, or to 1 where `closed`."""
+    """Raise `ConfigError` unless `value` is at least 0 and below 1, or at most 1 where `closed`."""
     _number(name, value)
     if isinstance(value, int | float) and (value > 1 or (value == 1 and not closed)):
         raise ConfigError(f"{name} must be {'at most' if closed else 'below'} 1, got {value!r}")

@@ -17,7 +17,7 @@ OSCILLATING = 0.005  # frequency above which a weight counts as oscillating
 
 @dataclass(frozen=True)
 class Share:
-    """Shares of all weights, 0..1."""
+    """Shares of all weights, from 0 to 1."""
 
     oscillating: float
     frozen: float
@@ -25,11 +25,13 @@ class Share:
 
 class OscillationFreezer:
     """
-    Follow the codes of all weights of `prepared`; with a `threshold`, fix those that change back and forth more often.
+    Follow the codes of all weights of `prepared`, and hold those still that change back and forth too often.
 
-    Call `step` after each step of the optimiser. A weight oscillates where its code moves against its last move; the frequency
-    is an average over steps that moves by `momentum`. A frozen weight stays in the middle of the code that it had most on
-    average, whatever the optimiser does to it, and follows its scale. threshold: None only follows.
+    Call `step` after each step of the optimiser. A weight oscillates when its code moves against its last move. Its
+    frequency is a moving average over the steps, with `momentum`. A weight whose frequency exceeds `threshold` is frozen:
+    it stays in the middle of the code that it had on average, whatever the optimiser does to it, and follows its scale.
+
+    threshold: None follows the codes and freezes nothing.
     """
 
     def __init__(self, prepared: nn.Module, threshold: float | None = None, momentum: float = 0.01) -> None:
@@ -42,7 +44,7 @@ class OscillationFreezer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take in the weights after a step of the optimiser, and put the frozen ones back."""
+        """Look at the weights after a step of the optimiser, and put the frozen ones back."""
         for track in self._tracks:
             track.follow(self.momentum)
             if self.threshold is not None:
@@ -50,17 +52,17 @@ class OscillationFreezer:
 
     @property
     def share(self) -> Share:
-        """What share of the weights oscillates, and is frozen."""
+        """Return the share of the weights that oscillate, and the share that is frozen."""
         total = max(sum(t.weight.numel() for t in self._tracks), 1)
         oscillating = sum(int((t.frequency > OSCILLATING).sum()) for t in self._tracks)
         return Share(oscillating / total, sum(int(t.frozen.sum()) for t in self._tracks) / total)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that `step` goes on from."""
+        """Return the state, for `load_state_dict`."""
         return {str(i): {name: getattr(t, name) for name in _Track.STATE} for i, t in enumerate(self._tracks)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave; raise `CheckpointError` where that was another model's."""
+        """Restore what `state_dict` returned; raise `CheckpointError` for the state of another model."""
         if len(state) != len(self._tracks):
             raise CheckpointError(f"expected the oscillations of {len(self._tracks)} weights, found {len(state)}")
         for index, track in enumerate(self._tracks):

@@ -1,4 +1,4 @@
-"""Which parameters weight decay is for."""
+"""Which parameters weight decay applies to."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ _NOT_DECAYED = ("*cls_token", "*pos_embed", "*dist_token", "*reg_token", "*absol
 
 def group_parameters(prepared: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """
-    Return the optimiser's groups: weights are decayed, vectors, positions, tokens and quantisers' own parameters are not.
+    Return the parameter groups of the optimiser: one with weight decay, one without.
 
-    Parameters that need no gradient are in no group; equal models have equal groups.
+    Weights are decayed. Vectors, positions, tokens and the quantisers' own parameters are not. Parameters that need no
+    gradient are in no group. Equal models give equal groups.
     """
     quantisers = [f"{path}.*" for path, module in prepared.named_modules() if isinstance(module, LearnedStepQuantizer)]
     groups: list[dict[str, Any]] = param_groups_weight_decay(

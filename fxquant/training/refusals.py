@@ -1,4 +1,4 @@
-"""What cannot be trained, told before the first step."""
+"""Refuse what cannot be trained, before the first step."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refuse_graph(prepared: nn.Module) -> None:
 
 
 def refuse_idle_budget(prepared: fx.GraphModule, options: TrainingOptions) -> None:
-    """Raise `ConfigError` for a budget that no learned bit width could meet."""
+    """Raise `ConfigError` for a budget where no bit width is learned that could meet it."""
     learned = any(isinstance(m, LearnedStepQuantizer) and m.bits is not None for m in prepared.modules())
     if options.budget is not None and not learned:
         raise ConfigError(
@@ -40,7 +40,7 @@ def refuse_idle_budget(prepared: fx.GraphModule, options: TrainingOptions) -> No
 
 
 def refuse_unknown_classes(labels: Tensor, classes: int) -> None:
-    """Raise `InputError` where one of the class indices `labels` is none of `classes`."""
+    """Raise `InputError` where a class index in `labels` is not below `classes`."""
     low, high = (int(bound) for bound in labels.aminmax()) if labels.numel() else (0, 0)
     if low < 0 or high >= classes:
         wrong = low if low < 0 else high

@@ -1,4 +1,4 @@
-"""The variation-aware regulariser: it draws weights towards their codes, and those of one code towards each other (VVTQ)."""
+"""The variation-aware regulariser: it draws weights to their codes, and the weights of one code to each other (VVTQ)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ START = 0.25  # share of the training before which it has no weight
 
 
 def regulariser_weight(epoch: float, epochs: float, final: float = 0.01) -> float:
-    """Return the weight of the regulariser at `epoch` of `epochs`: 0 for a quarter, then half a cosine up to `final`."""
+    """
+    Return the weight of the regulariser at `epoch` of `epochs`.
+
+    It is 0 for the first quarter of the training. It then rises along half a cosine to `final`.
+    """
     done = (epoch / epochs - START) / (1 - START)
     return 0.0 if done < 0 else final * (1 - math.cos(math.pi * done)) / 2
 
 
 def variation_regulariser(prepared: nn.Module, published: bool = False) -> Tensor:
     """
-    Return the regulariser summed over all weights of a graph of `fxquant.prepare_qat`, 0-dim with gradients.
+    Return the regulariser, summed over all weights of a graph of `fxquant.prepare_qat`: 0-dim, with gradients.
 
-    For the clipped weight ``c`` and its rounded value ``q``: the mean of ``(q - c)^2``, and for each code that more than one
-    weight has, the unbiased variance of their c (VVTQ, equation 8). Binary weights add nothing. published: leave out of a code,
-    as the authors' code does, the weights whose ``q / scale`` is no whole number in float32.
+    Let ``c`` be the clipped weight and ``q`` its rounded value. Each weight adds the mean of ``(q - c)^2``. For each code
+    that more than one element has, it adds the unbiased variance of their ``c`` (VVTQ, equation 8). Binary weights add
+    nothing.
+
+    published: as the authors' code does, leave out the elements whose ``q / scale`` is no whole number in float32.
     """
     total: Tensor | None = None
     for module, weight in weight_quantizers(prepared):
@@ -49,7 +55,7 @@ def variation_regulariser(prepared: nn.Module, published: bool = False) -> Tenso
 
 
 class _Variation(torch.autograd.Function):
-    """Both sums over all codes at once; their gradients are known by then."""
+    """Both sums over all codes at once. The forward pass computes their gradients too."""
 
     @staticmethod
     def forward(

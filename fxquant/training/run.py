@@ -1,4 +1,4 @@
-"""The passes of a training: steps, and the measurement after each."""
+"""Run the passes of a training: the steps of each, and the measurement after it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MEANS = ("loss", *PARTS, "gradient_norm")  # of a step, over all ranks
 
 @dataclass(eq=False)
 class Run:
-    """A training on its way: `state` is all that changes."""
+    """A training that is running. `state` is all that changes."""
 
     state: State
     data: TrainingData
@@ -47,7 +47,7 @@ class Run:
     _objective: Objective = field(init=False)
 
     def __post_init__(self) -> None:
-        """Let ranks share their gradients."""
+        """Wrap the model so that ranks share their gradients."""
         prepared = self.state.prepared
         self._objective = Objective(prepared, self.state.options)
         self._model = prepared
@@ -56,7 +56,7 @@ class Run:
             self._model = DistributedDataParallel(prepared, device_ids=places)
 
     def bar(self, shown: bool) -> AbstractContextManager[Any]:
-        """Return the progress bar of all passes together; its time left is that of the whole training."""
+        """Return the progress bar of all passes together, so that the time left is that of the whole training."""
         done = sum(now.steps for now in self.passes[: self.state.progress.index]) + self.state.progress.step
         total = sum(now.steps for now in self.passes)
         off = not shown or rank() > 0
@@ -71,9 +71,9 @@ class Run:
 
     def train_pass(self) -> None:
         """
-        Make the steps of the pass at hand that are left.
+        Run the remaining steps of the current pass.
 
-        Raises `TrainingError` naming a step whose loss or gradient is not finite, before the model has changed.
+        Raises `TrainingError` naming the step whose loss or gradient is not finite, before that step changes the model.
         """
         progress = self.state.progress
         now = self.passes[progress.index]
@@ -97,7 +97,7 @@ class Run:
             raise
 
     def _step(self, now: EpochPass, images: Tensor, targets: Targets) -> dict[str, float]:
-        """Change the model by one batch; return what it gave, over all ranks."""
+        """Change the model by one batch, and return the numbers of the step over all ranks."""
         state, options = self.state, self.state.options
         # Drop path draws from this, so that a step is the same whatever was drawn before.
         torch.manual_seed(int(random_of("step", options.seed, rank(), now.epoch, state.progress.step).randint(2**31)))
@@ -120,7 +120,7 @@ class Run:
         return numbers
 
     def _over_ranks(self, means: Tensor, images: int) -> dict[str, float]:
-        """Return means and sums of a step over ranks, and whether any rank was asked to stop."""
+        """Return the means and sums of a step over all ranks, and whether any rank was asked to stop."""
         own = torch.cat((means.float(), means.new_tensor([images, self.interruption.asked]).float()))
         *found, count, asked = sum_over_ranks(own).tolist()
         average = {name: value / world_size() for name, value in zip(_MEANS, found, strict=True)}
@@ -144,7 +144,7 @@ class Run:
         self._bar.update()
 
     def measure(self) -> Row:
-        """Return the numbers of the pass whose steps are over, those of validation images included."""
+        """Return the numbers of the pass that has just ended, accuracy on validation images included."""
         state, progress = self.state, self.state.progress
         now = self.passes[progress.index]
         means = {name: progress.sums[name] / progress.step for name in _MEANS}
@@ -174,7 +174,7 @@ class Run:
         return {**row, "best_of": row["top1"] if averaged is None else row["ema_top1"]}
 
     def _accuracies(self) -> tuple[Accuracy | None, Accuracy | None]:
-        """Return those of the model and of its moving average."""
+        """Return the accuracy of the model and that of its moving average."""
         state, batches = self.state, self.data.evaluation
         if batches is None:
             return None, None
@@ -184,7 +184,7 @@ class Run:
         return trained, measure_accuracy(state.averaged, batches, self.device, "validate average", self.interruption)
 
     def _explain(self, error: RuntimeError) -> None:
-        """Raise what a failed exchange between ranks means; return where it was none."""
+        """Raise an error that says why ranks could not talk to each other; return if that is not what failed."""
         if world_size() == 1 or not (isinstance(error, DistError) or "gloo" in str(error)):
             return
         if self.interruption.asked:  # and so were the others, who are gone

@@ -1,4 +1,4 @@
-"""Which passes over the images a training makes, and their learning rates."""
+"""The passes that a training makes over the images, and their learning rates."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from fxquant.training.options import TrainingOptions
 @dataclass(frozen=True)
 class EpochPass:
     """
-    Every image once, in `crops` crops. epoch: how many were counted before it. lr_epoch: that the learning rate is of.
+    One pass over the training images, which shows `crops` crops of each.
 
-    images: per step, over all ranks together. steps: how many.
+    epoch: the number of epochs before this pass.
+    lr_epoch: the epoch whose learning rate the pass uses. It is `epoch`, but for the last passes: see `plan_passes`.
+    images: the number of images in a step, over all ranks together.
+    steps: the number of steps.
     """
 
     epoch: int
@@ -30,9 +33,9 @@ def plan_passes(options: TrainingOptions, count: int, multi_crop: bool, world: i
     """
     Return the passes over `count` images.
 
-    With several crops a pass counts as that many epochs, apart from warm-up epochs and the last ones: from `crops` epochs
-    before the end on, passes show one crop. Those run at the rate of the epoch that follows them, as FKD's published code has
-    it, so that the very last one is at `min_lr` (Shen and Xing, "A Fast Knowledge Distillation Framework for Visual
+    A pass with several crops counts as that many epochs. Two kinds of passes show one crop: those of the warm-up, and those
+    of the last `crops` epochs. The latter use the learning rate of the epoch after them, so that the very last one is at
+    `min_lr`. That is how FKD's published code has it (Shen and Xing, "A Fast Knowledge Distillation Framework for Visual
     Recognition", ECCV 2022).
 
     Raises `ConfigError` for a batch that cannot be shared equally among the ranks.
@@ -62,7 +65,7 @@ def plan_passes(options: TrainingOptions, count: int, multi_crop: bool, world: i
 
 
 def make_scheduler(optimizer: Optimizer, options: TrainingOptions) -> CosineLRScheduler:
-    """Return the scheduler whose ``step(epoch)`` sets the learning rate of an epoch, whatever it was before."""
+    """Return a scheduler whose ``step(epoch)`` sets the learning rate of that epoch, whatever it was before."""
     return CosineLRScheduler(
         optimizer,
         t_initial=options.epochs,

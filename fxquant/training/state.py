@@ -1,4 +1,4 @@
-"""Everything that changes while a model is trained, as one thing that can be kept and taken up again."""
+"""Everything that changes while a model is trained, in one object that can be saved and restored."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ Row = dict[str, Any]
 @dataclass(eq=False)
 class TrainingProgress:
     """
-    How far a training is: `index` whole passes, and `step` steps of the next one.
+    How far a training has come: `index` whole passes, and `step` steps of the next one.
 
-    sums: over those steps, by name. seconds: that they took. history: a row of numbers for each whole pass.
+    sums: the numbers of these steps added up, by name.
+    seconds: the time that these steps took.
+    history: a row of numbers for each whole pass.
     """
 
     index: int = 0
@@ -38,20 +40,20 @@ class TrainingProgress:
     history: list[Row] = field(default_factory=list)
 
     def add(self, numbers: Mapping[str, float], seconds: float) -> None:
-        """Count one step and its numbers."""
+        """Add one step: its numbers and the seconds it took."""
         self.step += 1
         self.seconds += seconds
         for name, value in numbers.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def finish_pass(self, row: Row) -> None:
-        """Begin the next pass."""
+        """Store the row of the pass that has ended, and begin the next pass."""
         self.index, self.step, self.seconds, self.sums = self.index + 1, 0, 0.0, {}
         self.history.append(row)
 
     @property
     def best(self) -> Row | None:
-        """The first row of the highest accuracy; None before there is one."""
+        """The first row with the highest accuracy; None before there is any."""
         measured = [row for row in self.history if row["best_of"] is not None]
         return max(measured, key=lambda row: float(row["best_of"]), default=None)
 
@@ -62,7 +64,7 @@ class TrainingProgress:
 
 
 class State:
-    """A prepared model whose scales are set, with what trains it."""
+    """A prepared model whose scales are set, and everything that trains it."""
 
     def __init__(self, prepared: fx.GraphModule, options: TrainingOptions) -> None:
         self.prepared, self.options = prepared, options
@@ -83,7 +85,7 @@ class State:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """Everything that is trained."""
+        """All parameters that are trained."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def begin_pass(self, now: EpochPass) -> float:
@@ -92,7 +94,7 @@ class State:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def update(self, epoch: int) -> None:
-        """Change the model by its gradients; bit widths stay as they are once `bits_ratio` of the epochs are over."""
+        """Change the model by its gradients. Bit widths stay as they are after `bits_ratio` of the epochs."""
         if epoch >= self.options.bits_ratio * self.options.epochs:
             for module in self._quantisers():
                 if module.bits is not None:
@@ -109,7 +111,7 @@ class State:
         yield from (m for m in self.prepared.modules() if isinstance(m, LearnedStepQuantizer))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything, as tensors and plain values."""
+        """Return the whole state as tensors and plain values."""
         return {
             "model": self.prepared.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -119,7 +121,7 @@ class State:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Take up what `state_dict` gave; raise `CheckpointError` where it is of another model."""
+        """Restore what `state_dict` returned; raise `CheckpointError` for the state of another model."""
         load_model(self.prepared, saved["model"])
         try:
             self.optimizer.load_state_dict(saved["optimizer"])
@@ -133,7 +135,7 @@ class State:
 
 
 def load_model(prepared: fx.GraphModule, saved: Mapping[str, Tensor]) -> None:
-    """Load a prepared model's tensors; raise `CheckpointError` where they are of another one."""
+    """Load the tensors of a prepared model; raise `CheckpointError` for those of another one."""
     try:
         prepared.load_state_dict(saved)
     except RuntimeError as error:
@@ -142,7 +144,7 @@ def load_model(prepared: fx.GraphModule, saved: Mapping[str, Tensor]) -> None:
 
 
 def describe_quantisers(prepared: fx.GraphModule) -> str:
-    """Return how many operands are quantised to how many bits, and a digest of which ones and how."""
+    """Return how many operands are quantised to how many bits, and a digest of which operands and how."""
     found = [m for m in prepared.modules() if isinstance(m, LearnedStepQuantizer | BinaryWeightQuantizer)]
     bits = Counter(1 if isinstance(m, BinaryWeightQuantizer) else m.spec.bits for m in found)
     specs = "\n".join(sorted(f"{m.operand}: {m.spec!r}" for m in found))

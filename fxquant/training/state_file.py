@@ -1,4 +1,4 @@
-"""The state of a training on disk: one file that is whole or not there, and the one before it."""
+"""The state of a training on disk: one file that is whole or not there, and the one written before it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ _PARTS = ("settings", "model", "optimizer", "ema", "freezer", "progress")
 
 class StateFile:
     """
-    Where a training is kept so that it can go on; `settings` tell which one it is.
+    The file of a training, from which it can go on. `settings` tell this training from others.
 
-    file None: nowhere. interval: seconds between two writes.
+    file: None writes nothing.
+    interval: seconds between two writes.
     """
 
     def __init__(self, file: Path | None, settings: Mapping[str, Any], interval: float) -> None:
@@ -38,19 +39,19 @@ class StateFile:
 
     @property
     def previous(self) -> Path | None:
-        """Where the state before the last one is."""
+        """The file of the state before the last one."""
         return None if self.file is None else previous_of(self.file)
 
     @property
     def due(self) -> bool:
-        """Say whether the interval has passed since the last write."""
+        """Whether the interval has passed since the last write."""
         return self.file is not None and time.monotonic() - self._written >= self.interval
 
     def read(self, file: Path | None = None) -> dict[str, Any]:
         """
-        Return the state in `file`, None for the training's own.
+        Return the state in `file`; None reads the training's own file.
 
-        Raises `CheckpointError` as `read_state` does, and naming what differs for one of another training.
+        Raises `CheckpointError` as `read_state` does. For the file of another training it names what differs.
         """
         chosen = file or self.file
         if chosen is None:
@@ -61,7 +62,7 @@ class StateFile:
         return state
 
     def write(self, state: Mapping[str, Any]) -> None:
-        """Write `state`, and keep the one before; raise `CheckpointError` where that cannot be done."""
+        """Write `state` and keep the one before; raise `CheckpointError` where that fails."""
         if self.file is None or self.previous is None:
             return
         content = {"kind": _KIND, "format": _FORMAT, "settings": self.settings, **state}
@@ -76,7 +77,7 @@ class StateFile:
 
 
 def previous_of(file: Path) -> Path:
-    """Return where the state before that in `file` is kept."""
+    """Return the file that keeps the state before that in `file`."""
     return file.with_name(f"{file.stem}.previous{file.suffix}")
 
 
@@ -84,8 +85,8 @@ def read_state(file: Path) -> dict[str, Any]:
     """
     Return what a training wrote to `file`; reading it runs no code.
 
-    Raises `CheckpointError` for a file that is missing, damaged, of another kind or of another format; where the one before
-    it is there, the message tells so.
+    Raises `CheckpointError` for a file that is missing, damaged, of another kind or of another format. If the state before
+    it is there, the message says so.
     """
     if not file.is_file():
         raise CheckpointError(f"checkpoint {str(file)!r} does not exist")
@@ -108,7 +109,7 @@ def read_state(file: Path) -> dict[str, Any]:
 
 
 def compare_settings(file: Path, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` naming each setting of a file that is not the one wanted."""
+    """Raise `CheckpointError` naming each setting in which a file differs from what is wanted."""
     names = [name for name in dict.fromkeys([*wanted, *saved]) if saved.get(name) != wanted.get(name)]
     if names:
         differences = "; ".join(
@@ -120,7 +121,7 @@ def compare_settings(file: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
 
 
 def duplicate(source: Path, target: Path) -> None:
-    """Let `target` have the content of `source` from one moment to the next; nothing is copied where links are possible."""
+    """Give `target` the content of `source` at once; nothing is copied where the file system has links."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         try:

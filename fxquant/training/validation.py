@@ -1,4 +1,4 @@
-"""How good a model is on validation images that ranks share."""
+"""Accuracy on validation images that ranks share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fxquant.training.interruption import Interruption
 
 @dataclass(frozen=True)
 class Accuracy:
-    """top1, top5: percent of `count` images; top5 is None below six classes."""
+    """Accuracy on `count` images. top1 and top5 are in percent; top5 is None for fewer than six classes."""
 
     top1: float
     top5: float | None
@@ -35,9 +35,9 @@ def measure_accuracy(
     interruption: Interruption | None = None,
 ) -> Accuracy:
     """
-    Evaluate `model` in eval mode on all ranks' batches together; each rank calls this, and each gets the result.
+    Evaluate `model` in eval mode on the batches of all ranks together; each rank calls this, and each gets the result.
 
-    Raises what `fxquant.measurement.evaluation.evaluate` raises, and `Stop` where an interruption was asked for.
+    Raises what `evaluate` raises, and `Stop` after a request to stop.
     """
     listener = interruption or Interruption()
 

@@ -1,4 +1,4 @@
-"""The competitors, one file each kind; bf16-compile is the one that the others are compared with."""
+"""The competitors, one file for each kind. The others are compared with bf16-compile."""
 
 from __future__ import annotations
 

@@ -19,8 +19,10 @@ def build_float(
     """
     Return the float model in `dtype`.
 
-    matmul: let timm's attention be two products around a softmax, which torch.compile runs faster than the fused kernel on
-    some processors. Raises `InputError` where no attention is fused.
+    matmul: split timm's attention into two products around a softmax. On some processors torch.compile runs that faster
+    than the fused kernel.
+
+    Raises `InputError` where no attention is fused.
     """
     model = subject.model(dtype)
     if matmul:
@@ -29,7 +31,7 @@ def build_float(
 
 
 def open_attention(model: nn.Module) -> None:
-    """Switch timm's fused attention off; raise `InputError` where there is none."""
+    """Switch off timm's fused attention; raise `InputError` where there is none."""
     fused = [module for module in model.modules() if getattr(module, "fused_attn", False)]
     if not fused:
         raise InputError("the model has no fused attention to open: this would be bf16-compile again")

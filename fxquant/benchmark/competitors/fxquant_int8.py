@@ -1,4 +1,4 @@
-"""The int8 model of fxquant, beside float32 and beside bfloat16."""
+"""fxquant's int8 model, where the rest is float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fxquant.benchmark.torch_engine import torch_engine
 
 
 def build_fxquant(subject: Subject, images: Tensor, *, dtype: torch.dtype, compiled: bool = False) -> Engine:
-    """Return the converted model that computes what is not int8 in `dtype`."""
+    """Return the converted model, which computes in `dtype` what is not int8."""
     gm = subject.quantized(dtype)
     return torch_engine(fxquant.compile(gm) if compiled else gm, images.to(device=subject.device, dtype=dtype))
 

@@ -25,7 +25,7 @@ def build_onnx_runtime(subject: Subject, images: Tensor) -> Engine:
     """
     Return the model exported to ONNX and quantised to int8.
 
-    The products with a weight are quantised (MatMul and Gemm), those inside attention are not: an 8-bit softmax between them
+    Products with a weight are quantised (MatMul and Gemm). Those inside attention are not: an 8-bit softmax between them
     would cost most of the agreement with the float model.
     """
     with tempfile.TemporaryDirectory() as name:
@@ -36,7 +36,7 @@ def build_onnx_runtime(subject: Subject, images: Tensor) -> Engine:
 
 
 def export_onnx(subject: Subject, images: Tensor, file: Path) -> None:
-    """Write the float model, of a fixed batch, cleaned for quantisation."""
+    """Write the float model to `file` with a fixed batch size, simplified for quantisation."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     raw = file.with_suffix(".raw.onnx")
@@ -51,7 +51,7 @@ def export_onnx(subject: Subject, images: Tensor, file: Path) -> None:
 
 
 def open_session(file: Path, images: Tensor) -> Engine:
-    """Return the engine of an ONNX file on as many threads as torch has; what it ran is read from its optimised graph."""
+    """Return the engine of an ONNX file, on as many threads as torch has. Its evidence is its optimised graph."""
     import onnxruntime
 
     optimised = file.with_suffix(".optimised.onnx")

@@ -1,4 +1,4 @@
-"""OpenVINO on the processor: bfloat16, and int8 quantised by NNCF beside float32 or bfloat16."""
+"""OpenVINO on the CPU: bfloat16, or int8 quantised by NNCF where the rest is float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def build_openvino(subject: Subject, images: Tensor, *, rest: str, int8: bool = 
     """
     Return the model compiled by OpenVINO for a fixed batch, on as many threads as torch has.
 
-    int8: quantised by NNCF for transformers in its default form. rest: dtype of what is not int8, "f32" or "bf16".
+    int8: whether NNCF quantises it, for transformers and with its default options.
+    rest: the dtype of what is not int8, "f32" or "bf16".
     """
     import openvino
 
@@ -56,7 +57,7 @@ def _quantize(model: Any, subject: Subject, batch: int) -> Any:
 
 
 def _products(runtime_model: Any) -> Iterator[tuple[str, str]]:
-    """Yield the products of the graph as it was compiled; attention that became one generated kernel is not among them."""
+    """Yield the products of the compiled graph. Attention that became one generated kernel is not among them."""
     for operation in runtime_model.get_ops():
         info = operation.get_rt_info()
         if "layerType" in info and info["layerType"].astype(str) in _PRODUCTS:

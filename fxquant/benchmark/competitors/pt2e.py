@@ -21,7 +21,7 @@ def build_pt2e(subject: Subject, images: Tensor) -> Engine:
 
 
 def quantize_pt2e(subject: Subject, images: Tensor) -> fx.GraphModule:
-    """Return the exported model with quantise / dequantise pairs, which without lowering compute in float32."""
+    """Return the exported model with quantise / dequantise pairs; it computes in float32 until it is lowered."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
         X86InductorQuantizer,
@@ -38,7 +38,7 @@ def quantize_pt2e(subject: Subject, images: Tensor) -> fx.GraphModule:
 
 
 class _Frozen:
-    """Compile with the weights as constants: without it nothing is fused around the integer products."""
+    """Compile with the weights as constants: otherwise nothing is fused around the integer products."""
 
     def __init__(self, model: fx.GraphModule) -> None:
         self._compiled = torch.compile(model)

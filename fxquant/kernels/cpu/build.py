@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 def is_available() -> bool:
-    """Say whether the kernels run here; the first call builds them, which takes some seconds."""
+    """Say whether the kernels run here. The first call builds them, which takes some seconds."""
     return obstacle() is None
 
 
 @functools.cache
 def obstacle() -> str | None:
-    """Return why the kernels cannot run on this machine, None where they are built and loaded."""
+    """Return why the kernels cannot run on this machine, or None once they are built and loaded."""
     missing = _missing_features()
     if missing is not None:
         return missing
@@ -52,7 +52,7 @@ def obstacle() -> str | None:
 
 
 def expected_obstacle() -> str | None:
-    """Return `obstacle` as far as it can be told without building anything."""
+    """Return what `obstacle` would return, as far as that is known without building the kernels."""
     if obstacle.cache_info().currsize:
         return obstacle()
     return _missing_features() or (NO_COMPILER if _compiler() is None else None)
@@ -72,7 +72,7 @@ def _compilers() -> tuple[str, ...]:
 
 
 def _library(compiler: str) -> Path:
-    """Return the built library, from the cache where this machine has built these sources before."""
+    """Return the built library. It comes from the cache if this machine has built these sources before."""
     sources = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp")])
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     features = sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True)

@@ -1,4 +1,7 @@
-"""Operators ``cpu_learned_step*``, ``cpu_variation``, ``cpu_weight_scales`` of training: `fxquant.numerics.learned_step`."""
+"""
+The training operators ``cpu_learned_step*``, ``cpu_variation`` and ``cpu_weight_scales``: see
+`fxquant.numerics.learned_step`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ Bound = Tensor | float
 
 
 def steps_along(x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: Bound, qmax: Bound) -> int | None:
-    """Return the axis of `x` that the scales run along, -1 for one scale; None where the kernels do not take these operands."""
+    """
+    Return the axis of `x` along which scales run, -1 for one scale; None where the kernels do not take these operands.
+    """
     tensors = [t for t in (scale, zero_point, qmin, qmax) if isinstance(t, Tensor)]
     alike = all(t.dtype is torch.float32 and t.shape == scale.shape for t in tensors)
     both = isinstance(qmin, Tensor) == isinstance(qmax, Tensor)
@@ -40,7 +45,7 @@ def steps_along(x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: Bound
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: Bound, qmax: Bound, axis: int) -> Tensor:
-    """Return what `fake_quantize_learned` does, without gradients; `axis` is of `steps_along`."""
+    """Return what `fake_quantize_learned` returns, without gradients; `axis` comes from `steps_along`."""
     result: Tensor = torch.ops.fxquant.cpu_learned_step(x, *_range(scale, zero_point, qmin, qmax), axis)
     return result
 
@@ -48,7 +53,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: Bou
 def fake_quantize_backward(
     gradient: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: Bound, qmax: Bound, axis: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradient of `x` and those of scale, zero point, qmin and qmax, ``(4, *scale.shape)``."""
+    """Return the gradient of `x`, and those of scale, zero point, qmin and qmax as ``(4, *scale.shape)``."""
     operands = _range(scale, zero_point, qmin, qmax)
     to_x, sums = torch.ops.fxquant.cpu_learned_step_backward(gradient, x, *operands, axis)
     return to_x, sums.view(4, *scale.shape)
@@ -57,14 +62,14 @@ def fake_quantize_backward(
 def variation(
     weight: Tensor, scale: Tensor, qmin: Bound, qmax: Bound, published: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the regulariser of a weight whose scales run along axis 0, and its gradients of weight and scale."""
+    """Return the regulariser of a weight whose scales run along axis 0, and its gradients for weight and scale."""
     flat, _, limits, low, high = _range(scale, None, qmin, qmax)
     value, to_weight, to_scale = torch.ops.fxquant.cpu_variation(weight, flat, limits, low, high, published)
     return value, to_weight, to_scale.view(scale.shape)
 
 
 def weight_scales(weight: Tensor, widths: Iterable[int], tolerance: float, rounds: int) -> Tensor:
-    """Return the scales ``(widths,)`` from which a float32 weight is trained."""
+    """Return the first scales ``(W,)`` for the training of a float32 weight, one for each of W `widths` in bits."""
     bits = torch.tensor(tuple(widths), dtype=torch.int64)
     result: Tensor = torch.ops.fxquant.cpu_weight_scales(weight, bits, tolerance, rounds)
     return result

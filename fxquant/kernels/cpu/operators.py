@@ -1,8 +1,8 @@
 """
-The operators ``fxquant::cpu_*``, which the C++ library implements, and what calls them from Python.
+The operators ``fxquant::cpu_*``, which the C++ library implements, and the Python functions that call them.
 
-A quantiser is the tuple ``(scale, zero_point, low, split, noise, qmin, qmax)`` of what `fxquant.ops.quantize` and
-`quantize_twin` take: low and split are None where it is uniform. Everything is as in those operators.
+A quantiser is the tuple ``(scale, zero_point, low, split, noise, qmin, qmax)`` of arguments of `fxquant.ops.quantize` and
+`quantize_twin`. low and split are None where it is uniform.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ torch.library.define(
 
 def pack(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
     """
-    Return the weight in the order the product reads it, and ``-128 * sum_k weight[o, k]`` (int32, O rounded up to 16).
+    Return the weight in the order that the product reads, and ``-128 * sum_k weight[o, k]`` (int32, O rounded up to 16).
 
-    weight ``(O', K')`` int8, of which the first `outputs` rows and `depth` columns count; depth is a multiple of 4.
+    weight: ``(O', K')`` int8. Its first `outputs` rows and `depth` columns count; `depth` is a multiple of 4.
     """
     packed: tuple[Tensor, Tensor] = torch.ops.fxquant.cpu_pack(weight.contiguous(), outputs, depth)
     return packed
@@ -78,7 +78,7 @@ def linear(
     residual: Tensor | None = None,
     quantizer: Quantizer | None = None,
 ) -> Tensor:
-    """Return `packed_linear` of a weight that is packed anew, which reads it once more than the product does."""
+    """Pack the weight and return `packed_linear`. Packing reads the weight once more than the product does."""
     packed, compensation = pack(weight, scale.shape[0], codes.shape[-1])
     return packed_linear(
         codes, packed, compensation, scale, bias, dtype, low=low, gelu=gelu, residual=residual, quantizer=quantizer
@@ -101,9 +101,13 @@ def packed_linear(
     """
     Return a linear layer on int8 codes ``(..., K)`` as ``(..., O)``: product, scale, bias, GELU or residual, codes.
 
-    packed and compensation are those of `pack`. low makes the input twin-uniform. gelu names the approximation. residual
-    ``(..., O)`` in `dtype` is added where there is neither GELU nor quantizer. Values are rounded to `dtype` after each of
-    these steps, as separate operators would. quantizer: the result is int8 codes.
+    packed, compensation: what `pack` returns.
+    low: the scale of the low range of a twin-uniform input; None where the input is uniform.
+    gelu: the approximation of GELU, None for no GELU.
+    residual: ``(..., O)`` in `dtype`, added where there is neither GELU nor a quantiser.
+    quantizer: makes the result int8 codes; None leaves it in `dtype`.
+
+    Values are rounded to `dtype` after each of these steps, as separate operators would round.
     """
     table = None if gelu is None else gelu_table(gelu)
     result: Tensor = torch.ops.fxquant.cpu_gemm(
@@ -135,7 +139,7 @@ def quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
 def attention_quantize(
     q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None, mask: Tensor | None, quantizer: Quantizer
 ) -> Tensor:
-    """Return the int8 codes ``(B, N, H D)`` of `fxquant.ops.attention_quantize`, D a multiple of 16."""
+    """Return the int8 codes ``(B, N, H D)`` of `fxquant.ops.attention_quantize`; D is a multiple of 16."""
     to = quantizer
     codes: Tensor = torch.ops.fxquant.cpu_attention(
         *(q, k, v, factor, _float32(bias), _float32(mask), to.scale, to.zero_point, to.qmin, to.qmax, to.noise)

@@ -1,8 +1,8 @@
 """
 Kernels for NVIDIA GPUs, written in Triton.
 
-fxquant works where there is no Triton: `obstacle` imports `fxquant.kernels.triton.operators`, which holds what calls the
-kernels, once it is known that they run.
+fxquant also works without Triton. `obstacle` imports `fxquant.kernels.triton.operators`, which calls the kernels, after it
+has found that they can run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WIDEST_NORM = 16384  # elements of a row that one program can hold
 
 @functools.cache
 def obstacle(device: int) -> str | None:
-    """Return why the kernels cannot run on CUDA device number `device`, None where they can; they are then imported."""
+    """Return why the kernels cannot run on CUDA device number `device`; if they can, import them and return None."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
     if not torch.cuda.is_available():

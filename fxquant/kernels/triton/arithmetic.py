@@ -1,8 +1,9 @@
 """
-Arithmetic that the kernels share, in the steps and roundings of `fxquant.numerics.arithmetic` and of torch's operators.
+Arithmetic that the kernels share, with the steps and the roundings of `fxquant.numerics.arithmetic` and of torch's
+operators.
 
-Compilers merge a product and the sum behind it into one operation with one rounding; `multiply` does not let them, so that
-float32 results are the same bits as those of separate operators.
+Compilers merge a product and the sum after it into one operation with one rounding. `multiply` prevents that, so that
+float32 results have the same bits as those of separate operators.
 """
 
 import triton
@@ -25,17 +26,17 @@ NO_CODES, UNIFORM, TWIN = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 
 @triton.jit
 def multiply(x, y):
-    """Return ``x * y``, rounded by itself."""
+    """Return ``x * y``, rounded on its own."""
     return x * y if INTERPRETED else libdevice.mul_rn(x, y)
 
 
 @triton.jit
 def divide(x, scale, reciprocal):
     """
-    Return ``x / scale``, correctly rounded, given ``1 / scale`` correctly rounded.
+    Return ``x / scale``, correctly rounded, given ``1 / scale``, correctly rounded.
 
-    One Newton step on the remainder (Markstein 1990) takes a third of the instructions of a division. Not every release of
-    Triton's interpreter rounds a fused multiply-add once, which it needs.
+    One Newton step on the remainder (Markstein 1990) takes a third of the instructions of a division. It needs a fused
+    multiply-add that rounds once, which some releases of Triton's interpreter do not have.
     """
     if INTERPRETED:
         quotient = tl.div_rn(x, tl.broadcast_to(scale, x.shape))
@@ -60,7 +61,9 @@ def round_to(x, DTYPE: tl.constexpr):
 
 @triton.jit
 def gelu(x, KIND: tl.constexpr):
-    """Return GELU of float32 `x`, by the error function or by its approximation with tanh, as a logistic function."""
+    """
+    Return GELU of float32 `x`: by the error function, or by its approximation with tanh, computed as a logistic function.
+    """
     if KIND == GELU_ERF:
         y = x * 0.5 * (1.0 + tl.erf(x * SQRT_HALF))
     else:
@@ -70,7 +73,7 @@ def gelu(x, KIND: tl.constexpr):
 
 @triton.jit
 def to_code(steps, QMIN: tl.constexpr, QMAX: tl.constexpr):
-    """Return ``clamp(round(steps), qmin, qmax)`` as it is stored: unsigned 8-bit codes minus 128."""
+    """Return ``clamp(round(steps), qmin, qmax)`` as it is stored: unsigned 8-bit codes are stored minus 128."""
     steps = tl.minimum(tl.maximum(steps, QMIN * 1.0), QMAX * 1.0)
     code = (steps + MAGIC).to(tl.int32, bitcast=True) - MAGIC_BITS
     if QMAX > 127:

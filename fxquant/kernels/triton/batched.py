@@ -1,4 +1,4 @@
-"""Many int8 products of two activations at once, with their zero points and scales."""
+"""Many int8 products of two activations in one launch, with their zero points and scales."""
 
 import triton
 import triton.language as tl
@@ -59,7 +59,7 @@ def batched(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Compute one tile of one product, as `fxquant.ops.int8_matmul` or, for twin-uniform codes, `int8_matmul_twin` has it."""
+    """Compute one tile of one product, as `fxquant.ops.int8_matmul` does, or `int8_matmul_twin` for twin-uniform codes."""
     tiles_n = tl.cdiv(N, BLOCK_N)
     per_matrix = tl.cdiv(M, BLOCK_M) * tiles_n
     matrix, tile = tl.program_id(0) // per_matrix, tl.program_id(0) % per_matrix

@@ -1,4 +1,4 @@
-"""The int8 product of a linear layer with all that follows it: scale, bias, GELU or residual, codes."""
+"""The int8 product of a linear layer and everything after it: scale, bias, GELU or residual, codes."""
 
 from typing import Any
 
@@ -39,9 +39,9 @@ if INTERPRETED:
 
 def fitting_configs(configs: list[Any], named: dict[str, Any], **rest: Any) -> list[Any]:
     """
-    Return the tiles worth a try: none taller than there are rows, none small where there are many.
+    Return the tiles worth measuring: none taller than the number of rows, and no small ones where there are many rows.
 
-    Twin-uniform codes take two sums per result: with more than 64 results per thread they do not fit the registers.
+    Twin-uniform codes take two sums per result. With more than 64 results per thread they do not fit the registers.
     """
     arguments = named | rest
     rows, results = arguments["bucket"] or 1024, 64 if arguments["TWIN_INPUT"] else 128
@@ -94,7 +94,7 @@ def gemm(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Compute one tile of ``(M, N)``; the steps behind the product are those of `fxquant.kernels.cpu.packed_linear`."""
+    """Compute one tile of ``(M, N)``. The steps after the product are those of `fxquant.kernels.cpu.packed_linear`."""
     row, column = _tile_origin(M, N, BLOCK_M, BLOCK_N)
     acc, above = _multiply_tile(
         codes_ptr + row.to(tl.int64) * codes_stride,
@@ -128,7 +128,7 @@ def gemm(
 
 @triton.jit
 def _tile_origin(M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Return the first row and column of this program's tile, in an order in which neighbours share operands."""
+    """Return the first row and column of this program's tile. Neighbouring programs share operands."""
     program = tl.program_id(0)
     tiles_m, tiles_n = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
     group = program // (GROUP_ROWS * tiles_n)
@@ -153,7 +153,7 @@ def _multiply_tile(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Return the int32 sums of a tile and, for twin-uniform codes, those of its positive codes alone."""
+    """Return the int32 sums of a tile and, for twin-uniform codes, the sums over its positive codes alone."""
     # Rows beyond the last are read as the last: that needs no mask, and they are not stored.
     rows = tl.minimum(tl.arange(0, BLOCK_M), rows_left - 1)
     columns = tl.minimum(tl.arange(0, BLOCK_N), columns_left - 1)

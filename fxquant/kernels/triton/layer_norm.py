@@ -1,4 +1,4 @@
-"""A layer norm whose result is codes, some rows at a time."""
+"""A layer norm whose result is codes. Each program computes some rows."""
 
 import triton
 import triton.language as tl
@@ -36,7 +36,7 @@ def layer_norm(
     BLOCK_C: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Normalise `ROWS` rows, in float32 whatever the dtype of x, weight and bias."""
+    """Normalise `ROWS` rows in float32, whatever the dtypes of x, weight and bias are."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK_C)
     inside = columns < C

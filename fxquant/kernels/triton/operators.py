@@ -1,8 +1,9 @@
 """
-The operators ``fxquant::triton_*``, and what calls them from Python with the signatures of `fxquant.kernels.cpu`.
+The operators ``fxquant::triton_*``, and the Python functions that call them, with the signatures of `fxquant.kernels.cpu`.
 
-Compilers see through them to the kernels, which they then choose tiles for. Under Triton's interpreter they are opaque.
-Everything a kernel reads stays on the device: nothing waits for it, so that CUDA graphs can record the calls.
+Compilers see through the operators to the kernels, and choose tiles for them. Under Triton's interpreter the operators are
+opaque. Everything that a kernel reads stays on the device and nothing waits for it, so that CUDA graphs can record the
+calls.
 """
 
 from __future__ import annotations
@@ -48,9 +49,14 @@ def linear(
     """
     Return a linear layer on int8 codes ``(..., K)`` as ``(..., O)``: product, scale, bias, GELU or residual, codes.
 
-    weight ``(O', K')``, of which the first ``(O, K)`` count, scale and bias ``(O,)`` are those of `fxquant.ops.int8_linear`.
-    low makes the input twin-uniform. gelu names the approximation. residual ``(..., O)`` in `dtype` is added last. Values are
-    rounded to `dtype` after each of these steps, as separate operators would. quantizer: the result is int8 codes.
+    weight: ``(O', K')`` int8, whose first ``(O, K)`` count.
+    scale, bias: ``(O,)``, as in `fxquant.ops.int8_linear`.
+    low: the scale of the low range of a twin-uniform input; None where the input is uniform.
+    gelu: the approximation of GELU, None for no GELU.
+    residual: ``(..., O)`` in `dtype`, added last.
+    quantizer: makes the result int8 codes; None leaves it in `dtype`.
+
+    Values are rounded to `dtype` after each of these steps, as separate operators would round.
     """
     result: Tensor = triton_linear(
         codes, weight, scale, low, bias, residual, gelu, dtype, *(quantizer or _NO_QUANTIZER)
@@ -85,7 +91,7 @@ def matmul(
     """
     Return a product of int8 codes ``(..., N, K)`` and ``(..., K, M)`` as ``(..., N, M)`` in `dtype`.
 
-    The arguments are those of `fxquant.ops.int8_matmul`; low makes `a` twin-uniform, as in `int8_matmul_twin`.
+    The arguments are those of `fxquant.ops.int8_matmul`. low: `a` is twin-uniform, as in `int8_matmul_twin`.
     """
     batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     x, y = (_four_axes(t, batch) for t in (a, b))
@@ -94,7 +100,7 @@ def matmul(
 
 
 def _four_axes(t: Tensor, batch: torch.Size) -> Tensor:
-    """Return `t` as ``(B, H, rows, columns)``, H being the last axis of the batch, along which scales may differ."""
+    """Return `t` as ``(B, H, rows, columns)``, where H is the last axis of the batch. Scales may differ along H."""
     heads = batch[-1] if batch else 1
     return t.expand(*batch, *t.shape[-2:]).reshape(math.prod(batch[:-1]), heads, *t.shape[-2:])
 
@@ -117,7 +123,7 @@ def triton_linear(
     qmin: int,
     qmax: int,
 ) -> Tensor:
-    """Run the kernel of `linear`; what it does not read is handed the scale."""
+    """Run the kernel of `linear`. In place of a tensor that the kernel does not read, it gets the scale."""
     rows = _dense(codes.reshape(-1, codes.shape[-1]))
     weight = _dense(weight)
     (M, K), N = rows.shape, scale.shape[0]
@@ -245,12 +251,12 @@ def _(a: Tensor, b: Tensor, *rest: Any) -> Tensor:
 
 
 def _dense(x: Tensor) -> Tensor:
-    """Return `x` ``(rows, columns)`` with each row in one piece."""
+    """Return `x` ``(rows, columns)`` with each row contiguous."""
     return x if x.stride(1) == 1 else x.contiguous()
 
 
 def _bucket(count: int) -> int:
-    """Return `count` rounded up to a power of two, so that tiles are chosen for sizes, not for each size; 0: it is symbolic."""
+    """Return `count` rounded up to a power of two, so that tiles are chosen per size class; 0 where `count` is symbolic."""
     return int(triton.next_power_of_2(count)) if isinstance(count, int) else 0
 
 

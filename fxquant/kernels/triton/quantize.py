@@ -1,4 +1,4 @@
-"""Real numbers to codes, uniform or twin-uniform, with a noise per column."""
+"""Turn real numbers into codes, uniform or twin-uniform, with a noise per column."""
 
 import triton
 import triton.language as tl
@@ -32,7 +32,7 @@ def quantize_values(
     QMAX: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Quantise `BLOCK` of the `count` values that lie one behind the other."""
+    """Quantise `BLOCK` consecutive values of `count`."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < count
     x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
