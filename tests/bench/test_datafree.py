@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from bench import datafree
+from bench.quality_tables import SOURCES
 from bench.quality_tables import datafree as table
 from bench.standins import build_standin
 
@@ -29,7 +30,7 @@ def test_cells_are_measured_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
     arguments += ["--threads", "1", "--out", str(out)]
     datafree.main(arguments)
     data = json.loads(out.read_text())
-    assert set(data["rows"]) == {f"vit {b} minmax {s} seed 0" for b in datafree.BITS for s in datafree.SOURCES}
+    assert set(data["rows"]) == {f"vit {b} minmax {s} seed 0" for b in datafree.BITS for s in SOURCES}
     assert all(0 <= row["top1"] <= 100 and row["sqnr_db"] > 5 for row in data["rows"].values())
     assert table(data).count("`minmax`") == 2
     assert "(1)" in table(data)

@@ -69,7 +69,7 @@ def test_there_is_no_table_of_other_rows() -> None:
 def written(measured: dict[str, Any]) -> dict[str, Any]:
     """Return the content of the results file with this row."""
     latency._merge(measured)
-    data: dict[str, Any] = json.loads((latency.RESULTS / "latency.json").read_text())
+    data: dict[str, Any] = json.loads((harness.RESULTS / "latency.json").read_text())
     return data
 
 

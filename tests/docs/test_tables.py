@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench import tables
+from bench.harness import RESULTS
 from bench.markdown import markdown, number, put
 from bench.tables import TABLES, Table
 from tests.support import documents
@@ -30,12 +31,12 @@ def test_every_marker_is_known() -> None:
 
 @pytest.mark.parametrize(("page", "module"), [("docs/accuracy.md", "bench.accuracy.table")])
 def test_the_page_is_what_its_results_give(page: str, module: str) -> None:
-    rows = json.loads((tables.RESULTS / "accuracy.json").read_text(encoding="utf-8"))
+    rows = json.loads((RESULTS / "accuracy.json").read_text(encoding="utf-8"))
     assert documents.page(page) == pytest.importorskip(module).render(rows)
 
 
 def test_the_zoo_is_what_its_results_give() -> None:
-    zoo: dict[str, Any] = json.loads((tables.RESULTS / "zoo.json").read_text(encoding="utf-8"))
+    zoo: dict[str, Any] = json.loads((RESULTS / "zoo.json").read_text(encoding="utf-8"))
     render = pytest.importorskip("bench.zoo.table").render
     assert documents.page("docs/zoo.md") == render(zoo["rows"], zoo["environment"]["timm"])
 
