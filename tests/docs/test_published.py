@@ -14,9 +14,9 @@ from torch import nn
 
 import fxquant
 from fxquant import LogIntSoftmax, Placement, TensorSpec, Value
-from fxquant.cli.shared_options import collect_options, resolve_recipe
 from fxquant.cli.main import build_parser
 from fxquant.cli.recipes import recipe_defaults
+from fxquant.cli.shared_options import collect_options, resolve_recipe
 from fxquant.cli.train_options import training_options
 from fxquant.models import ITPN
 from fxquant.observers import Observer, PowerOfTwoFactor
