@@ -1,41 +1,52 @@
-"""fxquant: Vision Transformers on int8, as a compiler that people can read."""
+"""
+fxquant: Vision Transformers on int8, as a compiler that people can read.
 
-from fxquant import models
-from fxquant.api import calibrate, compile, convert, prepare, prepare_qat, quantize, trace
-from fxquant.checkpoint import load, save
-from fxquant.config.layer_spec import LayerSpec
-from fxquant.config.operands import IntegerNorm, Role, TensorSpec
-from fxquant.config.placement import Placement, Value
-from fxquant.config.quant_config import QuantConfig
-from fxquant.config.recipes.book import recipe, recipes
-from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
-from fxquant.errors import (
-    CalibrationError,
-    CheckpointError,
-    ConfigError,
-    FxquantError,
-    InputError,
-    PassError,
-    TrainingError,
-    UnsupportedGraphError,
-)
-from fxquant.inspection.report import Report, report
-from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
-from fxquant.observers import (
-    EMA,
-    OMSE,
-    BinaryWeightStep,
-    GradientScale,
-    LearnedStep,
-    LearnedWeightStep,
-    MinMax,
-    Percentile,
-    PowerOfTwoFactor,
-)
-from fxquant.observers.log2 import Log2, LogIntSoftmax
-from fxquant.observers.twin import TwinGELU, TwinSoftmax
-from fxquant.synthesis import synthesize
+Importing it costs next to nothing: a public name is fetched from its module, and torch with it, where it is first used.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from fxquant.registration import register_with_timm
 from fxquant.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from fxquant import models
+    from fxquant.api import calibrate, compile, convert, prepare, prepare_qat, quantize, trace
+    from fxquant.checkpoint import load, save
+    from fxquant.config.layer_spec import LayerSpec
+    from fxquant.config.operands import IntegerNorm, Role, TensorSpec
+    from fxquant.config.placement import Placement, Value
+    from fxquant.config.quant_config import QuantConfig
+    from fxquant.config.recipes.book import recipe, recipes
+    from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
+    from fxquant.errors import (
+        CalibrationError,
+        CheckpointError,
+        ConfigError,
+        FxquantError,
+        InputError,
+        PassError,
+        TrainingError,
+        UnsupportedGraphError,
+    )
+    from fxquant.inspection.report import Report, report
+    from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+    from fxquant.observers import (
+        EMA,
+        OMSE,
+        BinaryWeightStep,
+        GradientScale,
+        LearnedStep,
+        LearnedWeightStep,
+        MinMax,
+        Percentile,
+        PowerOfTwoFactor,
+    )
+    from fxquant.observers.log2 import Log2, LogIntSoftmax
+    from fxquant.observers.twin import TwinGELU, TwinSoftmax
+    from fxquant.synthesis import synthesize
 
 __all__ = [
     "EMA",
@@ -93,3 +104,45 @@ __all__ = [
     "synthesize",
     "trace",
 ]
+
+# Where each public name is defined: what the imports above say, which are for type checkers alone.
+_HOMES = {
+    "api": "calibrate compile convert prepare prepare_qat quantize trace",
+    "checkpoint": "load save",
+    "config.layer_spec": "LayerSpec",
+    "config.operands": "IntegerNorm Role TensorSpec",
+    "config.placement": "Placement Value",
+    "config.quant_config": "QuantConfig",
+    "config.recipes.book": "recipe recipes",
+    "config.search": "Gradient Inputs Metric Noise NoisyBias ScaleSearch",
+    "errors": "CalibrationError CheckpointError ConfigError FxquantError InputError PassError "
+    "TrainingError UnsupportedGraphError",
+    "inspection.report": "Report report",
+    "numerics.granularity": "PerChannel PerHead PerProjection PerTensor RowGroups",
+    "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",
+    "observers.log2": "Log2 LogIntSoftmax",
+    "observers.twin": "TwinGELU TwinSoftmax",
+    "synthesis": "synthesize",
+}
+_MODULES = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}
+
+register_with_timm()
+
+
+if not TYPE_CHECKING:  # else every misspelt name would have a type
+
+    def __getattr__(name: str) -> Any:
+        """Return the public name or the submodule `name`, which is imported now (PEP 562)."""
+        if name in _MODULES:
+            value = getattr(import_module(_MODULES[name]), name)
+        elif name.isidentifier() and not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+            return import_module(f"{__name__}.{name}")
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, fetched or not."""
+    return sorted({*globals(), *__all__})

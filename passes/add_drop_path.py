@@ -6,13 +6,13 @@ import operator
 from collections import Counter
 from dataclasses import dataclass
 
-from timm.layers import DropPath
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.dataflow import PRODUCTS, ancestors
 from fxquant.graph.meta import clear_record, module_path
 from fxquant.graph.rewrite import edit, inherit_meta
+from fxquant.ops.train_modules import DropPath
 
 _PATH = "train_modules.drop_path"
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
@@ -19,7 +18,7 @@ from fxquant.graph.rewrite import blame, edit, inherit_meta
 from fxquant.numerics.arithmetic import code_range
 from fxquant.observers.binary import BinaryWeightQuantizer
 from fxquant.observers.learned_step import LearnedStepQuantizer
-from fxquant.ops.train_modules import BatchNorm
+from fxquant.ops.train_modules import BatchNorm, DropPath
 
 
 def end_training(gm: fx.GraphModule) -> PassResult:

@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fxquant.observers", "fxquant.ops"),
     ("fxquant.numerics",),
     ("fxquant.kernels",),
+    ("fxquant.registration",),
     ("fxquant.data", "fxquant.digits", "fxquant.models", "fxquant.distributed", "fxquant.files"),
     ("fxquant.errors", "fxquant.version"),
 )

@@ -68,8 +68,10 @@ def test_each_pass_is_one_file_with_one_test_file() -> None:
 
 def test_the_public_names_are_those_that_are_there() -> None:
     source = ast.parse(Path(fxquant.__file__).read_text())
-    imported = {a.name for n in source.body if isinstance(n, ast.ImportFrom) for a in n.names} - {"__version__"}
-    assert set(fxquant.__all__) == imported
+    typed = next(node for node in source.body if isinstance(node, ast.If))
+    imported = {a.name: n.module for n in typed.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert set(fxquant.__all__) == imported.keys()
+    assert {name: module for name, module in imported.items() if name != "models"} == fxquant._MODULES
     assert fxquant.__all__ == sorted(fxquant.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name))
     assert all(getattr(fxquant, name).__doc__ for name in fxquant.__all__)
 

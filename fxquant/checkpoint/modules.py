@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from timm.layers import DropPath
 from torch import Tensor, fx, nn
 
 from fxquant.checkpoint import scalars, typed
@@ -14,7 +13,7 @@ from fxquant.config.operands import OperandSpec
 from fxquant.errors import CheckpointError
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.ops.train_modules import BatchNorm
+from fxquant.ops.train_modules import BatchNorm, DropPath
 
 # What an observer holds besides its statistics and what it was built with.
 _STATE = {"frozen", "dtype"}

@@ -52,9 +52,8 @@ class _Measured:
     profiles: dict[int, dict[str, Profile | str]]
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser("bench", help="time a timm model and its competitors", description=DESCRIPTION)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.set_defaults(run=run)
     add_model_options(parser)
     quantisation = parser.add_argument_group("quantisation")

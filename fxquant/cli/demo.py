@@ -31,14 +31,11 @@ EVALUATION_BATCH = 100
 MAX_TIMING_SECONDS = 30.0  # where other work keeps the machine busy, fewer rounds have to do
 FLOAT, BRAIN, INT8 = "float32", "bfloat16", "W8A8 int8"
 
+DESCRIPTION = "Quantise the packaged digits model to 8, 6 and 4 bits: accuracy, agreement, speed, size, coverage."
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "demo",
-        help="a small ViT on handwritten digits, in under three minutes",
-        description="Quantise the packaged digits model to 8, 6 and 4 bits: accuracy, agreement, speed, size, coverage.",
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.set_defaults(run=run)
     parser.add_argument("--recipe", default="default", help=f"one of {', '.join(fxquant.recipes())} (%(default)s)")
     parser.add_argument(

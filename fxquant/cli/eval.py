@@ -32,9 +32,8 @@ torchrun --nproc-per-node N -m fxquant eval ... gives the numbers of one process
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser("eval", help="measure a timm model on an image folder", description=DESCRIPTION)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.set_defaults(run=run, shares=True)
     add_setting_options(parser)
     group = parser.add_argument_group("measurement")

@@ -8,26 +8,36 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-import torch
+from fxquant.version import __version__
 
-import fxquant
-from fxquant.cli import bench, demo, eval, make_labels, pack_labels, quantize, recipes, report, synthesize, train
-from fxquant.cli.shared_options import resolve_device
-from fxquant.distributed import gather_objects, initialise, is_repeated, launched, quiet_others, together
-from fxquant.errors import FxquantError, InputError
+# Command -> what it does. Each is a module of its own beside this one, which is imported once it is asked for: most need torch.
+COMMANDS = {
+    "eval": "measure a timm model on an image folder",
+    "quantize": "quantise a timm model and save it",
+    "train": "train a timm model with its quantisers",
+    "make-labels": "store a teacher's labels of random crops of images",
+    "pack-labels": "turn published labels of crops into few files",
+    "bench": "time a timm model and its competitors",
+    "synthesize": "make calibration images from the model alone",
+    "demo": "a small ViT on handwritten digits, in under three minutes",
+    "report": "print the report of a saved model",
+    "recipes": "list the recipes and their options",
+}
 
-INTERRUPTED = 130
-COMMANDS = (eval, quantize, train, make_labels, pack_labels, bench, synthesize, demo, report, recipes)
 
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command; each subcommand adds its own part."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the whole line; the options of `command` alone are known."""
     parser = argparse.ArgumentParser(prog="fxquant", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"fxquant {fxquant.__version__}")
+    parser.add_argument("--version", action="version", version=f"fxquant {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(subparsers)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary)
+        if name == command:
+            module = import_module(f"fxquant.cli.{name.replace('-', '_')}")
+            subparser.description = module.DESCRIPTION
+            module.add_arguments(subparser)
     return parser
 
 
@@ -38,49 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 2: an error of the user's or the data's, one message on stderr. 130: interrupted; no file is half written.
     Under torchrun the processes of a command that shares its work form a group: rank 0 alone prints, all return the same.
     """
-    options = _parse(argv)
-    if not (launched() and getattr(options, "shares", False)):
-        return _run(options)
-    with initialise(_group_device(options.device)):
-        with quiet_others():
-            code = _run(options)
-        if code != INTERRUPTED:
-            gather_objects(code)  # torchrun stops all as soon as one has failed: let the message come first
-    return code
+    options = parse(sys.argv[1:] if argv is None else argv)
+    from fxquant.cli.execute import execute  # torch takes seconds, which no help text should wait for
+
+    return execute(options)
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; under torchrun only the first process says what is wrong with it."""
-    quiet = launched() and os.environ["RANK"] != "0"
+    quiet = os.environ.get("RANK", "0") != "0"
     with contextlib.redirect_stderr(io.StringIO()) if quiet else contextlib.nullcontext():
-        return build_parser().parse_args(argv)
-
-
-def _group_device(name: str) -> torch.device:
-    """Return the device of this process, or the CPU where the command itself is going to refuse it."""
-    try:
-        return resolve_device(name)
-    except InputError:
-        return torch.device("cpu")
-
-
-def _run(options: argparse.Namespace) -> int:
-    try:
-        together(lambda: options.run(options))
-        sys.stdout.flush()
-    except FxquantError as error:
-        if not is_repeated(error):
-            print(f"fxquant: error: {error}", file=sys.stderr, flush=True)
-        return 2
-    except torch.OutOfMemoryError as error:
-        reason = str(error).partition(". ")[0]
-        print(f"fxquant: error: out of memory, try a smaller --batch-size: {reason}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        print("fxquant: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of a pipe went away, as `head` does; keep Python from complaining when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    return 0
+        return build_parser(argv[0] if argv else None).parse_args(argv)

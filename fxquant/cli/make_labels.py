@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -36,11 +35,8 @@ interrupted run goes on where it was when the same command is given again. Proce
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "make-labels", help="store a teacher's labels of random crops of images", description=DESCRIPTION
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.set_defaults(run=run)
     add_model_options(parser)
     add_label_options(parser, images_per_shard=1024)

@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from fxquant.cli.labels import add_label_options, finish, read_images
 from fxquant.cli.output import print_facts
@@ -22,11 +21,8 @@ interrupted run goes on where it was when the same command is given again. Proce
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "pack-labels", help="turn published labels of crops into few files", description=DESCRIPTION
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.set_defaults(run=run)
     parser.add_argument("labels", type=Path, metavar="LABELS", help="the folder of published labels")
     add_label_options(parser, images_per_shard=4096)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import fxquant
 from fxquant.cli.output import print_facts
@@ -29,9 +28,8 @@ quantize ... saves the model that one process would.
 """
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser("quantize", help="quantise a timm model and save it", description=DESCRIPTION)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.set_defaults(run=run, shares=True)
     add_setting_options(parser)
     parser.add_argument("--out", dest="save", type=Path, required=True, metavar="F", help="the .safetensors file")

@@ -47,14 +47,11 @@ _CHOICES = {
     "gradient_scale": tuple(member.value for member in GradientScale),
 }
 
+DESCRIPTION = "List the names that --recipe takes, each with its options and their defaults for --option."
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "recipes",
-        help="list the recipes and their options",
-        description="List the names that --recipe takes, each with its options and their defaults for --option.",
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.set_defaults(run=run)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import fxquant
 
+DESCRIPTION = "Print the report of a saved quantised model."
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "report", help="print the report of a saved model", description="Print the report of a saved quantised model."
-    )
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.add_argument("file", metavar="FILE", help="written by fxquant.save or fxquant eval --save")
     parser.set_defaults(run=run)
 

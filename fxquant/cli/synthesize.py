@@ -48,11 +48,8 @@ class _Files:
     state: Path
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "synthesize", help="make calibration images from the model alone", description=DESCRIPTION
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.set_defaults(run=run)
     add_model_options(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="F", help="the .safetensors file of the images")

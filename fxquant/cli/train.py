@@ -51,9 +51,8 @@ class _Setting:
     passes: tuple[EpochPass, ...] = ()  # where it is trained
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser("train", help="train a timm model with its quantisers", description=DESCRIPTION)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     parser.set_defaults(run=run)
     add_train_arguments(parser)
 

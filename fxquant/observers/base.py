@@ -13,6 +13,7 @@ from fxquant.errors import CalibrationError
 from fxquant.numerics.arithmetic import affine_qparams, dequantize, quantize, symmetric_scale, widen_single
 from fxquant.numerics.codes import Codes
 from fxquant.numerics.granularity import RowGroups
+from fxquant.observers.take_in import take_in
 
 Summary = tuple[Tensor, ...]
 
@@ -74,12 +75,11 @@ class Observer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Observe `x` of any shape and return it; under `torch.export`, which records values only, just return it."""
         if not self.frozen and not torch.compiler.is_exporting():
-            self._take_in(x)
+            take_in(self, x)
         return x
 
-    # Statistics follow the data: compiling them takes minutes and gains nothing.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _take_in(self, x: Tensor) -> None:
+    def take_in(self, x: Tensor) -> None:
+        """Check a batch `x` of any shape and add it to the statistics."""
         values = x.detach()
         if values.numel() == 0:
             raise CalibrationError(f"{self._where()}: expected values, found an empty tensor of shape {tuple(x.shape)}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from fxquant.errors import ConfigError
 from fxquant.numerics.codes import Codes
 from fxquant.observers.base import Observer, ObserverOptions, QParams
+from fxquant.observers.take_in import take_in
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class BinaryWeightQuantizer(Observer):
     def forward(self, x: Tensor) -> Tensor:
         """Return the binary weight, of the shape of `x`, float32."""
         if not self.frozen:
-            self._take_in(x)
+            take_in(self, x)
         with torch.autocast(x.device.type, enabled=False):
             rows = self.rows(x.float())  # (G, n)
             size = rows.detach().abs().mean(dim=1, keepdim=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fxquant.errors import CalibrationError
+from fxquant.observers.take_in import take_in
 
 
 class InputRecorder(nn.Module):
@@ -37,11 +38,11 @@ class InputRecorder(nn.Module):
         # A check waits for the device, and the loss of a training tells as well.
         trained = self.training and torch.is_grad_enabled() and self.dtype is not None
         if not trained and not torch.compiler.is_exporting():
-            self._take_in(x)
+            take_in(self, x)
         return x
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _take_in(self, x: Tensor) -> None:
+    def take_in(self, x: Tensor) -> None:
+        """Check a batch `x` of inputs and remember its shape and dtype."""
         found, where = tuple(x.shape), self._where()
         if x.numel() == 0:
             raise CalibrationError(f"{where}: expected images, found an empty batch of shape {found}")

@@ -29,6 +29,7 @@ from fxquant.numerics.learned_step import (
     scale_gradient,
 )
 from fxquant.observers.base import Observer, ObserverOptions, QParams
+from fxquant.observers.take_in import take_in
 
 
 class GradientScale(Enum):
@@ -109,7 +110,7 @@ class LearnedStepQuantizer(Observer):
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` of any shape, rounded to its codes, float32."""
         if not self.frozen:
-            self._take_in(x)
+            take_in(self, x)
         # Rounding has no meaning in the few digits of a float that autocast may have made of it.
         with torch.autocast(x.device.type, enabled=False):
             return self._quantize(x.float())

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import fxquant
-from fxquant.cli.main import build_parser
+from fxquant.cli.main import parse
 from tests.support import documents
 from tests.support.documents import Block
 
@@ -37,7 +37,7 @@ def title(case: Any) -> str:
 def test_commands_can_be_typed(page: str, words: list[str]) -> None:
     assert {word for word in words if word.startswith("--")} <= documents.known_options(words[0])
     if ("--help" not in words and len(words) > 1) or words[0] in ("demo", "recipes"):
-        build_parser().parse_args(words)
+        parse(words)
 
 
 def test_there_are_commands_of_every_kind() -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 import fxquant
 from fxquant import LogIntSoftmax, Placement, TensorSpec, Value
-from fxquant.cli.main import build_parser
+from fxquant.cli.main import parse
 from fxquant.cli.recipes import recipe_defaults
 from fxquant.cli.shared_options import collect_options, resolve_recipe
 from fxquant.cli.train_options import training_options
@@ -54,21 +54,21 @@ COMMANDS = [
 
 def check_evaluation(words: list[str]) -> None:
     assert {word for word in words if word.startswith("--")} <= known_options("eval")
-    options = build_parser().parse_args(["eval", "vit", *words, *([] if "--data" in words else ["--data", "DIR"])])
+    options = parse(["eval", "vit", *words, *([] if "--data" in words else ["--data", "DIR"])])
     resolve_recipe(options)
     make_options(collect_options(options.synthesis))
 
 
 def check_synthesis(words: list[str]) -> None:
     assert {word for word in words if word.startswith("--")} <= known_options("synthesize")
-    options = build_parser().parse_args(["synthesize", *words])
+    options = parse(["synthesize", *words])
     make_options(collect_options(options.option))
 
 
 def check_training(words: list[str]) -> None:
     assert {word for word in words if word.startswith("--")} <= known_options("train")
     given = [w for name in ("--data", "--out") if name not in words for w in (name, "DIR")]
-    options = build_parser().parse_args(["train", "vit", *given, *words])
+    options = parse(["train", "vit", *given, *words])
     resolve_recipe(options)
     training_options(options)
 

@@ -70,5 +70,5 @@ def test_every_recipe_is_in_the_table() -> None:
 
 def test_every_command_is_named() -> None:
     text = " ".join(documents.names("README.md")) + README
-    for command in (module.__name__.rpartition(".")[2].replace("_", "-") for module in COMMANDS):
+    for command in COMMANDS:
         assert re.search(rf"(fxquant |`){command}\b", text), command

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import fxquant
 from fxquant.graph.stages import Stage
+from fxquant.ops.train_modules import DropPath
 from fxquant.passes.add_drop_path import AddDropPath
 from fxquant.passes.canonicalize import canonicalize
 from tests.support.check_pass import check_pass, check_unchanged, module_of, through

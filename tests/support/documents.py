@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from torch import Tensor, fx
 
-from fxquant.cli.main import build_parser
+from fxquant.cli.main import parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{file.name}" for file in sorted((ROOT / "docs").glob("*.md"))))
@@ -135,7 +135,7 @@ def between(name: str, marker: str) -> str:
 def known_options(command: str) -> set[str]:
     """Return the options of a command as they are written: argparse takes abbreviations too."""
     with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit):
-        build_parser().parse_args([command, "--help"])
+        parse([command, "--help"])
     return set(re.findall(r"--[a-z][a-z-]*", out.getvalue()))
 
 

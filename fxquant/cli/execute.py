@@ -1,0 +1,57 @@
+"""Run a command that was parsed: in a group of processes where there is one, with its errors as messages."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import torch
+
+from fxquant.cli.shared_options import resolve_device
+from fxquant.distributed import gather_objects, initialise, is_repeated, launched, quiet_others, together
+from fxquant.errors import FxquantError, InputError
+
+INTERRUPTED = 130
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run the command of parsed `options` and return the exit code: see `fxquant.cli.main.main`."""
+    if not (launched() and getattr(options, "shares", False)):
+        return _run(options)
+    with initialise(_group_device(options.device)):
+        with quiet_others():
+            code = _run(options)
+        if code != INTERRUPTED:
+            gather_objects(code)  # torchrun stops all as soon as one has failed: let the message come first
+    return code
+
+
+def _group_device(name: str) -> torch.device:
+    """Return the device of this process, or the CPU where the command itself is going to refuse it."""
+    try:
+        return resolve_device(name)
+    except InputError:
+        return torch.device("cpu")
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
+        together(lambda: options.run(options))
+        sys.stdout.flush()
+    except FxquantError as error:
+        if not is_repeated(error):
+            print(f"fxquant: error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        print(f"fxquant: error: out of memory, try a smaller --batch-size: {reason}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print("fxquant: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe went away, as `head` does; keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0

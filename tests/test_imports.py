@@ -1,0 +1,70 @@
+"""What importing costs: fxquant alone nothing, its graphs no timm, and help no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import fxquant
+
+
+def imported_by(code: str) -> set[str]:
+    """Return the names of the modules that a new process has after `code`."""
+    command = [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules, file=sys.__stdout__)"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split())
+
+
+def test_fxquant_alone_imports_nothing_large() -> None:
+    found = imported_by("import fxquant")
+    assert {name for name in found if name.startswith("fxquant")} == {
+        "fxquant",
+        "fxquant.registration",
+        "fxquant.version",
+    }
+    assert not found & {"torch", "numpy", "timm", "torchvision", "sklearn"}
+
+
+def test_the_verbs_do_not_import_the_compiler_of_torch() -> None:
+    assert not imported_by("import fxquant.api, fxquant.checkpoint") & {"torch._dynamo", "torch._inductor", "timm"}
+
+
+def test_a_model_of_ones_own_needs_neither_timm_nor_torchvision_nor_sklearn() -> None:
+    code = (
+        "import fxquant, torch\n"
+        "model, x = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.GELU()).eval(), torch.randn(4, 8)\n"
+        "fxquant.report(fxquant.quantize(model, [x]))"
+    )
+    assert not imported_by(code) & {"timm", "torchvision", "sklearn", "matplotlib"}
+
+
+@pytest.mark.parametrize("arguments", ["['--help']", "['--version']", "[]", "['nonsense']"])
+def test_help_does_not_wait_for_torch(arguments: str) -> None:
+    code = (
+        "import contextlib, io\n"
+        "from fxquant.cli.main import main\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()), "
+        "contextlib.redirect_stderr(io.StringIO()):\n"
+        f"    main({arguments})"
+    )
+    assert not imported_by(code) & {"torch", "numpy", "timm"}
+
+
+@pytest.mark.parametrize("order", ["import fxquant, timm", "import timm, fxquant", "import fxquant, timm.models"])
+def test_timm_knows_the_models_whichever_is_imported_first(order: str) -> None:
+    code = f"{order}\nassert timm.is_model('itpn_base') and timm.is_model('sret_t')\nassert timm.__spec__.loader.name == 'timm'"
+    assert "fxquant.models" in imported_by(code)
+
+
+def test_submodules_are_attributes_as_ever() -> None:
+    assert fxquant.ops is import_module("fxquant.ops")
+    assert fxquant.kernels is import_module("fxquant.kernels")
+    assert {"quantize", "models", "TensorSpec"} <= set(dir(fxquant))
+
+
+def test_a_misspelt_name_is_an_attribute_error() -> None:
+    for name in ("quantise", "_private", "__wrapped__"):
+        with pytest.raises(AttributeError, match=f"module 'fxquant' has no attribute '{name}'"):
+            getattr(fxquant, name)
