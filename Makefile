@@ -4,13 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+# A worker for each core, a test file at a time. ORDER= shuffles the tests.
+ORDER ?= -p no:randomly
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --durations 20 $(ORDER)
+
+.PHONY: demo test test-long test-all check bench clean
 
 demo: $(READY)
 	$(BIN)/fxquant demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST) -m 'not long'
+
+test-long: $(READY)
+	$(PYTEST) -m long
+
+test-all: test test-long
 
 check: $(READY)
 	$(BIN)/ruff check .

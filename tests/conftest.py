@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch is imported: workers side by side have a core each, and the order of sums depends on the number of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 
+pytest.register_assert_rewrite("tests.support")
 pytest_plugins = ["tests.support.folders"]
-
-pytest.register_assert_rewrite("tests.support.check_pass")
 
 # The same examples every time, however busy the machine. `--hypothesis-profile=search` looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

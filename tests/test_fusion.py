@@ -25,8 +25,9 @@ from fxquant.ops import (
     layer_norm_quantize,
 )
 from fxquant.passes.fuse_attention import fuse_attention
-from tests.support.fusing import check_nodes, prepared_model, unfused
+from tests.support.fusing import check_nodes, prepared_model
 from tests.support.models import images, small_swin, small_vit
+from tests.support.unfused import unfused
 
 TWIN = QuantConfig(LayerSpec(gelu=TwinGELU()))
 MODELS: dict[str, Callable[[], nn.Module]] = {

@@ -14,7 +14,6 @@ The second does not grow with K. Twin-uniform operands have two accumulators, wh
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import QuantConfig, pipeline
+from fxquant import QuantConfig
 from fxquant.graph.meta import record_of
-from fxquant.graph.stages import Stage
 from fxquant.lowering.quantized import is_quantized
 from fxquant.ops import (
     dequantize_log2,
@@ -38,6 +36,7 @@ from fxquant.ops import (
     quantize_log2,
     quantize_twin,
 )
+from tests.support.unfused import lower
 
 U = 2.0**-24
 PRODUCTS = (F.linear, F.conv2d, torch.matmul)
@@ -118,7 +117,7 @@ def _double(values: dict[fx.Node, Any], argument: object) -> Tensor | None:
 def sites(prepared: fx.GraphModule, x: Tensor) -> list[Site]:
     """Run both graphs, check that all codes are equal, and pair the products."""
     fake = fxquant.convert(prepared, "fake")
-    int8 = lowered(fake)
+    int8 = lower(fake)
     one = Recorder(fake)
     with torch.no_grad():
         one.run(x)
@@ -133,11 +132,6 @@ def sites(prepared: fx.GraphModule, x: Tensor) -> list[Site]:
     simulated = [n for n in fake.graph.nodes if n.target in PRODUCTS and _simulated(n)]
     assert {_label(n) for n in simulated} == set(products)
     return [Site(n, products[_label(n)], one.env, other.env) for n in simulated]
-
-
-def lowered(fake: fx.GraphModule) -> fx.GraphModule:
-    """Return the int8 graph of a simulated one before anything is fused, so that each site is an operator of its own."""
-    return pipeline.run(copy.deepcopy(fake), pipeline.LOWER, Stage.LOWERED)
 
 
 def calibrated(model: nn.Module, config: QuantConfig, *batches: Tensor) -> fx.GraphModule:

@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-import fxquant
-from fxquant import QuantConfig, pipeline
-from fxquant.graph.stages import Stage
+from fxquant import QuantConfig
 from fxquant.kernels import use_backend
 from fxquant.ops import (
     attention_quantize,
@@ -50,11 +48,6 @@ class Recorder(fx.Interpreter):
                 self.by_kernels[n] = function(*args, **kwargs)
         with use_backend("aten"):
             return super().run_node(n)
-
-
-def unfused(prepared: fx.GraphModule) -> fx.GraphModule:
-    """Return the int8 model before anything is fused."""
-    return pipeline.run(copy.deepcopy(fxquant.convert(prepared, "fake")), pipeline.LOWER, Stage.LOWERED)
 
 
 def check_nodes(fused: fx.GraphModule, x: Tensor) -> set[Any]:

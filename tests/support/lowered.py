@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import QuantConfig, pipeline
+from fxquant import QuantConfig
 from fxquant.graph.rewrite import Pass
 from fxquant.graph.shapes import propagate_shapes
-from fxquant.graph.stages import Stage
 from tests.support import noisy
+from tests.support.unfused import unfused
 
 
 def lowered(
@@ -32,8 +30,3 @@ def lowered(
     for each in passes:
         gm = each(gm).graph_module
     return gm
-
-
-def unfused(prepared: fx.GraphModule) -> fx.GraphModule:
-    """Return the int8 model that `fxquant.convert` makes before it fuses anything."""
-    return pipeline.run(copy.deepcopy(fxquant.convert(prepared, "fake")), pipeline.LOWER, Stage.LOWERED)
