@@ -19,6 +19,7 @@ from fxquant.ops import add_noise, denoise_bias, quantize, quantize_twin
 from tests.checkpoint.helpers import assert_same
 from tests.support import contract
 from tests.support.models import images, small_swin, small_vit
+from tests.support.unfused import lower
 
 HEADS = TensorSpec(6, signed=True, symmetric=True, granularity=PerHead())
 LAYER = LayerSpec(
@@ -55,7 +56,7 @@ def at_stage(name: str, stage: str) -> fx.GraphModule:
 
 
 def unfused(name: str) -> fx.GraphModule:
-    return contract.lowered(at_stage(name, "fake"))
+    return lower(at_stage(name, "fake"))
 
 
 def quantizers(gm: fx.GraphModule) -> list[fx.Node]:
