@@ -16,8 +16,8 @@ import fxquant
 from fxquant import LayerSpec, Noise, NoisyBias, PerChannel, PerHead, QuantConfig, ScaleSearch, TensorSpec, TwinGELU
 from fxquant.kernels import use_backend
 from fxquant.ops import add_noise, denoise_bias, quantize, quantize_twin
-from tests.checkpoint.helpers import assert_same
 from tests.support import contract
+from tests.support.checkpoints import assert_same
 from tests.support.models import images, small_swin, small_vit
 from tests.support.unfused import lower
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 import fxquant
 from fxquant import CheckpointError
 from fxquant.checkpoint import container
-from tests.checkpoint import helpers
-from tests.checkpoint.helpers import assert_same, at_stage
+from tests.support import checkpoints
+from tests.support.checkpoints import assert_same, at_stage
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_a_header_that_is_no_graph(text: str, path: Path) -> None:
 
 
 def test_a_changed_header_is_found(path: Path) -> None:
-    contents, _ = helpers.read_parts(path)
+    contents, _ = checkpoints.read_parts(path)
     raw = path.read_bytes()
     assert contents["nodes"][0]["name"] == "x"
     path.write_bytes(raw.replace(b"int8_linear", b"int8_Linear", 1))

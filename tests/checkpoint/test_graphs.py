@@ -14,7 +14,7 @@ from torch import fx, nn
 
 import fxquant
 from fxquant.graph.stages import Stage
-from tests.checkpoint.helpers import assert_same, round_trip
+from tests.support.checkpoints import assert_same, round_trip
 
 
 def graph_of(build: Callable[[fx.Graph, fx.Node], fx.Node]) -> fx.GraphModule:

@@ -10,7 +10,7 @@ import torch
 
 import fxquant
 from fxquant.observers.input_recorder import InputRecorder
-from tests.checkpoint.helpers import assert_same, assert_same_tensors, at_stage, images, round_trip
+from tests.support.checkpoints import assert_same, assert_same_tensors, at_stage, images, round_trip
 
 
 def test_calibration_goes_on(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fxquant.numerics.granularity import PerChannel
 from fxquant.observers import PowerOfTwoFactor
 from fxquant.observers.log2 import Log2, LogIntSoftmax
 from fxquant.ops import dequantize_log2, log_int_softmax, quantize_log2
-from tests.checkpoint.helpers import assert_same, at_stage, images, round_trip
+from tests.support.checkpoints import assert_same, at_stage, images, round_trip
 
 STAGES = ("prepared", "calibrated", "fake", "int8")
 RECIPES: dict[str, dict[str, Any]] = {

@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant.graph.meta import module_path
-from tests.checkpoint import helpers
-from tests.checkpoint.helpers import STAGES, assert_same, at_stage, images, round_trip
+from tests.support import checkpoints
+from tests.support.checkpoints import STAGES, assert_same, at_stage, images, round_trip
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -36,7 +36,7 @@ def test_every_width(bits: int, stage: str, tmp_path: Path) -> None:
     gm = at_stage("conv", stage, w_bits=bits, a_bits=bits)
     loaded = round_trip(gm, tmp_path)
     assert_same(gm, loaded, [images("conv", seed=1)])
-    _, stored = helpers.read_parts(tmp_path / "model.safetensors")
+    _, stored = checkpoints.read_parts(tmp_path / "model.safetensors")
     for name, codes in gm.state_dict().items():
         if codes.dtype is torch.int8:
             assert stored[name].nbytes == ((codes.numel() + 1) // 2 if bits <= 4 else codes.numel()), name
@@ -53,7 +53,7 @@ def test_unsigned_four_bit_weights_are_packed(tmp_path: Path) -> None:
     fxquant.calibrate(prepared, [images("conv")], progress=False)
     for gm in (fxquant.convert(prepared, "fake"), fxquant.convert(prepared)):
         assert_same(gm, round_trip(gm, tmp_path), [images("conv")])
-        _, stored = helpers.read_parts(tmp_path / "model.safetensors")
+        _, stored = checkpoints.read_parts(tmp_path / "model.safetensors")
         codes = [name for name, t in gm.state_dict().items() if t.dtype is torch.int8]
         assert codes
         assert all(stored[name].dtype is torch.uint8 for name in codes)
@@ -110,7 +110,7 @@ def test_no_source_location_is_saved(tmp_path: Path) -> None:
 
 
 def test_shapes_survive(tmp_path: Path) -> None:
-    gm = fxquant.trace(helpers.model_named("conv"), images("conv"))
+    gm = fxquant.trace(checkpoints.model_named("conv"), images("conv"))
     loaded = round_trip(gm, tmp_path)
     for node, other in zip(loaded.graph.nodes, gm.graph.nodes, strict=True):
         assert ("val" in node.meta) == ("val" in other.meta)
@@ -125,7 +125,7 @@ def test_training_flag(tmp_path: Path) -> None:
 
 
 def test_other_things_than_graphs_are_refused(tmp_path: Path) -> None:
-    things: tuple[Any, ...] = (helpers.conv_net(), fx.symbolic_trace(nn.Linear(2, 2)), {})
+    things: tuple[Any, ...] = (checkpoints.conv_net(), fx.symbolic_trace(nn.Linear(2, 2)), {})
     for thing in things:
         with pytest.raises(fxquant.CheckpointError, match=r"expected a graph from fxquant\.trace"):
             fxquant.save(thing, tmp_path / "model.safetensors")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import fxquant
-from tests.checkpoint import helpers
-from tests.checkpoint.helpers import assert_same, assert_same_tensors, at_stage, images, round_trip
+from tests.support import checkpoints
+from tests.support.checkpoints import assert_same, assert_same_tensors, at_stage, images, round_trip
 
 
 class Mixed(nn.Module):
@@ -51,7 +51,7 @@ def test_kinds_of_tensors_and_their_sharing(tmp_path: Path) -> None:
     assert isinstance(loaded.get_parameter("layer.weight"), nn.Parameter)
     assert "cache" not in loaded.state_dict()
     assert loaded.get_buffer("cache").equal(torch.arange(3))
-    _, stored = helpers.read_parts(tmp_path / "model.safetensors")
+    _, stored = checkpoints.read_parts(tmp_path / "model.safetensors")
     assert len(stored) == len(list(gm.parameters())) + len(list(gm.buffers())) - 1
     x = torch.randn(4, 8)
     assert gm(x).nan_to_num(7).equal(loaded(x).nan_to_num(7))
@@ -67,7 +67,7 @@ def test_views_of_one_memory_are_stored_apart(tmp_path: Path) -> None:
 
 
 def test_memory_layout_survives(tmp_path: Path) -> None:
-    model = helpers.conv_net().to(memory_format=torch.channels_last)
+    model = checkpoints.conv_net().to(memory_format=torch.channels_last)
     gm = fxquant.trace(model)
     assert not gm.get_parameter("stem.weight").is_contiguous()
     assert_same(gm, round_trip(gm, tmp_path), [images("conv")])

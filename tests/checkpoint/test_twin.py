@@ -24,7 +24,7 @@ from fxquant.ops import (
     layer_norm_quantize,
     quantize_twin,
 )
-from tests.checkpoint.helpers import assert_same, at_stage, images, round_trip
+from tests.support.checkpoints import assert_same, at_stage, images, round_trip
 
 HEADS = TensorSpec(granularity=PerHead())
 TWIN = LayerSpec(query=HEADS, softmax=TwinSoftmax(), gelu=TwinGELU(6, power_of_two=True))

@@ -14,8 +14,8 @@ from fxquant.cli.main import main
 from fxquant.data.batches import resolve_data_config
 from fxquant.data.folder import read_image_tree
 from fxquant.distillation import LabelKind, make_labels, open_labels
-from tests.distillation.making import equal
 from tests.support.folders import CLASSES, MODEL, TRAIN
+from tests.support.soft_labels import equal
 
 IMAGES = len(CLASSES) * TRAIN
 

@@ -10,7 +10,7 @@ import pytest
 from fxquant.cli.main import main
 from fxquant.distillation import LabelKind, open_labels
 from fxquant.distillation.manifest import read_manifest
-from tests.distillation.making import CLASSES, equal, make_images, publish
+from tests.support.soft_labels import CLASSES, equal, make_images, publish
 
 
 def run(labels: Path, data: Path, out: Path, *arguments: object) -> int:

@@ -15,8 +15,8 @@ from fxquant.compiling.choose_cpu import sites_for_onednn
 from fxquant.ops.onednn_linear import is_available
 from fxquant.passes.fuse_gelu import fuse_gelu
 from fxquant.passes.fuse_residual import fuse_residual
-from tests.kernels.cpu.needs import needs_kernels
 from tests.support.lowered import lowered
+from tests.support.needs_cpu_kernels import needs_kernels
 
 X = torch.randn(2, 5, 8)
 

@@ -24,7 +24,7 @@ from fxquant.distillation import (
 from fxquant.distillation.crops import IMAGENET_MEAN, IMAGENET_STD
 from fxquant.distillation.cutting import cut_crops, normalise
 from fxquant.errors import ConfigError, InputError
-from tests.distillation.making import CLASSES, make_images, publish
+from tests.support.soft_labels import CLASSES, make_images, publish
 
 K5 = LabelKind.MARGINAL_SMOOTHING_K5
 

@@ -12,7 +12,7 @@ from fxquant.data.batches import open_image
 from fxquant.distillation.crops import IMAGENET_MEAN, IMAGENET_STD
 from fxquant.distillation.cutting import check_interpolation, cut_crops, normalise
 from fxquant.errors import ConfigError, InputError
-from tests.distillation.making import RECORDED
+from tests.support.soft_labels import RECORDED
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

@@ -9,7 +9,7 @@ import pytest
 from fxquant.distillation import LabelKind, open_labels
 from fxquant.distillation.published import PublishedLabels
 from fxquant.errors import ConfigError, InputError
-from tests.distillation.making import CLASSES, write_label
+from tests.support.soft_labels import CLASSES, write_label
 
 
 def test_published_labels_are_opened_by_kind_and_classes(tmp_path: Path) -> None:

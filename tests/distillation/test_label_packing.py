@@ -14,7 +14,7 @@ from fxquant.data.folder import Samples
 from fxquant.distillation import LabelKind, open_labels, pack_labels, shard
 from fxquant.distillation.packed import PackedLabels
 from fxquant.errors import ConfigError, InputError
-from tests.distillation.making import CLASSES, KINDS, equal, make_images, publish, write_label
+from tests.support.soft_labels import CLASSES, KINDS, equal, make_images, publish, write_label
 
 K5 = LabelKind.MARGINAL_SMOOTHING_K5
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fxquant.distillation import LabelKind, SoftTargets, soft_cross_entropy
 from fxquant.errors import InputError
-from tests.distillation.making import KINDS, RECORDED, recorded_targets
+from tests.support.soft_labels import KINDS, RECORDED, recorded_targets
 
 
 def dense_loss(logits: Tensor, targets: SoftTargets) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from fxquant.distillation import LabelKind
 from fxquant.distillation.published import PublishedLabels, read_label_file
 from fxquant.errors import InputError
-from tests.distillation.making import CLASSES, KINDS, equal, make_boxes, make_output, write_label
 from tests.distillation.test_array_pickle import Command
+from tests.support.soft_labels import CLASSES, KINDS, equal, make_boxes, make_output, write_label
 
 K5 = LabelKind.MARGINAL_SMOOTHING_K5
 

@@ -9,7 +9,7 @@ import torch
 
 from fxquant.distillation import LabelKind, SoftTargets, concatenate
 from fxquant.errors import InputError
-from tests.distillation.making import RECORDED, recorded_targets
+from tests.support.soft_labels import RECORDED, recorded_targets
 
 STORED = [kind for kind in LabelKind if kind is not LabelKind.ORI]
 

@@ -14,8 +14,8 @@ from fxquant.data.folder import Samples
 from fxquant.distillation import LabelKind, make_labels, open_labels, shard
 from fxquant.distillation.cutting import cut_crops, normalise
 from fxquant.errors import ConfigError, InputError
-from tests.distillation.making import CLASSES, DATA_CONFIG, KINDS, TinyTeacher, equal, make_images
 from tests.distillation.test_label_packing import contents
+from tests.support.soft_labels import CLASSES, DATA_CONFIG, KINDS, TinyTeacher, equal, make_images
 
 K5 = LabelKind.MARGINAL_SMOOTHING_K5
 

@@ -11,8 +11,7 @@ from fxquant.config.operands import TensorSpec
 from fxquant.errors import CalibrationError
 from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerTensor, RowGroups
 from fxquant.observers import EMA, OMSE, MinMax, Observer, ObserverOptions, Percentile
-
-from .parity import batches_of, fake_quantized, observed
+from tests.support.observer_parity import batches_of, fake_quantized, observed
 
 OPTIONS = [MinMax(), EMA(sigma=0.1), Percentile(alpha=0.99), OMSE(bins=512), OMSE(last_batch_only=True, bins=512)]
 each_observer = pytest.mark.parametrize("options", OPTIONS, ids=repr)

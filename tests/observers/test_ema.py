@@ -7,8 +7,7 @@ import torch
 
 from fxquant.errors import ConfigError
 from fxquant.observers import EMA
-
-from .parity import assert_as_published, batches_of, each_bits, each_stream, observed
+from tests.support.observer_parity import assert_as_published, batches_of, each_bits, each_stream, observed
 
 
 @each_stream

@@ -10,8 +10,7 @@ from fxquant.config.operands import TensorSpec
 from fxquant.numerics.granularity import PerChannel
 from fxquant.observers import OMSE, OMSEObserver
 from fxquant.observers.histogram import Grid, power_of_two
-
-from .parity import observed
+from tests.support.observer_parity import observed
 
 # Not down to where a value divided by the width of a bin underflows float32: there its sign, hence its bin, is lost.
 FLOATS = st.floats(-(2.0**60), 2.0**60, width=32).filter(lambda value: value == 0 or abs(value) > 2.0**-60)

@@ -11,8 +11,7 @@ from fxquant.config.operands import TensorSpec
 from fxquant.numerics.arithmetic import dequantize, quantize
 from fxquant.numerics.granularity import PerChannel
 from fxquant.observers import MinMax
-
-from .parity import RECORDED, assert_as_published, each_bits, each_stream, observed
+from tests.support.observer_parity import RECORDED, assert_as_published, each_bits, each_stream, observed
 
 
 @each_stream

@@ -13,8 +13,14 @@ from fxquant.errors import ConfigError
 from fxquant.numerics.granularity import PerChannel
 from fxquant.observers import OMSE, MinMax, Observer, ObserverOptions
 from fxquant.observers.omse import FACTORS, MAX_BINS
-
-from .parity import assert_as_published, batches_of, each_bits, each_stream, fake_quantized, observed
+from tests.support.observer_parity import (
+    assert_as_published,
+    batches_of,
+    each_bits,
+    each_stream,
+    fake_quantized,
+    observed,
+)
 
 DISTRIBUTIONS = ["normal", "heavy", "laplace", "relu", "gelu", "softmax", "shifted", "outliers", "image"]
 

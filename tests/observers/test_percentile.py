@@ -11,8 +11,7 @@ from torch import Tensor
 from fxquant.errors import ConfigError
 from fxquant.observers import MinMax, Percentile
 from fxquant.observers.percentile import tail_quantile
-
-from .parity import assert_as_published, batches_of, each_bits, each_stream, observed
+from tests.support.observer_parity import assert_as_published, batches_of, each_bits, each_stream, observed
 
 
 def sorted_quantiles(rows: Tensor, alpha: float) -> tuple[Tensor, Tensor]:

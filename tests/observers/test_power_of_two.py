@@ -16,8 +16,7 @@ from fxquant.numerics.arithmetic import dequantize, quantize
 from fxquant.numerics.granularity import PerChannel, PerHead, PerTensor
 from fxquant.observers import MinMax, PowerOfTwoFactor
 from fxquant.observers.power_of_two import FACTORS, PowerOfTwoFactorObserver
-
-from .parity import RECORDED, STREAMS, batches_of, each_bits, fake_quantized, observed
+from tests.support.observer_parity import RECORDED, STREAMS, batches_of, each_bits, fake_quantized, observed
 
 # In `constant` each channel is one value, for which the published observer has no scale: see below.
 TOKENS = [stream for stream in STREAMS if f"{stream}/u8/pts/scale" in RECORDED and stream != "constant"]

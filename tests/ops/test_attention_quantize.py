@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fxquant.kernels import use_backend
 from fxquant.ops import attention_quantize, quantize
-from tests.kernels.cpu.operands import arguments, assert_codes, make_quantizer, quantizers, seeds
 from tests.kernels.cpu.test_attention import exact_attention, make_heads, window_masks
+from tests.support.cpu_operands import arguments, assert_codes, make_quantizer, quantizers, seeds
 
 
 @given(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fxquant.kernels import use_backend
 from fxquant.ops import int8_linear, int8_linear_add, int8_linear_twin, int8_linear_twin_add
-from tests.kernels.cpu.operands import make_codes, make_weight, seeds
+from tests.support.cpu_operands import make_codes, make_weight, seeds
 
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 sizes = st.integers(1, 20)

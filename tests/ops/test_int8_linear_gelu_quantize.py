@@ -17,7 +17,7 @@ from fxquant.ops import (
     quantize,
     quantize_twin,
 )
-from tests.kernels.cpu.operands import arguments, make_codes, make_quantizer, make_weight, quantizers, seeds
+from tests.support.cpu_operands import arguments, make_codes, make_quantizer, make_weight, quantizers, seeds
 
 sizes = st.integers(1, 20)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fxquant.kernels import use_backend
 from fxquant.ops import layer_norm_quantize, quantize
-from tests.kernels.cpu.operands import arguments, make_quantizer, quantizers, seeds
+from tests.support.cpu_operands import arguments, make_quantizer, quantizers, seeds
 
 
 @given(

@@ -18,9 +18,9 @@ from fxquant.passes.fuse_gelu import fuse_gelu
 from fxquant.passes.fuse_layer_norm import fuse_layer_norm
 from fxquant.passes.fuse_residual import fuse_residual
 from fxquant.passes.use_cpu_kernels import use_cpu_kernels
-from tests.kernels.cpu.needs import needs_kernels
 from tests.support.check_pass import check_pass, check_unchanged, module_of
 from tests.support.lowered import lowered
+from tests.support.needs_cpu_kernels import needs_kernels
 
 X = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0))
 TWIN = QuantConfig(LayerSpec(gelu=TwinGELU()))

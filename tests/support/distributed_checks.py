@@ -41,8 +41,8 @@ from fxquant.errors import InputError
 from fxquant.measurement.evaluation import Evaluation, evaluate
 from fxquant.ops.train_modules import BatchNorm
 from fxquant.training import initialise_scales
-from tests.distillation.making import DATA_CONFIG, TinyTeacher, equal, make_images
 from tests.support.models import images, small_vit
+from tests.support.soft_labels import DATA_CONFIG, TinyTeacher, equal, make_images
 
 WORLD = 2
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fxquant.synthesis.learning_rate import learning_rate
-from tests.synthesis.recorded import recorded
+from tests.support.recorded_synthesis import recorded
 
 
 @pytest.mark.parametrize("name", ["deit", "swin", "short"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fxquant.synthesis.losses import total_variation
-from tests.synthesis.recorded import recorded, relative
+from tests.support.recorded_synthesis import recorded, relative
 
 
 def test_value_loss_and_gradient_as_recorded() -> None:

@@ -15,7 +15,7 @@ from fxquant.synthesis.optimisation import SynthesisState, advance, begin, begin
 from fxquant.synthesis.synthesis_model import SynthesisModel, read_subject
 from fxquant.synthesis.synthesis_options import SynthesisOptions
 from tests.support.models import SIZE, small_vit
-from tests.synthesis.recorded import MODELS, recorded, recorded_model, relative
+from tests.support.recorded_synthesis import MODELS, recorded, recorded_model, relative
 
 CPU = torch.device("cpu")
 # The kernel is narrow: in double precision the recorded gradients are up to 2.2e-4 off, and so are ours.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fxquant.synthesis import patch_entropy as module
 from fxquant.synthesis.patch_entropy import patch_entropy
-from tests.synthesis.recorded import entropy_by_definition, recorded, relative
+from tests.support.recorded_synthesis import entropy_by_definition, recorded, relative
 
 
 def with_gradient(entropy: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from fxquant.errors import ConfigError, InputError
 from fxquant.synthesis.synthesis_model import Size, SynthesisModel, read_subject, resolve_size
 from fxquant.synthesis.synthesis_options import SynthesisOptions
 from tests.support.models import SIZE, images, small_vit
-from tests.synthesis.recorded import recorded
+from tests.support.recorded_synthesis import recorded
 
 OPTIONS = SynthesisOptions()
 

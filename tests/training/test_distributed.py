@@ -14,8 +14,8 @@ from torch import Tensor
 from fxquant.training import train
 from fxquant.training.state import State
 from fxquant.training.state_file import read_state
-from tests.training.helpers import memory_data, prepared_vit
-from tests.training.two_ranks import OPTIONS, keep_gradients
+from tests.support.trained_models import memory_data, prepared_vit
+from tests.support.two_ranks import OPTIONS, keep_gradients
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ def test_gradients_are_those_of_one_process_and_a_killed_one_starts_anew(
     tmp_path: Path, gradients: list[dict[str, Tensor]]
 ) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
-    command = [sys.executable, *launcher, "-m", "tests.training.two_ranks", str(tmp_path)]
+    command = [sys.executable, *launcher, "-m", "tests.support.two_ranks", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

@@ -16,7 +16,7 @@ from fxquant.training import AugmentedImages, TrainingData, TrainingOptions
 from fxquant.training.epoch_images import load_batches, order_batches
 from fxquant.training.schedule import EpochPass
 from tests.support.folders import make_class
-from tests.training.helpers import MemoryImages
+from tests.support.trained_models import MemoryImages
 
 NOW = EpochPass(epoch=3, crops=1, lr_epoch=3, images=4, steps=3)
 

@@ -18,7 +18,7 @@ def test_the_weights_are_those_of_a_training_that_was_left_alone(tmp_path: Path)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # Twice in dozens of runs, beside other test runs, the first forked process failed: one more chance, and its words.
     for folder in (tmp_path / "first", tmp_path / "second"):
-        command = [sys.executable, "-m", "tests.training.killed", str(folder)]
+        command = [sys.executable, "-m", "tests.support.killed", str(folder)]
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
         )

@@ -21,7 +21,7 @@ from fxquant.errors import TrainingError
 from fxquant.training import TrainingData, TrainingOptions, TrainingResult, load_trained, train
 from fxquant.training.state_file import read_state
 from tests.support.models import images, small_vit
-from tests.training.helpers import MemoryImages, memory_data, prepared_vit, same_state
+from tests.support.trained_models import MemoryImages, memory_data, prepared_vit, same_state
 
 OPTIONS = TrainingOptions(epochs=4, batch_size=4, lr=2e-3, ema_decay=0.8, freeze_threshold=0.3, clip_grad=5.0)
 

@@ -12,7 +12,7 @@ from fxquant.training.bit_budget import bit_operations
 from fxquant.training.objective import Objective
 from fxquant.training.regulariser import variation_regulariser
 from tests.support.models import images
-from tests.training.helpers import prepared_vit
+from tests.support.trained_models import prepared_vit
 
 LOGITS = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([1, 2, 3, 4])

@@ -7,7 +7,7 @@ from torch import nn
 import fxquant
 from fxquant.training.parameter_groups import group_parameters
 from tests.support.models import images, small_swin
-from tests.training.helpers import prepared_vit
+from tests.support.trained_models import prepared_vit
 
 
 def decayed(prepared: nn.Module) -> set[str]:

@@ -12,7 +12,7 @@ from fxquant import CheckpointError
 from fxquant.training import TrainingOptions
 from fxquant.training.state import State, TrainingProgress, describe_quantisers
 from tests.support.models import images
-from tests.training.helpers import prepared_vit, same_state
+from tests.support.trained_models import prepared_vit, same_state
 
 
 def make_state(drop_path: float = 0.0, learned_bits: bool = False, **options: Any) -> State:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import fxquant
-from tests.checkpoint.helpers import at_stage
+from tests.support.checkpoints import at_stage
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,9 @@ import fxquant
 from fxquant import CheckpointError
 from fxquant.checkpoint import container
 from fxquant.dialect import vocabulary
-from tests.checkpoint import helpers
-from tests.checkpoint.helpers import at_stage, node_of
-from tests.checkpoint.hostile.helpers import INJECTIONS, Change, refused
+from tests.support import checkpoints
+from tests.support.checkpoints import at_stage, node_of
+from tests.support.hostile import INJECTIONS, Change, refused
 
 
 def drop_output(contents: Any, tensors: dict[str, Tensor]) -> None:
@@ -171,7 +171,7 @@ def test_any_header_is_refused_or_is_a_graph_of_the_dialect(data: st.DataObject,
     path = tmp_path / "fuzzed.safetensors"
     if not hasattr(places, stage):
         fxquant.save(at_stage("conv", stage), path)
-        setattr(places, stage, helpers.read_parts(path))
+        setattr(places, stage, checkpoints.read_parts(path))
     contents, tensors = getattr(places, stage)
     contents = copy.deepcopy(contents)
     for _ in range(data.draw(st.integers(1, 3))):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from tests.checkpoint.hostile.helpers import Change, refused
+from tests.support.hostile import Change, refused
 
 
 def set_module(key: str, value: Any) -> Change:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from tests.checkpoint import helpers
-from tests.checkpoint.hostile.helpers import refused
+from tests.support import checkpoints
+from tests.support.hostile import refused
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_other_kinds_of_nodes(op: Any, args: Any, path: Path) -> None:
 
 
 def test_references_point_backwards(path: Path) -> None:
-    contents, _ = helpers.read_parts(path)
+    contents, _ = checkpoints.read_parts(path)
     last = contents["nodes"][-2]["name"]
     for name in (last, "nothing", contents["nodes"][1]["name"], 3, None, ["x"]):
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import fxquant
-from tests.checkpoint.helpers import forge
-from tests.checkpoint.hostile.helpers import Change, refused
+from tests.support.checkpoints import forge
+from tests.support.hostile import Change, refused
 
 
 def other_shape(contents: Any, tensors: dict[str, Tensor]) -> None:

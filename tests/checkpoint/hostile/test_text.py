@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 import fxquant
-from tests.checkpoint import helpers
-from tests.checkpoint.helpers import at_stage, forge, node_of
-from tests.checkpoint.hostile.helpers import INJECTIONS, refused
+from tests.support import checkpoints
+from tests.support.checkpoints import at_stage, forge, node_of
+from tests.support.hostile import INJECTIONS, refused
 
 
 def test_a_forged_file_without_changes_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FX_GRAPH_SHOW_META")
     forge(path, lambda contents, tensors: None)
-    helpers.assert_same(at_stage("conv", "int8"), fxquant.load(path))
+    checkpoints.assert_same(at_stage("conv", "int8"), fxquant.load(path))
 
 
 @pytest.mark.parametrize("text", INJECTIONS)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fxquant.kernels import cpu, use_backend
 from fxquant.ops import attention_quantize
-from tests.kernels.cpu.needs import needs_kernels
-from tests.kernels.cpu.operands import arguments, assert_codes, dtypes, make_quantizer, quantizers, seeds
+from tests.support.cpu_operands import arguments, assert_codes, dtypes, make_quantizer, quantizers, seeds
+from tests.support.needs_cpu_kernels import needs_kernels
 
 pytestmark = needs_kernels
 Heads = tuple[Tensor, Tensor, Tensor]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fxquant.kernels import cpu, use_backend
 from fxquant.numerics.learned_step import fake_quantize_learned
-from tests.kernels.cpu.needs import needs_kernels
-from tests.kernels.cpu.operands import seeds
+from tests.support.cpu_operands import seeds
+from tests.support.needs_cpu_kernels import needs_kernels
 
 pytestmark = needs_kernels
 Operands = tuple[Tensor, Tensor, Tensor | None, Tensor | float, Tensor | float]

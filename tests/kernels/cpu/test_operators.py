@@ -15,8 +15,7 @@ from torch import Tensor
 from fxquant.kernels import cpu, use_backend
 from fxquant.kernels.activation_table import gelu_table
 from fxquant.ops import int8_linear, int8_linear_add, int8_linear_twin, int8_linear_twin_add, quantize, quantize_twin
-from tests.kernels.cpu.needs import needs_kernels
-from tests.kernels.cpu.operands import (
+from tests.support.cpu_operands import (
     assert_codes,
     dtypes,
     make_codes,
@@ -25,6 +24,7 @@ from tests.kernels.cpu.operands import (
     quantizers,
     seeds,
 )
+from tests.support.needs_cpu_kernels import needs_kernels
 
 pytestmark = needs_kernels
 ONE = torch.ones(())

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fxquant.kernels import cpu, use_backend
 from fxquant.training.regulariser import _Variation
-from tests.kernels.cpu.needs import needs_kernels
-from tests.kernels.cpu.operands import seeds
+from tests.support.cpu_operands import seeds
+from tests.support.needs_cpu_kernels import needs_kernels
 
 pytestmark = needs_kernels
 

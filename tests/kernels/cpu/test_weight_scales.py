@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fxquant.kernels import cpu, use_backend
 from fxquant.numerics.learned_step import WIDTHS, initial_weight_scale, initial_weight_scales
-from tests.kernels.cpu.needs import needs_kernels
-from tests.kernels.cpu.operands import seeds
+from tests.support.cpu_operands import seeds
+from tests.support.needs_cpu_kernels import needs_kernels
 
 pytestmark = needs_kernels
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.kernels.triton.interpreter import Kernels
+from tests.support.triton_interpreter import Kernels
 
 pytest.importorskip("triton")
 

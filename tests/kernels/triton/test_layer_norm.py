@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.triton.interpreter import Kernels
-from tests.kernels.triton.operands import DTYPES, assert_codes_of, random_quantizer
+from tests.support.triton_interpreter import Kernels
+from tests.support.triton_operands import DTYPES, assert_codes_of, random_quantizer
 
 
 @settings(max_examples=12)

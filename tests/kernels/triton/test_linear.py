@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from fxquant import ops
 from fxquant.kernels import use_backend
-from tests.kernels.triton.interpreter import Kernels
-from tests.kernels.triton.operands import (
+from tests.support.triton_interpreter import Kernels
+from tests.support.triton_operands import (
     DTYPES,
     assert_codes_of,
     padded,

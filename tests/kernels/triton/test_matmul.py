@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from fxquant import ops
 from fxquant.kernels import use_backend
-from tests.kernels.triton.interpreter import Kernels
-from tests.kernels.triton.operands import DTYPES, random_codes
 from tests.ops.test_int8_matmul import BATCHES, has_heads, shifts
+from tests.support.triton_interpreter import Kernels
+from tests.support.triton_operands import DTYPES, random_codes
 
 sizes = st.integers(1, 50)
 kinds = st.sampled_from(["none", "tensor", "head"])

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.kernels.triton.interpreter import Kernels
-from tests.kernels.triton.operands import random_codes, random_quantizer
+from tests.support.triton_interpreter import Kernels
+from tests.support.triton_operands import random_codes, random_quantizer
 
 
 def calls() -> dict[str, tuple[Any, ...]]:

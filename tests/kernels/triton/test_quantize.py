@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fxquant.kernels import use_backend
 from fxquant.kernels.cpu import Quantizer
-from tests.kernels.triton.interpreter import Kernels
-from tests.kernels.triton.operands import DTYPES, random_quantizer, reference_codes
+from tests.support.triton_interpreter import Kernels
+from tests.support.triton_operands import DTYPES, random_quantizer, reference_codes
 
 KINDS = ["signed", "unsigned", "gelu", "softmax"]
 

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from fxquant.training import TrainingOptions, train
-from tests.training.helpers import memory_data, prepared_vit
+from tests.support.trained_models import memory_data, prepared_vit
 
 OPTIONS = TrainingOptions(epochs=4, batch_size=4, ema_decay=0.8, freeze_threshold=0.3)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from fxquant.distributed import gather_objects, initialise, rank, world_size
 from fxquant.training import TrainingOptions, train
 from fxquant.training.state import State
-from tests.training.helpers import MemoryImages, memory_data, prepared_vit
+from tests.support.trained_models import MemoryImages, memory_data, prepared_vit
 
 OPTIONS = TrainingOptions(epochs=4, batch_size=6, ema_decay=0.8)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import fxquant
 from fxquant import CheckpointError
-from tests.checkpoint.helpers import forge
+from tests.support.checkpoints import forge
 
 Change = Callable[[Any, dict[str, Tensor]], Any]
 
