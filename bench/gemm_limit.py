@@ -21,6 +21,7 @@ from torch import Tensor, fx
 import fxquant
 from bench.harness import RESULTS, Competitor, write_results
 from bench.latency.__main__ import RECIPE, make_subject
+from fxquant.graph.meta import known_value
 from fxquant.lowering.linear_site import linear_site
 from fxquant.measurement.timing import time_interleaved
 
@@ -33,10 +34,10 @@ def product_shapes(gm: fx.GraphModule, batch: int) -> list[Shape]:
     for node in gm.graph.nodes:
         site = linear_site(node)
         if site is not None:
-            codes: Tensor = site.codes.meta["val"]
-            first = next(n for n in gm.graph.nodes if n.op == "placeholder").meta["val"]
+            codes: Tensor = known_value(site.codes)
+            first = known_value(next(n for n in gm.graph.nodes if n.op == "placeholder"))
             rows = math.prod(codes.shape[:-1]) * batch // first.shape[0]
-            shapes.append((rows, int(codes.shape[-1]), int(node.meta["val"].shape[-1])))
+            shapes.append((rows, int(codes.shape[-1]), int(known_value(node).shape[-1])))
     return shapes
 
 

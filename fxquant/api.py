@@ -21,7 +21,7 @@ from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import refuse_different
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError
 from fxquant.graph.attributes import own_tensors
-from fxquant.graph.meta import record_of
+from fxquant.graph.meta import model_dtype, record_of, refuse_training, set_model_dtype
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.report import report
@@ -50,7 +50,7 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None
     gm = capture(model, example_inputs)
     gm.eval()
     floating = (t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
-    gm.meta["dtype"] = next(floating, torch.float32)
+    set_model_dtype(gm, next(floating, torch.float32))
     gm = pipeline.run(gm, pipeline.TRACE, Stage.FLOAT)
     if example_inputs is not None:
         propagate_shapes(gm, tensor_arguments(example_inputs))
@@ -81,7 +81,7 @@ def prepare(
         gm = copy.deepcopy(gm)
         if example_inputs is not None:
             propagate_shapes(gm, tensor_arguments(example_inputs))
-    gm.meta["trainable"] = False  # its constants are folded
+    refuse_training(gm)  # its constants are folded
     return pipeline.run(gm, pipeline.prepare_passes(config), Stage.PREPARED)
 
 
@@ -113,9 +113,9 @@ def prepare_qat(
         gm = copy.deepcopy(gm_or_module)
         if example_inputs is not None:
             propagate_shapes(gm, tensor_arguments(example_inputs))
-    if gm.meta.get("dtype", torch.float32) is not torch.float32:
+    if model_dtype(gm) is not torch.float32:
         raise UnsupportedGraphError(
-            f"prepare_qat expected a float32 model, found {gm.meta['dtype']}: use model.float(), and train under torch.autocast"
+            f"prepare_qat expected a float32 model, found {model_dtype(gm)}: use model.float(), and train under torch.autocast"
         )
     return pipeline.run(gm, pipeline.qat_passes(config, drop_path), Stage.PREPARED).train()
 

@@ -17,7 +17,7 @@ from fxquant.config.quant_config import QuantConfig
 from fxquant.errors import FxquantError, PassError, UnsupportedGraphError
 from fxquant.graph.attributes import prune
 from fxquant.graph.rewrite import Pass
-from fxquant.graph.stages import Stage
+from fxquant.graph.stages import Stage, set_stage
 from fxquant.passes.add_drop_path import AddDropPath
 from fxquant.passes.add_noise import add_noise
 from fxquant.passes.annotate import Annotate
@@ -149,7 +149,7 @@ def run(gm: fx.GraphModule, passes: Sequence[Pass], stage: Stage) -> fx.GraphMod
         except UnsupportedGraphError as error:
             raise PassError(name, "-", "", f"it left a graph that is not legal: {error}") from error
     prune(gm)
-    gm.meta["stage"] = stage
+    set_stage(gm, stage)
     return gm
 
 

@@ -10,8 +10,8 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.dataflow import PRODUCTS, ancestors
-from fxquant.graph.meta import clear_record, module_path
-from fxquant.graph.rewrite import edit, inherit_meta
+from fxquant.graph.meta import clear_record, inherit_meta, module_path
+from fxquant.graph.rewrite import edit
 from fxquant.ops.train_modules import DropPath
 
 _PATH = "train_modules.drop_path"

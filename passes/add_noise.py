@@ -8,7 +8,8 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxquant import ops
 from fxquant.graph.attributes import read_buffer, weight_of
 from fxquant.graph.dataflow import PRODUCTS
-from fxquant.graph.rewrite import blame, edit, inherit_meta
+from fxquant.graph.meta import drop_value, inherit_meta, provenance
+from fxquant.graph.rewrite import blame, edit
 from fxquant.observers.base import Observer
 
 
@@ -46,15 +47,13 @@ def _add_one(graph: fx.Graph, node: fx.Node, observer: Observer) -> None:
         noise = read_buffer(graph, f"{observer.operand}_noise", observer.noise.reshape(shape))
         noisy = graph.call_function(ops.add_noise, (node.args[0], noise))
     inherit_meta(noisy, node)
-    noisy.meta.pop("val", None)
+    drop_value(noisy)
     node.update_arg(0, noisy)
     for product in products:
         bias = product.args[2] if len(product.args) > 2 else None
         with graph.inserting_before(product):
             denoised = graph.call_function(ops.denoise_bias, (bias, noise, product.args[1]))
-        for key in ("stack_trace", "nn_module_stack"):
-            if key in product.meta:
-                denoised.meta[key] = product.meta[key]
+        provenance(denoised, product)
         product.args = (*product.args[:2], denoised, *product.args[3:])
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.graph.meta import model_dtype, set_model_dtype, value_of
 from fxquant.graph.rewrite import edit
 from fxquant.graph.shapes import propagate_shapes
 
@@ -27,17 +28,18 @@ class CastFloats:
 
     def __call__(self, gm: fx.GraphModule) -> PassResult:
         """Run the pass."""
-        before = gm.meta.get("dtype", torch.float32)
+        before = model_dtype(gm)
         result = edit(gm, lambda module: before is not self.dtype and self._cast(module, before))
-        examples = [n.meta.get("val") for n in gm.graph.nodes if n.op == "placeholder"]
-        if result.modified and all(isinstance(value, Tensor) for value in examples):
+        inputs = [value_of(n) for n in gm.graph.nodes if n.op == "placeholder"]
+        examples = [value for value in inputs if value is not None]
+        if result.modified and len(examples) == len(inputs):
             device = next((t.device for t in (*gm.parameters(), *gm.buffers())), torch.device("cpu"))
             propagate_shapes(gm, [torch.empty_like(value, device=device) for value in examples])
         return result
 
     def _cast(self, gm: fx.GraphModule, before: torch.dtype) -> bool:
         gm.to(self.dtype)
-        gm.meta["dtype"] = self.dtype
+        set_model_dtype(gm, self.dtype)
         for node in list(gm.graph.nodes):
             if node.op == "placeholder" and _dtype(node, before).is_floating_point:
                 with gm.graph.inserting_after(node):
@@ -53,5 +55,5 @@ class CastFloats:
 
 
 def _dtype(node: fx.Node, default: torch.dtype) -> torch.dtype:
-    value = node.meta.get("val")
-    return value.dtype if isinstance(value, Tensor) else default
+    value = value_of(node)
+    return value.dtype if value is not None else default

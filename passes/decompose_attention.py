@@ -14,7 +14,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.match import Call, Match, Var
-from fxquant.graph.meta import Product, Record, record_of, set_record
+from fxquant.graph.meta import Product, Record, record_of, set_record, value_of
 from fxquant.graph.rewrite import Rule, rewrite
 
 _FUSED = Call(F.scaled_dot_product_attention, Var("q"), Var("k"), Var("v"), Var("mask", optional=True), ...)
@@ -65,7 +65,7 @@ def _refusal(node: fx.Node) -> str | None:
     mask = node.args[3] if len(node.args) > 3 else None
     if not isinstance(mask, fx.Node):
         return None
-    value = tensor_of(mask) if mask.op == "get_attr" else mask.meta.get("val")
+    value = tensor_of(mask) if mask.op == "get_attr" else value_of(mask)
     if value is None:
         return "attention stays fused where the dtype of its mask is unknown: give prepare example_inputs"
     return "attention with a boolean mask stays fused" if value.dtype is torch.bool else None
@@ -75,7 +75,7 @@ def _scale(graph: fx.Graph, node: fx.Node, query: Any) -> Any:
     scale = node.kwargs.get("scale")
     if scale is not None:
         return scale
-    value = query.meta.get("val") if isinstance(query, fx.Node) else None
+    value = value_of(query)
     if value is not None:
         return 1.0 / math.sqrt(value.shape[-1])
     width = graph.call_method("size", (query, -1))

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
 from fxquant.graph.match import Call, Match
+from fxquant.graph.meta import drop_value, set_value, value_of
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.lowering.quantized import Quantized, quantized
 from fxquant.numerics.arithmetic import storage_offset
@@ -85,7 +86,7 @@ def _split(graph: fx.Graph, codes: fx.Node, source: fx.Node) -> fx.Node:
     if found is None:
         found = graph.node_copy(source)
         found.args = arguments
-        found.meta.pop("val", None)
+        drop_value(found)
     return found
 
 
@@ -113,10 +114,10 @@ def _dequantized(graph: fx.Graph, codes: fx.Node, operand: Quantized) -> fx.Node
 
 
 def _know(codes: fx.Node, moved: fx.Node) -> None:
-    known = moved.meta.get("val")
-    codes.meta.pop("val", None)
-    if isinstance(known, Tensor):
-        codes.meta["val"] = torch.empty_like(known, dtype=torch.int8)
+    known = value_of(moved)
+    drop_value(codes)
+    if known is not None:
+        set_value(codes, torch.empty_like(known, dtype=torch.int8))
 
 
 _ANY = Call(dequantize, ...)

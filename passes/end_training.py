@@ -13,8 +13,8 @@ from fxquant.config.operands import TensorSpec
 from fxquant.errors import UnsupportedGraphError
 from fxquant.graph.attributes import get_tensor, read_buffer, tensor_of
 from fxquant.graph.dataflow import PRODUCTS
-from fxquant.graph.meta import record_of, set_record
-from fxquant.graph.rewrite import blame, edit, inherit_meta
+from fxquant.graph.meta import inherit_meta, record_of, set_record
+from fxquant.graph.rewrite import blame, edit
 from fxquant.numerics.arithmetic import code_range
 from fxquant.observers.binary import BinaryWeightQuantizer
 from fxquant.observers.learned_step import LearnedStepQuantizer

@@ -8,8 +8,8 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.dialect.mutation import mutates
 from fxquant.graph.attributes import read_buffer
-from fxquant.graph.meta import module_path
-from fxquant.graph.rewrite import blame, edit, inherit_meta
+from fxquant.graph.meta import inherit_meta, module_path
+from fxquant.graph.rewrite import blame, edit
 
 # Operators, by name, whose result is another one each time.
 _RANDOM = {

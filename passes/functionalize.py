@@ -13,7 +13,8 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.dialect.mutation import INPLACE_OPERATORS, has_inplace_flag, mutates, operator_name
 from fxquant.errors import UnsupportedGraphError
-from fxquant.graph.rewrite import blame, edit, inherit_meta, location
+from fxquant.graph.meta import inherit_meta
+from fxquant.graph.rewrite import blame, edit, location
 
 _CASTS = ("to", "type", "float", "half", "bfloat16", "double", "type_as")
 # Operators, by name, whose result may share memory with their first argument.

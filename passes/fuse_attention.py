@@ -14,7 +14,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
 from fxquant.graph.match import Call, Match, Var
-from fxquant.graph.meta import Product, Record, record_of, set_record
+from fxquant.graph.meta import Product, Record, record_of, set_record, value_of
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.ops.attention_quantize import attention_quantize
 from fxquant.ops.quantize import quantize
@@ -86,8 +86,8 @@ def _of_one_batch(*operands: Any) -> bool:
 
 
 def _merges_heads(context: fx.Node, merged: fx.Node) -> bool:
-    one, other = context.meta.get("val"), merged.meta.get("val")
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.dim() != 4:
+    one, other = value_of(context), value_of(merged)
+    if one is None or other is None or one.dim() != 4:
         return False
     batch, heads, queries, depth = one.shape
     return tuple(other.shape) == (batch, queries, heads * depth)
@@ -201,8 +201,8 @@ def _axes(transposed: fx.Node) -> set[int]:
 
 
 def _value(node: object) -> Tensor | None:
-    value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return value if isinstance(value, Tensor) else None
+    value = value_of(node)
+    return value
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:

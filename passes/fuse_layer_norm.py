@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.meta import value_of
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.ops.layer_norm_quantize import layer_norm_quantize
 from fxquant.ops.quantize import quantize
@@ -48,8 +49,8 @@ def fuse_layer_norm(gm: fx.GraphModule) -> PassResult:
 
 def _fuse(graph: fx.Graph, m: Match) -> fx.Node | None:
     norm, x = m["norm"], m["x"]
-    value = norm.meta.get("val")
-    if len(norm.users) > 1 or not isinstance(value, Tensor) or value.dtype is not torch.float32:
+    value = value_of(norm)
+    if len(norm.users) > 1 or value is None or value.dtype is not torch.float32:
         return None
     if m["noise"] is not None and tensor_of(m["noise"]).dim() != 1:
         return None  # of patches

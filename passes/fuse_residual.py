@@ -7,11 +7,11 @@ import operator
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.match import Call, Match, Var
-from fxquant.graph.meta import Record, record_of, set_record
+from fxquant.graph.meta import Record, record_of, set_record, value_of
 from fxquant.graph.rewrite import rewrite
 from fxquant.graph.shapes import Sizes, sizes_of
 from fxquant.ops import int8_linear, int8_linear_add, int8_linear_twin, int8_linear_twin_add
@@ -54,8 +54,8 @@ def _fuse(known: Callable[[], Sizes], graph: fx.Graph, m: Match) -> fx.Node | No
 def _alike(linear: fx.Node, residual: object, known: Callable[[], Sizes]) -> bool:
     if not isinstance(residual, fx.Node) or residual.op == "get_attr":
         return False  # a constant is as large as the batch only where that is 1
-    one, other = linear.meta.get("val"), residual.meta.get("val")
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor) or one.dtype is not other.dtype:
+    one, other = value_of(linear), value_of(residual)
+    if one is None or other is None or one.dtype is not other.dtype:
         return False
     if one.shape != other.shape or one.shape[0] > 1:
         return one.shape == other.shape

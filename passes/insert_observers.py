@@ -10,9 +10,9 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxquant.config.operands import Role, TensorSpec
 from fxquant.graph import dataflow
 from fxquant.graph.attributes import tensor_of, weight_of
-from fxquant.graph.meta import Operand, Record, record_of
+from fxquant.graph.meta import Operand, Record, drop_record, inherit_meta, record_of
 from fxquant.graph.observer_home import ObserverHome
-from fxquant.graph.rewrite import blame, edit, inherit_meta
+from fxquant.graph.rewrite import blame, edit
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.observers.learned_step import LearnedStep
 
@@ -87,7 +87,7 @@ class _Inserter(ObserverHome):
         with self.graph.inserting_after(source):
             call = self.graph.call_module(str(before.target), (source,))
         inherit_meta(call, source)
-        call.meta.pop("fxquant", None)
+        drop_record(call)
         return call
 
     def record_input(self, node: fx.Node, images: bool) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
 from fxquant.graph.dataflow import moves_values
 from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.meta import set_value, value_of
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.lowering.quantized import is_quantized
 from fxquant.ops import add_noise, quantize, quantize_twin
@@ -44,37 +45,37 @@ def _drop_cast(graph: fx.Graph, m: Match) -> fx.Node | None:
     if m["dtype"] not in _HALF or not in_float32 or len(cast.users) > 1 or not _becomes_codes(root):
         return None
     gelu = graph.call_function(F.gelu, (product,), root.kwargs)
-    gelu.meta["val"] = _in_float32(root)
+    set_value(gelu, _in_float32(root))
     return gelu
 
 
 def _widen_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
-    root, value = m["root"], m["root"].meta.get("val")
+    root, value = m["root"], value_of(m["root"])
     _, shape, *rest = root.args
     parameters, options = rest[:2], rest[2:]
-    if not isinstance(value, Tensor) or value.dtype not in _HALF or root.kwargs or not _becomes_codes(root):
+    if value is None or value.dtype not in _HALF or root.kwargs or not _becomes_codes(root):
         return None
     if any(p is not None and (not isinstance(p, fx.Node) or p.op != "get_attr") for p in parameters):
         return None
     wide = [p if p is None else read_buffer(graph, f"{p.target}_float32", tensor_of(p).float()) for p in parameters]
     x = graph.call_method("to", (m["x"], torch.float32))
-    x.meta["val"] = _in_float32(m["x"])
+    set_value(x, _in_float32(m["x"]))
     norm = graph.call_function(F.layer_norm, (x, shape, *wide, *options))
-    norm.meta["val"] = _in_float32(root)
+    set_value(norm, _in_float32(root))
     return norm
 
 
 def _read_input(graph: fx.Graph, m: Match) -> fx.Node | None:
     root, x = m["root"], m["x"]
-    value = x.meta.get("val") if isinstance(x, fx.Node) else None
-    if m["dtype"] not in _HALF or not isinstance(value, Tensor) or value.dtype is not torch.float32:
+    value = value_of(x)
+    if m["dtype"] not in _HALF or value is None or value.dtype is not torch.float32:
         return None
     return graph.create_node("call_function", root.target, (x, *root.args[1:]))
 
 
 def _in_float32(node: fx.Node) -> Any:
-    value = node.meta.get("val")
-    return torch.empty_like(value, dtype=torch.float32) if isinstance(value, Tensor) else None
+    value = value_of(node)
+    return torch.empty_like(value, dtype=torch.float32) if value is not None else None
 
 
 def _becomes_codes(node: fx.Node) -> bool:

@@ -14,7 +14,7 @@ from fxquant.config.placement import Placement
 from fxquant.errors import ConfigError
 from fxquant.graph import dataflow
 from fxquant.graph.attributes import tensor_of
-from fxquant.graph.meta import module_path, record_of, set_record
+from fxquant.graph.meta import model_dtype, module_path, record_of, set_record
 from fxquant.graph.observer_home import ObserverHome
 from fxquant.graph.rewrite import blame, edit
 from fxquant.graph.values import find_values
@@ -42,7 +42,7 @@ class ObserveValues:
     def _observe(self, gm: fx.GraphModule) -> bool:
         if any(node.op == "call_module" for node in gm.graph.nodes):
             return False
-        dtype = gm.meta.get("dtype", torch.float32)
+        dtype = model_dtype(gm)
         if dtype is not torch.float32:
             raise ConfigError(f"a placement rounds float32 values, and this model is {dtype}: use model.float()")
         home, names, changed = ObserverHome(gm), set[str](), False

@@ -12,6 +12,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.dataflow import moves_values
 from fxquant.graph.match import Call, Match
+from fxquant.graph.meta import set_value, value_of
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops.quantize import quantize
@@ -46,12 +47,12 @@ def _hoist(graph: fx.Graph, m: Match) -> fx.Node | None:
     if noise is not None and not all(_keeps_channels(node) for node in chain):
         return None
     codes = graph.call_function(quantize, (source, *root.args[1:]))
-    codes.meta["val"] = _codes_like(source)
+    set_value(codes, _codes_like(source))
     zero = (0 if zero_point is None else int(tensor_of(zero_point))) - storage_offset(qmax)  # type: ignore[arg-type]
     for node in reversed(chain):
         value, codes = codes, graph.node_copy(node)
         codes.args = (value, *node.args[1:])
-        codes.meta["val"] = _codes_like(node)
+        set_value(codes, _codes_like(node))
         if node.target is F.pad:
             codes.kwargs = {"mode": "constant", "value": zero}
     return codes
@@ -68,19 +69,19 @@ def _pads_with_zero(mode: Any = "constant", value: Any = None) -> bool:
 
 
 def _codes_like(node: fx.Node) -> Tensor | None:
-    known = node.meta.get("val")
-    return torch.empty_like(known, dtype=torch.int8) if isinstance(known, Tensor) else None
+    known = value_of(node)
+    return torch.empty_like(known, dtype=torch.int8) if known is not None else None
 
 
 def _keeps_channels(move: fx.Node) -> bool:
     """Say whether the last axis of the result is that of the input, entry by entry."""
-    before, after = (n.meta.get("val") for n in (move.args[0], move) if isinstance(n, fx.Node))
+    before, after = (value_of(n) for n in (move.args[0], move) if isinstance(n, fx.Node))
     if before is None or after is None or move.target is F.pad:
         return False
     last: Any = before.dim() - 1
     if move.target == "permute":
-        order = move.args[1:] if isinstance(move.args[1], int) else move.args[1]
-        return bool(order[-1] % before.dim() == last)  # type: ignore[index]
+        order: Any = move.args[1:] if isinstance(move.args[1], int) else move.args[1]
+        return bool(order[-1] % before.dim() == last)
     if move.target in ("transpose", torch.roll):
         axes = move.args[1:] if move.target == "transpose" else move.args[2:] or move.kwargs.get("dims", (last,))
         flat = [a for each in axes for a in (each if isinstance(each, tuple | list) else (each,))]  # type: ignore[union-attr]

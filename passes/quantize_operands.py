@@ -12,8 +12,17 @@ from fxquant.config.operands import IntegerNorm
 from fxquant.errors import CalibrationError, ConfigError
 from fxquant.graph import dataflow
 from fxquant.graph.attributes import read_buffer, tensor_of
-from fxquant.graph.meta import record_of
-from fxquant.graph.rewrite import blame, edit, inherit_meta
+from fxquant.graph.meta import (
+    copy_knowledge,
+    inherit_meta,
+    model_dtype,
+    provenance,
+    record_of,
+    set_value,
+    take_provenance,
+    value_of,
+)
+from fxquant.graph.rewrite import blame, edit
 from fxquant.graph.shapes import varying_axes
 from fxquant.lowering.epilogue import ROWS
 from fxquant.lowering.integer_norm import integer_input
@@ -98,14 +107,13 @@ def _quantized(graph: fx.Graph, source: fx.Node, observer: Observer) -> fx.Node:
         codes, value = _integer_norm(graph, source, observer)
     else:
         codes, value = _uniform(graph, source, observer)
-    known = source.meta.get("val")
-    if isinstance(known, Tensor):
-        codes.meta.setdefault("val", torch.empty_like(known, dtype=torch.int8, device="meta"))
-        value.meta["val"] = torch.empty_like(known, dtype=torch.float32, device="meta")
-    for key in ("stack_trace", "nn_module_stack"):
-        if key in source.meta:
-            codes.meta.setdefault(key, source.meta[key])
-            value.meta[key] = source.meta[key]
+    known = value_of(source)
+    if known is not None:
+        if value_of(codes) is None:
+            set_value(codes, torch.empty_like(known, dtype=torch.int8, device="meta"))
+        set_value(value, torch.empty_like(known, dtype=torch.float32, device="meta"))
+    provenance(codes, source)
+    take_provenance(value, source)
     return value
 
 
@@ -225,7 +233,7 @@ def _restore_dtype(node: fx.Node) -> None:
             node.update_arg(2, _in_float32(node, node.args[2]))
     with graph.inserting_after(node):
         cast = graph.call_method("to", (node, dtype))
-    cast.meta |= {k: v for k, v in node.meta.items() if k != "fxquant"}
+    copy_knowledge(cast, node)
     node.replace_all_uses_with(cast, delete_user_cb=lambda user: user is not cast)
 
 
@@ -240,8 +248,8 @@ def _in_float32(node: fx.Node, bias: fx.Node) -> fx.Node:
 
 def _result_dtype(node: fx.Node) -> torch.dtype:
     """Return the dtype the float model computed `node` in."""
-    value = node.meta.get("val")
-    if isinstance(value, Tensor):
+    value = value_of(node)
+    if value is not None:
         return value.dtype
-    dtype: torch.dtype = node.graph.owning_module.meta.get("dtype", torch.float32)  # type: ignore[union-attr]
+    dtype: torch.dtype = model_dtype(node.graph.owning_module)  # type: ignore[arg-type]
     return dtype

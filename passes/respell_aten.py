@@ -13,6 +13,7 @@ from torch._ops import OpOverload
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.dialect.aten_table import CHECKS, IDENTITIES, IGNORED, RESIZES, ROWS
+from fxquant.graph.meta import any_value_of, value_of
 from fxquant.graph.rewrite import blame, edit
 
 Spelling = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
@@ -110,7 +111,7 @@ def _tuple_of_sizes(value: Any) -> Any:
 
 
 def _holds_tensor(node: fx.Node) -> bool:
-    return not isinstance(node.meta.get("val"), int | torch.SymInt)
+    return not isinstance(any_value_of(node), int | torch.SymInt)
 
 
 def _slice(given: dict[str, Any]) -> Spelling | fx.Node | None:
@@ -197,8 +198,8 @@ def _resize(given: dict[str, Any], mode: str, antialias: bool) -> Spelling:
 
 
 def _value(node: object) -> Tensor | None:
-    value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return value if isinstance(value, Tensor) else None
+    value = value_of(node)
+    return value
 
 
 def _same_device(one: torch.device, other: torch.device) -> bool:

@@ -14,7 +14,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
 from fxquant.graph.match import Call, Match
-from fxquant.graph.meta import Record, record_of, set_record
+from fxquant.graph.meta import Record, known_value, model_dtype, record_of, set_record, set_value, value_of
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.lowering.linear_site import LinearSite, linear_site
 from fxquant.lowering.quantized import INT8_LINEARS
@@ -55,7 +55,7 @@ class RestoreFloat:
 
     def __call__(self, gm: fx.GraphModule) -> PassResult:
         """Run the pass."""
-        dtype = gm.meta.get("dtype", torch.float32)
+        dtype = model_dtype(gm)
         rule = (Call(INT8_LINEARS, ...), lambda graph, m: self._restore(graph, m, dtype))
         restored = rewrite(gm, (rule,), "restore_float")
         opened = rewrite(restored.graph_module, (_OPEN_NORM,), "restore_float")
@@ -108,7 +108,7 @@ def _source(codes: Any) -> _Source | None:
 
 def _float_product(graph: fx.Graph, site: LinearSite, source: _Source, record: Record, dtype: torch.dtype) -> fx.Node:
     """Build ``linear(dequantize(codes), weight, bias)`` in `dtype`; both constants are what lowering folded, unfolded."""
-    scale, depth = tensor_of(site.scale).double(), site.codes.meta["val"].shape[-1]
+    scale, depth = tensor_of(site.scale).double(), known_value(site.codes).shape[-1]
     integers = tensor_of(site.weight)[: scale.shape[0], :depth].double()
     bias = tensor_of(site.bias).double() + scale * source.zero_point() * integers.sum(1)
     if site.weight_zero_point is not None:
@@ -117,14 +117,15 @@ def _float_product(graph: fx.Graph, site: LinearSite, source: _Source, record: R
     names = {"weight_float": weight, "bias_float": bias}
     constants = [read_buffer(graph, f"{record.label}.{name}", t.to(dtype)) for name, t in names.items()]
     x = graph.call_function(dequantize_twin if source.twin else dequantize, (site.codes, *source.arguments))
-    x.meta["val"] = torch.empty_like(site.codes.meta["val"], dtype=torch.float32)
+    set_value(x, torch.empty_like(known_value(site.codes), dtype=torch.float32))
     return graph.call_function(F.linear, (_cast(graph, x, torch.float32, dtype), *constants))
 
 
 def _follow(graph: fx.Graph, y: fx.Node, site: LinearSite, dtype: torch.dtype) -> fx.Node:
     """Build the steps behind the product: GELU, the residual, the quantiser."""
-    y.meta["val"] = torch.empty(
-        (*site.codes.meta["val"].shape[:-1], tensor_of(site.scale).shape[0]), dtype=dtype, device="meta"
+    set_value(
+        y,
+        torch.empty((*known_value(site.codes).shape[:-1], tensor_of(site.scale).shape[0]), dtype=dtype, device="meta"),
     )
     y = _cast(graph, y, dtype, site.dtype)
     if site.gelu is not None:
@@ -143,7 +144,7 @@ def _cast(graph: fx.Graph, x: fx.Node, found: torch.dtype, wanted: torch.dtype) 
     if found is wanted:
         return x
     new = graph.call_method("to", (x, wanted))
-    new.meta["val"] = torch.empty_like(x.meta["val"], dtype=wanted)
+    set_value(new, torch.empty_like(known_value(x), dtype=wanted))
     return new
 
 
@@ -155,14 +156,14 @@ def _given(noise: fx.Node | None, axis: bool = False) -> tuple[Any, ...]:
 def _open_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
     root: fx.Node = m["root"]
     x, weight, bias, epsilon, *quantizer = root.args
-    value = root.meta.get("val")
-    if not isinstance(value, Tensor) or any(user.target is not dequantize for user in root.users):
+    value = value_of(root)
+    if value is None or any(user.target is not dequantize for user in root.users):
         return None
-    known = x.meta.get("val") if isinstance(x, fx.Node) else None
-    if isinstance(known, Tensor) and known.dtype is not torch.float32:
+    known = value_of(x)
+    if known is not None and known.dtype is not torch.float32:
         x = _cast(graph, x, known.dtype, torch.float32)  # type: ignore[arg-type]
     norm = graph.call_function(F.layer_norm, _without_defaults(x, (value.shape[-1],), weight, bias, epsilon))
-    norm.meta["val"] = torch.empty_like(value, dtype=torch.float32)
+    set_value(norm, torch.empty_like(value, dtype=torch.float32))
     noise = _given(quantizer[4] if len(quantizer) > 4 else None, axis=True)  # type: ignore[arg-type]
     return graph.call_function(quantize, (norm, *quantizer[:4], *noise))
 

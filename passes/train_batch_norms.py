@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.graph.rewrite import blame, edit, inherit_meta
+from fxquant.graph.meta import inherit_meta
+from fxquant.graph.rewrite import blame, edit
 from fxquant.ops.train_modules import BatchNorm
 
 _NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")

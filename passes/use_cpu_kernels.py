@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
 from fxquant.graph.match import Call, Match
-from fxquant.graph.meta import record_of, set_record
+from fxquant.graph.meta import record_of, set_record, value_of
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.kernels import cpu
 from fxquant.kernels.activation_table import gelu_table
@@ -89,8 +89,8 @@ def _layer_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
 def _attention(graph: fx.Graph, m: Match) -> fx.Node | None:
     root = m["root"]
     q, k, v, factor, bias, mask, scale, zero_point, qmin, qmax, noise = (*root.args, None)[:11]
-    known = [n.meta.get("val") for n in (q, k, v)]
-    if not all(isinstance(t, Tensor) for t in known) or not cpu.attends(*known):
+    known = [value for n in (q, k, v) if (value := value_of(n)) is not None]
+    if len(known) < 3 or not cpu.attends(*known):
         return None
     bias, mask = (_in_float32(graph, t) for t in (bias, mask))
     new = graph.call_function(
@@ -110,13 +110,13 @@ def _in_float32(graph: fx.Graph, node: Any) -> Any:
 
 
 def _last_axis(node: fx.Node) -> int | None:
-    value = node.meta.get("val")
-    return int(value.shape[-1]) if isinstance(value, Tensor) else None
+    value = value_of(node)
+    return int(value.shape[-1]) if value is not None else None
 
 
 def _is_float(node: object) -> bool:
-    value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    return isinstance(value, Tensor) and value.dtype in _FLOATS
+    value = value_of(node)
+    return value is not None and value.dtype in _FLOATS
 
 
 RULES: tuple[Rule, ...] = (

@@ -9,7 +9,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.match import Call, Match
-from fxquant.graph.meta import record_of, set_record
+from fxquant.graph.meta import record_of, set_record, set_value, value_of
 from fxquant.graph.rewrite import rewrite
 from fxquant.lowering.linear_site import linear_site
 from fxquant.lowering.quantized import INT8_LINEARS
@@ -47,12 +47,13 @@ class UseOnednn:
         arguments = (site.codes, site.weight, site.scale, site.bias, site.dtype, site.gelu)
         product = graph.call_function(onednn_linear, arguments)
         set_record(product, record)
-        product.meta["val"] = root.meta.get("val")
+        value = value_of(root)
+        set_value(product, value)
         if site.residual is not None:
             return graph.call_function(operator.add, (site.residual, product))
         if site.quantizer is None:
             return product
-        product.meta["val"] = product.meta["val"].to(site.dtype) if product.meta["val"] is not None else None
+        set_value(product, None if value is None else value.to(site.dtype))
         scale, zero_point, low, split, noise, qmin, qmax = site.quantizer
         if low is not None:
             return graph.call_function(quantize_twin, (product, scale, low, split, qmin, qmax, noise))

@@ -16,6 +16,7 @@ from fxquant.calibration.sample import Sample
 from fxquant.calibration.sites import Site
 from fxquant.config.search import Gradient, Metric
 from fxquant.errors import CalibrationError
+from fxquant.graph.meta import any_value_of, known_value
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 
@@ -60,7 +61,7 @@ class Gradients:
         batch: int,
     ) -> None:
         self.gm, self.images, self.samples, self.kind, self.budget, self.seed = gm, images, samples, kind, budget, seed
-        self.per_image = {n: size_of(n.meta.get("val")) // batch for n in gm.graph.nodes if n.op != "get_attr"}
+        self.per_image = {n: size_of(any_value_of(n)) // batch for n in gm.graph.nodes if n.op != "get_attr"}
         self.taken: dict[fx.Node, _Collected] = {}
 
     def at(self, site: Site) -> Sensitivity:
@@ -90,7 +91,7 @@ class Gradients:
         used, chosen, sites = 0.0, list[Site](), list(self.samples)
         count = sum(len(x) for x in self.images)
         for each in sites[sites.index(site) :]:
-            sample, value = self.samples[each], each.first.meta["val"]
+            sample, value = self.samples[each], known_value(each.first)
             kept = 1.0 if _needs_whole(each) else 2 / max(1, value.shape[-1])
             used += sum(self.per_image[n] for n in each.products) * count * sample.tokens / sample.total * kept
             if chosen and used > self.budget / 2:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fxquant.calibration.sites import Site
+from fxquant.graph.meta import known_value
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +27,10 @@ class Sample:
     @classmethod
     def of(cls, site: Site, images: int, max_rows: int | None, generator: torch.Generator) -> Sample:
         """Draw at most `max_rows` tokens of `images` images, at least one row."""
-        rows = site.output_rows(site.first, site.first.meta["val"])
+        rows = site.output_rows(site.first, known_value(site.first))
         each = rows.shape[-2] if site.activations else 1
         # The first axis of a product is not always the batch: windows are folded into it.
-        batch = next(n for n in site.first.graph.nodes if n.op == "placeholder").meta["val"].shape[0]
+        batch = known_value(next(n for n in site.first.graph.nodes if n.op == "placeholder")).shape[0]
         count = rows.shape[0] * images // batch
         if max_rows is None or count * each <= max_rows:
             return cls(None, count * each, count * each)

@@ -13,7 +13,7 @@ from fxquant.calibration.sites import Site
 from fxquant.config.search import Inputs
 from fxquant.distributed import interleave, shard, together, world_size
 from fxquant.graph.attributes import weight_of
-from fxquant.graph.meta import record_of
+from fxquant.graph.meta import known_value, record_of
 from fxquant.observers.base import Observer
 
 WORTH = 2**24  # multiply-accumulates of a site; below, scoring a candidate is quicker than telling the others
@@ -85,8 +85,8 @@ def put_found(site: Site, found: Found) -> None:
 def cost_of(site: Site, sample: Sample) -> int:
     """Return the multiply-accumulates of a site's products over its sample."""
     if site.activations:
-        shape = site.first.meta["val"].shape
+        shape = known_value(site.first).shape
         heads = shape[-3] if len(shape) == 4 else 1
-        width = site.first.args[0].meta["val"].shape[-1]  # type: ignore[union-attr]
+        width = known_value(site.first.args[0]).shape[-1]
         return int(sample.tokens * heads * shape[-1] * width)
     return sum(sample.tokens * weight_of(n).numel() for n in site.products)

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from fxquant.errors import ConfigError
 from fxquant.graph.attributes import stride_and_padding, weight_of
-from fxquant.graph.meta import Record, record_of
+from fxquant.graph.meta import Record, known_value, record_of
 from fxquant.numerics.granularity import PerTensor
 from fxquant.observers.base import Observer
 
@@ -98,7 +98,7 @@ def find_sites(gm: fx.GraphModule, every: bool) -> list[Site]:
 def refuse_unsearchable(site: Site) -> None:
     """Raise `ConfigError` where the granularity of an operand is such that its scales cannot be searched."""
     image = site.first.target is F.conv2d
-    flat = site.activations and site.first.meta["val"].dim() != 4
+    flat = site.activations and known_value(site.first).dim() != 4
     for position in (0, 1) if site.activations else (0,):
         observer = site.observer(position)
         granularity = observer.spec.granularity if observer is not None else PerTensor()

@@ -15,7 +15,8 @@ from fxquant.checkpoint.names import check_identifier, check_path
 from fxquant.checkpoint.scalars import Json, field
 from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
-from fxquant.graph.stages import Stage
+from fxquant.graph.meta import set_model_dtype
+from fxquant.graph.stages import Stage, set_stage
 from fxquant.ops.train_modules import BatchNorm
 from fxquant.spec import verify
 from fxquant.tracing.code_tracer import CodeTracer
@@ -47,9 +48,9 @@ def decode(contents: Json, values: dict[str, Tensor]) -> fx.GraphModule:
     gm.graph = graph
     gm.graph.lint()
     stage = Stage(field(contents, "stage", str))
-    gm.meta["stage"] = stage
+    set_stage(gm, stage)
     if contents.get("dtype") is not None:
-        gm.meta["dtype"] = scalars.dtype_named(contents["dtype"])
+        set_model_dtype(gm, scalars.dtype_named(contents["dtype"]))
     verify(gm, stage)
     return gm
 

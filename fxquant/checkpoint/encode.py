@@ -12,6 +12,7 @@ from fxquant.checkpoint.scalars import Json
 from fxquant.checkpoint.tensors import Store
 from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
+from fxquant.graph.meta import model_dtype
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.spec import verify
 
@@ -28,10 +29,9 @@ def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
     called = modules.called_modules(gm)
     store = Store(gm)
     stacks = node_meta.Stacks()
-    dtype = gm.meta.get("dtype")
     contents: dict[str, Json] = {
         "stage": stage.value,
-        "dtype": None if dtype is None else scalars.dtype_name(dtype),
+        "dtype": scalars.dtype_name(model_dtype(gm)),
         "class": check_identifier(type(gm).__name__, "class"),
         "training": gm.training,
         "nodes": [_encode_node(n, stacks, stage in (Stage.QUANTISED, Stage.LOWERED)) for n in gm.graph.nodes],

@@ -16,9 +16,8 @@ from fxquant.checkpoint import arguments, scalars, typed
 from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json
 from fxquant.errors import CheckpointError
-from fxquant.graph.meta import Record, record_of, set_record
+from fxquant.graph.meta import Record, any_value_of, module_stack, record_of, set_module_stack, set_record, set_value
 
-_STACK = "nn_module_stack"
 _WRAPPED = "is_wrapped"  # torch.fx's mark of a function that tracing does not look into
 
 
@@ -41,12 +40,13 @@ class Stacks:
 def encode(node: fx.Node, stacks: Stacks, converted: bool) -> dict[str, Json]:
     """Return the entries of `node` that say what is known about it; see `fxquant.checkpoint.typed` for `converted`."""
     known: dict[str, Json] = {}
-    if "val" in node.meta:
+    value = any_value_of(node)
+    if value is not None:
         # Symbolic shapes and the like have no form: the value of such a node is not known after loading.
         with suppress(CheckpointError):
-            known["val"] = _encode_value(node.meta["val"])
-    if node.meta.get(_STACK):
-        known["stack"] = stacks.index(node.meta[_STACK])
+            known["val"] = _encode_value(value)
+    if stack := module_stack(node):
+        known["stack"] = stacks.index(stack)
     if node.meta.get(_WRAPPED):
         known["wrapped"] = True
     record = record_of(node)
@@ -67,12 +67,12 @@ def decode_stacks(data: Json) -> list[dict[str, tuple[str, str]]]:
 def decode(data: Json, node: fx.Node, stacks: list[dict[str, tuple[str, str]]]) -> None:
     """Write what `data` knows to ``node.meta``."""
     if "val" in data:
-        node.meta["val"] = _decode_value(data["val"])
+        set_value(node, _decode_value(data["val"]))
     if "stack" in data:
         index = scalars.field(data, "stack", int)
         if not 0 <= index < len(stacks):
             raise CheckpointError(f"it refers to module stack {index} of {len(stacks)}")
-        node.meta[_STACK] = dict(stacks[index])
+        set_module_stack(node, dict(stacks[index]))
     if data.get("wrapped"):
         node.meta[_WRAPPED] = True
     if "record" in data:

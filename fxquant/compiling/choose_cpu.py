@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.graph.attributes import tensor_of
-from fxquant.graph.meta import record_of
+from fxquant.graph.meta import record_of, value_of
 from fxquant.kernels.cpu import operators
 from fxquant.kernels.quantizer import Quantizer
 from fxquant.lowering.linear_site import linear_site
@@ -38,8 +38,8 @@ def sites_for_onednn(gm: fx.GraphModule) -> frozenset[str]:
         site, record = linear_site(node), record_of(node)
         if site is None or record is None or site.weight_zero_point is not None or site.low is not None:
             continue
-        value = site.codes.meta.get("val")
-        if not isinstance(value, Tensor) or value.shape[-1] % 4 or site.dtype not in (torch.float32, torch.bfloat16):
+        value = value_of(site.codes)
+        if value is None or value.shape[-1] % 4 or site.dtype not in (torch.float32, torch.bfloat16):
             continue
         rows = math.prod(value.shape[:-1])
         codes = site.quantizer is not None

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from fxquant.errors import ConfigError
 from fxquant.graph.attributes import tensor_of
-from fxquant.graph.meta import record_of
+from fxquant.graph.meta import known_value, model_dtype, record_of
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.kernels.cpu import Quantizer
 from fxquant.lowering.linear_site import linear_site
@@ -85,10 +85,10 @@ def linear_shapes(gm: fx.GraphModule, example_inputs: Sequence[Any]) -> dict[str
         site, record = linear_site(node), record_of(node)
         if site is None or record is None or site.weight_zero_point is not None:
             continue
-        codes: Tensor = site.codes.meta["val"]
+        codes: Tensor = known_value(site.codes)
         shapes[record.label] = Shape(
             *(math.prod(codes.shape[:-1]), codes.shape[-1], tensor_of(site.scale).shape[0]),
-            *(gm.meta.get("dtype", torch.float32), site.dtype, site.gelu),
+            *(model_dtype(gm), site.dtype, site.gelu),
             *(site.residual is not None, site.quantizer is not None, site.low is not None),
         )
     return shapes

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxquant.graph.meta import set_value
+
 
 def get_tensor(gm: fx.GraphModule, target: str) -> Tensor:
     """Return the parameter or buffer a ``get_attr`` node names."""
@@ -43,7 +45,7 @@ def read_buffer(graph: fx.Graph, wanted: str, value: Tensor) -> fx.Node:
     if gm is None:
         raise RuntimeError("the graph belongs to no module")
     node = graph.get_attr(add_buffer(gm, wanted, value.detach()))
-    node.meta["val"] = torch.empty_like(value, device="meta")
+    set_value(node, torch.empty_like(value, device="meta"))
     return node
 
 

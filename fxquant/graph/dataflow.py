@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from fxquant.graph.meta import value_of
+
 PRODUCTS = (F.linear, F.conv2d, torch.matmul, F.scaled_dot_product_attention)
 
 # Operators that move, copy or cast values without computing new ones.
@@ -140,7 +142,7 @@ def heads(node: fx.Node) -> int | None:
     """Return in how many heads attention reads the result of a linear layer, None where shapes are not known."""
     for user in downstream(node, through=(F.layer_norm,)):
         if user.target in (F.scaled_dot_product_attention, torch.matmul):
-            shapes = [a.meta.get("val") for a in user.args[:2] if isinstance(a, fx.Node)]
+            shapes = [value_of(a) for a in user.args[:2] if isinstance(a, fx.Node)]
             return int(shapes[0].shape[-3]) if shapes and shapes[0] is not None and shapes[0].dim() > 2 else None
     return None
 

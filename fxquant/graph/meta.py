@@ -1,16 +1,25 @@
-"""The typed record that `annotate` writes on a node and that later passes read."""
+"""
+What is known of a node and of a graph beyond the code: the one place that spells a key of ``node.meta`` or ``gm.meta``.
+
+A node has a value (its shape and dtype, as a tensor on the meta device), an origin (source line and module), and, where it is
+a matrix product, the typed record that `annotate` writes and that later passes read. A graph module has a dtype, and a
+stage, of which `fxquant.graph.stages` tells.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from fxquant.config.operands import OperandSpec, Role
 from fxquant.config.search import NoisyBias, ScaleSearch
 
-_KEY = "fxquant"
+_RECORD, _VALUE, _STACK, _MODULES = "fxquant", "val", "stack_trace", "nn_module_stack"
+_DTYPE, _TRAINABLE = "dtype", "trainable"
 
 
 class Product(Enum):
@@ -64,24 +73,112 @@ class Record:
 
 def record_of(node: fx.Node) -> Record | None:
     """Return the record of a node, or None where it is no matrix product."""
-    record = node.meta.get(_KEY)
+    record = node.meta.get(_RECORD)
     return record if isinstance(record, Record) else None
 
 
 def set_record(node: fx.Node, record: Record) -> None:
     """Write the record of a node."""
-    node.meta[_KEY] = record
+    node.meta[_RECORD] = record
 
 
 def clear_record(node: fx.Node) -> None:
     """Say of a new node that it is no product, whatever it replaces."""
-    node.meta[_KEY] = None
+    node.meta[_RECORD] = None
+
+
+def drop_record(node: fx.Node) -> None:
+    """Forget what a node was given with another's meta; what it replaces may give it a record again."""
+    node.meta.pop(_RECORD, None)
+
+
+def value_of(node: object) -> Tensor | None:
+    """Return what a node gives, a tensor on the meta device; None where it is unknown, no tensor, or `node` is no node."""
+    value = any_value_of(node)
+    return value if isinstance(value, Tensor) else None
+
+
+def known_value(node: object) -> Tensor:
+    """Return `value_of` a node whose shape has to be known; raise `RuntimeError` naming the node where it is not."""
+    value = value_of(node)
+    if value is None:
+        raise RuntimeError(f"the shape of node {node} is unknown: propagate_shapes comes first")
+    return value
+
+
+def any_value_of(node: object) -> Any:
+    """Return what a node gives: a tensor on the meta device, several, a number; None where it is unknown."""
+    return node.meta.get(_VALUE) if isinstance(node, fx.Node) else None
+
+
+def set_value(node: fx.Node, value: Any) -> None:
+    """Write what a node gives; None: it is unknown."""
+    node.meta[_VALUE] = value
+
+
+def drop_value(node: fx.Node) -> None:
+    """Forget what a node gives, so that what it replaces may tell."""
+    node.meta.pop(_VALUE, None)
+
+
+def provenance(new: fx.Node, old: fx.Node) -> None:
+    """Give `new` the source line and the module of `old`, where it has none of its own."""
+    _hand_on(new, old, (_STACK, _MODULES))
+
+
+def take_provenance(node: fx.Node, other: fx.Node) -> None:
+    """Give `node` the source line and the module of `other`, as far as they are known, in place of its own."""
+    node.meta |= {key: other.meta[key] for key in (_STACK, _MODULES) if other.meta.get(key)}
+
+
+def copy_knowledge(new: fx.Node, old: fx.Node) -> None:
+    """Give `new` all that `old` knows but its record, in place of its own."""
+    new.meta |= {key: known for key, known in old.meta.items() if key != _RECORD}
+
+
+def inherit_meta(new: fx.Node, old: fx.Node) -> None:
+    """Give `new` what `old` knew about its value, origin and record, where it has nothing of its own."""
+    _hand_on(new, old, (_VALUE, _STACK, _MODULES, _RECORD))
+
+
+def _hand_on(new: fx.Node, old: fx.Node, keys: tuple[str, ...]) -> None:
+    for key in keys:
+        if key in old.meta:
+            new.meta.setdefault(key, old.meta[key])
+
+
+def module_stack(node: fx.Node) -> dict[str, tuple[str, Any]]:
+    """Return the modules whose forward made `node`, outermost first: key -> (path, type)."""
+    return dict(node.meta.get(_MODULES) or {})
+
+
+def set_module_stack(node: fx.Node, stack: dict[str, tuple[str, Any]]) -> None:
+    """Write the modules whose forward made `node`."""
+    node.meta[_MODULES] = stack
 
 
 def module_path(node: fx.Node) -> str:
     """Return the path of the module whose forward made `node`, such as ``blocks.0.attn.qkv`` ('' for the root)."""
-    stack = node.meta.get("nn_module_stack")
-    if not stack:
-        return ""
-    path, _ = list(stack.values())[-1]
-    return str(path)
+    stack = module_stack(node)
+    return str(list(stack.values())[-1][0]) if stack else ""
+
+
+def model_dtype(gm: fx.GraphModule) -> torch.dtype:
+    """Return the floating dtype of the model that a graph was traced from."""
+    dtype: torch.dtype = gm.meta.get(_DTYPE, torch.float32)
+    return dtype
+
+
+def set_model_dtype(gm: fx.GraphModule, dtype: torch.dtype) -> None:
+    """Write what `model_dtype` returns."""
+    gm.meta[_DTYPE] = dtype
+
+
+def refuse_training(gm: fx.GraphModule) -> None:
+    """Note that a graph cannot be trained: its constants were folded."""
+    gm.meta[_TRAINABLE] = False
+
+
+def is_trainable(gm: fx.GraphModule) -> bool:
+    """Say whether nothing is known that keeps a graph from being trained."""
+    return gm.meta.get(_TRAINABLE) is not False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from fxquant.graph.rewrite import inherit_meta
+from fxquant.graph.meta import drop_record, inherit_meta
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 
@@ -29,7 +29,7 @@ class ObserverHome:
         with self.graph.inserting_after(source):
             node = self.graph.call_module(f"{self.path}.{name}", (source,))
         inherit_meta(node, source)
-        node.meta.pop("fxquant", None)
+        drop_record(node)
         return node
 
 

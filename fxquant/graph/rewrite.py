@@ -19,6 +19,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.errors import FxquantError, PassError
 from fxquant.graph.match import Call, Match, match
+from fxquant.graph.meta import inherit_meta, provenance
 
 Rule = tuple[Call, Callable[[fx.Graph, Match], "fx.Node | None"]]
 Pass = Callable[[fx.GraphModule], PassResult]
@@ -26,7 +27,6 @@ Pass = Callable[[fx.GraphModule], PassResult]
 MAX_SWEEPS = 100
 # Whose frames say nothing of a model.
 LIBRARIES = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
-_INHERITED = ("val", "stack_trace", "nn_module_stack", "fxquant")
 
 
 def rewrite(gm: fx.GraphModule, rules: Sequence[Rule], name: str) -> PassResult:
@@ -77,13 +77,6 @@ def location(node: fx.Node) -> str:
     return f" ({(own or frames)[-1]})" if frames else ""
 
 
-def inherit_meta(new: fx.Node, old: fx.Node) -> None:
-    """Give `new` what `old` knew about its value and origin, where it has nothing of its own."""
-    for key in _INHERITED:
-        if key in old.meta:
-            new.meta.setdefault(key, old.meta[key])
-
-
 def _sweep(graph: fx.Graph, rules: Sequence[Rule], name: str) -> bool:
     changed = False
     for node in list(graph.nodes):
@@ -119,7 +112,5 @@ def _adopt_new_nodes(node: fx.Node, before: fx.Node, replacement: fx.Node) -> No
     while new is not before:
         if new is replacement:
             inherit_meta(new, node)
-        for key in ("stack_trace", "nn_module_stack"):
-            if key in node.meta:
-                new.meta.setdefault(key, node.meta[key])
+        provenance(new, node)
         new = new.prev

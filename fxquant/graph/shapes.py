@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._pytree import tree_map_only
 
 from fxquant.errors import InputError
+from fxquant.graph.meta import known_value, set_value, value_of
 from fxquant.ops import (
     check_input,
     dequantize,
@@ -28,7 +29,7 @@ _GROWTH = (1, 2, 4, 8, 16, 32)
 
 def propagate_shapes(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
     """
-    Write each node's value, as a tensor on the meta device, to ``node.meta["val"]``.
+    Write each node's value, as a tensor on the meta device, where `fxquant.graph.meta.value_of` reads it.
 
     `inputs` are example arguments; only their shape, dtype and device matter. Raises `InputError` where the model does not
     accept them.
@@ -88,10 +89,10 @@ def sizes_of(gm: fx.GraphModule) -> Sizes | None:
     """Return the sizes in a graph whose inputs are checked by `fxquant.ops.check_input`; None where shapes are unknown."""
     checked = {n.args[0]: n for n in gm.graph.nodes if n.target is check_input}
     inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
-    if not checked or any(n not in checked or "val" not in n.meta for n in inputs):
+    if not checked or any(n not in checked or value_of(n) is None for n in inputs):
         return None
     device = next((t.device for t in (*gm.parameters(), *gm.buffers())), torch.device("cpu"))
-    examples = [torch.empty_like(n.meta["val"], device=device) for n in inputs]
+    examples = [torch.empty_like(known_value(n), device=device) for n in inputs]
     free = [(i, axis) for i, n in enumerate(inputs) for axis, size in enumerate(checked[n].args[1]) if size is None]
     # Twice, and one more than that: nothing but the batch itself grows like that.
     runs = [examples, *([_resized(t, 0, 2 * t.shape[0] + more) for t in examples] for more in (0, 1))]
@@ -140,13 +141,13 @@ class _Propagate(fx.Interpreter):
         try:
             result = super().run_node(n)
         except Exception as error:
-            shapes = [str(tuple(p.meta["val"].shape)) for p in self.module.graph.nodes if _is_input(p)]  # type: ignore[union-attr]
+            shapes = [str(tuple(known_value(p).shape)) for p in self.module.graph.nodes if _is_input(p)]  # type: ignore[union-attr]
             raise InputError(
                 f"the model does not accept an input of shape {', '.join(shapes) or 'unknown'}: node {n.name!r} "
                 f"stops with {type(error).__name__}: {error}"
             ) from error
         if self.write:
-            n.meta["val"] = tree_map_only(Tensor, _as_meta, result)
+            set_value(n, tree_map_only(Tensor, _as_meta, result))
         return result
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -201,4 +202,4 @@ def _as_meta(value: Tensor) -> Tensor:
 
 
 def _is_input(node: fx.Node) -> bool:
-    return node.op == "placeholder" and isinstance(node.meta.get("val"), Tensor)
+    return node.op == "placeholder" and value_of(node) is not None

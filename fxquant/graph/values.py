@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import fx
 
 from fxquant.config.placement import Value
 from fxquant.graph.dataflow import downstream, moves_values, origin
-from fxquant.graph.meta import Product, record_of
+from fxquant.graph.meta import Product, record_of, value_of
 
 _ADD = (operator.add, torch.add)
 _SCALE = (operator.mul, torch.mul, operator.truediv, torch.div)
@@ -124,8 +124,8 @@ def _image_left_float(graph: fx.Graph) -> bool:
 
 def _over_last_axis(softmax: fx.Node) -> bool:
     """Say whether the probabilities of one query sum to 1, as in attention."""
-    axis, known = softmax.args[1] if len(softmax.args) > 1 else None, softmax.meta.get("val")
-    return bool(axis == -1 or (isinstance(known, Tensor) and axis == known.dim() - 1))
+    axis, known = softmax.args[1] if len(softmax.args) > 1 else None, value_of(softmax)
+    return bool(axis == -1 or (known is not None and axis == known.dim() - 1))
 
 
 def _parts(cat: fx.Node) -> list[object]:

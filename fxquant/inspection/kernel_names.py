@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, fx
 
 from fxquant.graph.attributes import tensor_of
+from fxquant.graph.meta import value_of
 from fxquant.kernels import cpu, triton
 from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.lowering.linear_site import linear_site
@@ -42,11 +43,11 @@ def runs_on_cpu_kernel(node: fx.Node) -> bool:
 
 def _fits_cpu(node: fx.Node) -> bool:
     """Say whether fxquant's kernels for x86 processors take the operands."""
-    value, site = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None, linear_site(node)
-    if not isinstance(value, Tensor):
+    value, site = value_of(node.args[0]), linear_site(node)
+    if value is None:
         return False
     if node.target is attention_quantize:
-        known = [a.meta.get("val") for a in node.args[:3] if isinstance(a, fx.Node)]
+        known = [value_of(a) for a in node.args[:3] if isinstance(a, fx.Node)]
         return all(isinstance(t, Tensor) for t in known) and cpu.attends(*known)  # type: ignore[arg-type]
     if site is None or site.weight_zero_point is not None:
         return False

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fxquant.errors import UnsupportedGraphError
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.dataflow import PRODUCTS
-from fxquant.graph.meta import Operand, Record, module_path, record_of
+from fxquant.graph.meta import Operand, Record, model_dtype, module_path, record_of, value_of
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.kernel_names import kernel_of, runs_on_cpu_kernel
 from fxquant.kernels import chosen_backend
@@ -150,7 +149,7 @@ def report(gm: nn.Module) -> Report:
         raise UnsupportedGraphError(f"report expected a graph that fxquant made, found a {type(gm).__name__}")
     stage = stage_of(gm)
     nodes = [n for n in gm.graph.nodes if n.target in (*_INT8, *_FLOAT_PRODUCTS)]
-    dtype = str(gm.meta.get("dtype", torch.float32)).removeprefix("torch.")
+    dtype = str(model_dtype(gm)).removeprefix("torch.")
     products = tuple(_product(n, stage, str(backend)) for n in nodes)
     return Report(products, stage.value if stage else "unknown", dtype, tuple(_rounded(gm)))
 
@@ -255,13 +254,13 @@ def multiply_accumulates(node: fx.Node) -> int | None:
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    known = value.meta.get("val") if isinstance(value, fx.Node) else None
-    return tuple(known.shape) if isinstance(known, Tensor) else None
+    known = value_of(value)
+    return tuple(known.shape) if known is not None else None
 
 
 def _dtype(value: Any) -> str:
-    known = value.meta.get("val") if isinstance(value, fx.Node) else None
-    return str(known.dtype).removeprefix("torch.") if isinstance(known, Tensor) else "float"
+    known = value_of(value)
+    return str(known.dtype).removeprefix("torch.") if known is not None else "float"
 
 
 def _row(r: ProductReport) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from fxquant.graph.attributes import read_buffer
-from fxquant.graph.meta import Record, record_of, set_record
+from fxquant.graph.meta import Record, record_of, set_record, value_of
 from fxquant.lowering.epilogue import fold_epilogue, fold_twin_epilogue
 from fxquant.lowering.quantized import quantized, quantized_twin
 from fxquant.ops import int8_linear, int8_linear_twin
@@ -50,7 +50,7 @@ def codes_of(value: object) -> fx.Node | None:
 
 def few_rows(root: fx.Node, channel_axis: int) -> bool:
     """Say whether one image may give 16 rows or fewer, as in a classifier head; True where it is not known."""
-    value = root.meta.get("val")
+    value = value_of(root)
     return value is None or value.numel() // value.shape[0] // value.shape[channel_axis] <= 16
 
 

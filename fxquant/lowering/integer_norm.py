@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.dataflow import moves_values
+from fxquant.graph.meta import known_value, set_value, value_of
 from fxquant.lowering.quantized import quantized
 from fxquant.numerics.arithmetic import along
 
@@ -50,8 +51,8 @@ def integer_input(graph: fx.Graph, norm: fx.Node) -> IntegerInput | str:
     for move in moves:
         codes, source = graph.node_copy(move), codes
         codes.args = (source, *move.args[1:])
-        known = move.meta.get("val")
-        codes.meta["val"] = torch.empty_like(known, dtype=torch.int8) if isinstance(known, Tensor) else None
+        known = value_of(move)
+        set_value(codes, torch.empty_like(known, dtype=torch.int8) if known is not None else None)
     return IntegerInput(codes, factors, zeros, read.qmax)
 
 
@@ -59,14 +60,14 @@ def _moved(values: Tensor, axis: int | None, source: fx.Node, moves: list[fx.Nod
     """Return the value of each channel behind `moves`, from those of the channels of `source`; None where one has several."""
     if axis is None:
         return values
-    moved: Tensor = along(values, source.meta["val"].dim(), axis).expand(source.meta["val"].shape)
+    moved: Tensor = along(values, known_value(source).dim(), axis).expand(known_value(source).shape)
     for move in moves:
         if move.target in _RESHAPES:
-            moved = moved.reshape(move.meta["val"].shape)
+            moved = moved.reshape(known_value(move).shape)
         elif move.target in _PERMUTES:
             arguments: Any = move.args[1:]
             moved = getattr(moved, str(getattr(move.target, "__name__", move.target)))(*arguments)
-        elif move.target is not F.pad or move.meta["val"].shape != moved.shape:  # padding by nothing
+        elif move.target is not F.pad or known_value(move).shape != moved.shape:  # padding by nothing
             return None
     rows = moved.reshape(-1, moved.shape[-1])
     return rows[0].contiguous() if bool((rows == rows[0]).all()) else None

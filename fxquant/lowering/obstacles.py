@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from fxquant.graph.meta import value_of
 from fxquant.lowering.quantized import is_quantized, quantized, quantized_twin, rank_of, stored_zero_point
 from fxquant.ops import (
     dequantize_log2,
@@ -34,7 +35,7 @@ def _weight_obstacle(node: fx.Node) -> str | None:
     x, twin, weight = quantized(node.args[0]), quantized_twin(node.args[0]), quantized(node.args[1])
     if weight is None:
         return "simulated: a twin-uniform weight has no int8 form"
-    value = node.meta.get("val")
+    value = value_of(node)
     if node.target is F.conv2d and value is not None and value.dim() != 4:
         return "simulated: a convolution of one image without a batch axis"
     groups = node.args[6] if node.target is F.conv2d and len(node.args) > 6 else 1

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.graph.attributes import tensor_of
+from fxquant.graph.meta import value_of
 from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops import (
     dequantize,
@@ -83,8 +84,8 @@ def is_quantized(value: object) -> bool:
 
 
 def rank_of(value: object) -> int | None:
-    known = value.meta.get("val") if isinstance(value, fx.Node) else None
-    return known.dim() if isinstance(known, Tensor) else None
+    known = value_of(value)
+    return known.dim() if known is not None else None
 
 
 def stored_zero_point(operand: Quantized) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxquant.errors import InputError, UnsupportedGraphError
 from fxquant.graph import dataflow
-from fxquant.graph.meta import Product, module_path
+from fxquant.graph.meta import Product, known_value, module_path, value_of
 from fxquant.graph.products import product_of
 from fxquant.graph.shapes import propagate_shapes
 
@@ -84,7 +84,7 @@ def expose_contexts(gm: fx.GraphModule, images: Tensor, published: bool = False)
     frozen.graph.eliminate_dead_code()
     frozen.graph.lint()
     frozen.recompile()
-    return ContextGraph(frozen, tuple(sites.values()), int(logits.meta["val"].shape[1]))
+    return ContextGraph(frozen, tuple(sites.values()), int(known_value(logits).shape[1]))
 
 
 def _frozen_copy(gm: fx.GraphModule) -> fx.GraphModule:
@@ -97,7 +97,7 @@ def _frozen_copy(gm: fx.GraphModule) -> fx.GraphModule:
 def _logits(graph: fx.Graph, batch: int) -> fx.Node:
     output = next(n for n in graph.nodes if n.op == "output")
     leaves = [leaf for leaf in tree_leaves(output.args[0]) if isinstance(leaf, fx.Node)]
-    shapes = [tuple(v.shape) if isinstance(v := leaf.meta.get("val"), Tensor) else None for leaf in leaves]
+    shapes = [tuple(v.shape) if (v := value_of(leaf)) is not None else None for leaf in leaves]
     heads = [n for n in graph.nodes if n.target in dataflow.PRODUCTS and dataflow.reaches_output(n)]
     if len(leaves) != 1 or shapes[0] is None or len(shapes[0]) != 2 or shapes[0][0] != batch or not heads:
         found = ", ".join(map(str, shapes)) or "nothing"
@@ -112,8 +112,8 @@ def _logits(graph: fx.Graph, batch: int) -> fx.Node:
 def _is_context(node: fx.Node, batch: int) -> bool:
     if node.target not in (torch.matmul, F.scaled_dot_product_attention):
         return False
-    value = node.meta.get("val")
-    images = isinstance(value, Tensor) and value.dim() >= 3 and value.shape[0] % batch == 0
+    value = value_of(node)
+    images = value is not None and value.dim() >= 3 and value.shape[0] % batch == 0
     product = product_of(node) if images else None
     return product in (Product.PV, Product.ATTENTION) or (product is Product.MATMUL and _mixes_probabilities(node))
 
@@ -136,7 +136,7 @@ def _mixes_probabilities(node: fx.Node) -> bool:
 
 
 def _site(node: fx.Node, batch: int, published: bool) -> ContextSite:
-    shape = node.meta["val"].shape
+    shape = known_value(node).shape
     prefix = 1 if published else _prefix_tokens(node)
     windows = shape[0] // batch * shape[2:-2].numel()
     return ContextSite(module_path(node) or node.name, prefix, int(shape[-2]) - prefix, int(windows))
@@ -144,7 +144,7 @@ def _site(node: fx.Node, batch: int, published: bool) -> ContextSite:
 
 def _prefix_tokens(context: fx.Node) -> int:
     """Return how many tokens of parameters come before the patches that `context` is computed from."""
-    tokens = context.meta["val"].shape[-2]
+    tokens = known_value(context).shape[-2]
     stack, seen, found = list(context.all_input_nodes), set[fx.Node](), 0
     while stack:
         node = stack.pop()
@@ -158,9 +158,9 @@ def _prefix_tokens(context: fx.Node) -> int:
 
 
 def _joins_tokens(cat: fx.Node, tokens: int) -> bool:
-    value = cat.meta.get("val")
+    value = value_of(cat)
     axis = cat.args[1] if len(cat.args) > 1 else cat.kwargs.get("dim", 0)
-    return isinstance(value, Tensor) and value.dim() == 3 and axis in (1, -2) and value.shape[1] == tokens
+    return value is not None and value.dim() == 3 and axis in (1, -2) and value.shape[1] == tokens
 
 
 def _leading_parameters(cat: fx.Node) -> int:
@@ -170,5 +170,5 @@ def _leading_parameters(cat: fx.Node) -> int:
     for operand in operands:  # type: ignore[union-attr]
         if not dataflow.is_parameter(operand):
             break
-        count += int(operand.meta["val"].shape[1])  # type: ignore[union-attr]
+        count += int(known_value(operand).shape[1])
     return count

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from fxquant.api import trace
 from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
+from fxquant.graph.meta import value_of
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.synthesis.contexts import ContextGraph, expose_contexts
 from fxquant.synthesis.synthesis_options import IMAGENET_MEAN, IMAGENET_STD, SynthesisOptions
@@ -87,7 +88,7 @@ def resolve_size(model: nn.Module, size: Size) -> tuple[int, int, int]:
         channels, height, width = (int(n) for n in config["input_size"])
         return channels, height, width
     if isinstance(model, fx.GraphModule):
-        seen = next((n.meta.get("val") for n in model.graph.nodes if n.op == "placeholder"), None)
+        seen = next((value_of(n) for n in model.graph.nodes if n.op == "placeholder"), None)
         if isinstance(seen, Tensor) and seen.dim() == 4:
             return int(seen.shape[1]), int(seen.shape[2]), int(seen.shape[3])
     raise InputError("the size of the model's images is not known: give size=, such as 224 or (height, width)")

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from fxquant.errors import UnsupportedGraphError
 from fxquant.graph.attributes import get_tensor
+from fxquant.graph.meta import known_value, module_stack, set_module_stack, set_value, take_provenance, value_of
 from fxquant.graph.rewrite import location
 from fxquant.tracing.code_tracer import CodeTracer
 
@@ -36,7 +37,7 @@ def as_graph_module(model: nn.Module, program: ExportedProgram) -> fx.GraphModul
     _free_devices(graph, state)
     modules = dict(model.named_modules(remove_duplicate=False))
     for node in graph.nodes:
-        node.meta["nn_module_stack"] = _module_stack(modules, node.meta.get("nn_module_stack", {}))
+        set_module_stack(node, _module_stack(modules, module_stack(node)))
     _place_attributes(graph)
     return fx.GraphModule(state, graph, type(model).__name__).eval()
 
@@ -103,7 +104,7 @@ def _restore_signature(model: nn.Module, graph: fx.Graph) -> None:
             break
         node.target = parameter.name
     for node in inputs:
-        if not isinstance(node.meta.get("val"), Tensor):
+        if value_of(node) is None:
             graph.erase_node(node)
 
 
@@ -114,21 +115,22 @@ def _bind_state(model: nn.Module, exported: fx.GraphModule, graph: fx.Graph) -> 
     for node in graph.find_nodes(op="get_attr"):
         tensor = get_tensor(exported, str(node.target))
         node.target = names.get(id(tensor), str(node.target))
-        state[node.target] = node.meta["val"] = tensor
+        set_value(node, tensor)
+        state[node.target] = tensor
     return state
 
 
 def _free_devices(graph: fx.Graph, state: dict[str, Tensor]) -> None:
     """Let no node name the device of the example: what depends on nothing becomes a buffer, the rest asks the input."""
-    image = next(n for n in graph.find_nodes(op="placeholder") if isinstance(n.meta.get("val"), Tensor))
+    image = next(n for n in graph.find_nodes(op="placeholder") if value_of(n) is not None)
     for node in list(graph.nodes):
         if not isinstance(node.target, OpOverload):
             continue
         if not node.all_input_nodes and torch.Tag.nondeterministic_seeded not in node.target.tags:
             _make_buffer(node, state)
-        elif node.kwargs.get("device") == image.meta["val"].device:
+        elif node.kwargs.get("device") == known_value(image).device:
             kwargs = {key: value for key, value in node.kwargs.items() if key != "device"}
-            if not any(isinstance(n.meta.get("val"), Tensor) for n in node.all_input_nodes):
+            if not any(value_of(n) is not None for n in node.all_input_nodes):
                 with graph.inserting_before(node):
                     kwargs["device"] = graph.call_function(getattr, (image, "device"))
             node.kwargs = kwargs
@@ -143,7 +145,8 @@ def _make_buffer(node: fx.Node, state: dict[str, Tensor]) -> None:
         name += "_"
     with node.graph.inserting_before(node):
         new = node.graph.create_node("get_attr", name)
-    new.meta = node.meta | {"val": value}
+    new.meta = dict(node.meta)
+    set_value(new, value)
     state[name] = value
     node.replace_all_uses_with(new)
     node.graph.erase_node(node)
@@ -164,6 +167,4 @@ def _place_attributes(graph: fx.Graph) -> None:
             continue
         first = min(node.users, key=order.__getitem__)
         first.prepend(node)
-        for key in ("nn_module_stack", "stack_trace"):
-            if first.meta.get(key):
-                node.meta[key] = first.meta[key]
+        take_provenance(node, first)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
+from fxquant.graph.meta import is_trainable
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.observers.learned_step import LearnedStepQuantizer
 from fxquant.observers.trained import is_trained
@@ -14,13 +15,14 @@ from fxquant.training.options import TrainingOptions
 
 def refuse_graph(prepared: nn.Module) -> None:
     """Raise `UnsupportedGraphError` unless `prepared` is a graph from `fxquant.prepare_qat`."""
-    if not isinstance(prepared, fx.GraphModule) or stage_of(prepared) is None:
+    stage = stage_of(prepared) if isinstance(prepared, fx.GraphModule) else None
+    if not isinstance(prepared, fx.GraphModule) or stage is None:
         found = f"a {type(prepared).__name__} that fxquant did not make"
-    elif stage_of(prepared) is not Stage.PREPARED:
-        found = f"a graph at stage {prepared.meta['stage'].value}"
+    elif stage is not Stage.PREPARED:
+        found = f"a graph at stage {stage.value}"
     elif not is_trained(prepared):
         found = "a graph without learned steps"
-    elif prepared.meta.get("trainable") is False:
+    elif not is_trainable(prepared):
         found = "one from fxquant.prepare, which folds parameters into constants"
     elif any(node.op == "call_function" and node.target is F.batch_norm for node in prepared.graph.nodes):
         found = "one whose batch norms do not follow the batches, as fxquant.prepare makes it"
