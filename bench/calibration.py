@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +20,10 @@ import torch
 from torch import nn
 
 import fxquant
-from bench.harness import RESULTS, write_results
+from bench.harness.processes import peak_mib, row_of
+from bench.harness.results import RowsFile
 
+ROWS = RowsFile("calibration", ("setting", "recipe", "form", "threads"), {"bits": "W8A8"})
 RECIPES = ("base_ptq", "ptq4vit", "noisyquant", "noisyquant_ptq4vit")
 
 
@@ -59,9 +58,9 @@ def main() -> None:
         print(json.dumps(run_cell(options.cell, options.threads)))
         return
     for cell in options.cells or all_cells():
-        row = _in_process(cell, options.threads)
+        row = row_of("bench.calibration", "--cell", cell, "--threads", str(options.threads))
         print(f"{cell:48} {row['seconds']:9.1f} s {row['peak_mib']:8.0f} MiB", flush=True)
-        write_results("calibration", _merged(row), bits="W8A8")
+        ROWS.add(row)
 
 
 def all_cells() -> list[str]:
@@ -79,7 +78,7 @@ def run_cell(cell: str, threads: int) -> dict[str, Any]:
     batches = list(images.split(32))
     config = fxquant.recipe(recipe, published=form == "published")
     prepared = fxquant.prepare(model, config, batches[0][:1])
-    before = _peak_mib()
+    before = peak_mib()
     start, cpu = time.perf_counter(), time.process_time()
     fxquant.calibrate(prepared, batches, progress=False)
     return {
@@ -90,7 +89,7 @@ def run_cell(cell: str, threads: int) -> dict[str, Any]:
         "threads": threads,
         "seconds": round(time.perf_counter() - start, 2),
         "cpu_seconds": round(time.process_time() - cpu, 2),
-        "peak_mib": round(_peak_mib()),
+        "peak_mib": round(peak_mib()),
         "peak_before_mib": round(before),
     }
 
@@ -100,27 +99,6 @@ def build_model(setting: TimedModel) -> nn.Module:
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(setting.model, **setting.options)
     return model.eval()
-
-
-def _merged(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows that were measured before, with `row` in the place of its own earlier measurement."""
-    file = RESULTS / "calibration.json"
-    rows = json.loads(file.read_text())["rows"] if file.exists() else []
-    key = ("setting", "recipe", "form", "threads")
-    return [r for r in rows if any(r[k] != row[k] for k in key)] + [row]
-
-
-def _in_process(cell: str, threads: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bench.calibration", "--cell", cell, "--threads", str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{cell} failed:\n{done.stderr}")
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -8,30 +8,28 @@ What calibration images have to be: real ones, images made from the model alone,
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import fxquant
 from bench.accuracy.__main__ import build_model, draw_calibration
-from bench.harness import RESULTS, describe_run
+from bench.harness.results import MeasuredOnce, Row, results_file
 from bench.quality_tables import SOURCES
 from bench.standins import IMAGE_SIZE, STANDINS, Glyphs, load_part
 from bench.tables import write_pages
-from fxquant.files import write_json
+from fxquant.errors import InputError
 from fxquant.numerics.arithmetic import sqnr
 from fxquant.synthesis import gaussian_images
 from fxquant.synthesis.losses import total_variation
 
-FILE = RESULTS / "datafree.json"
+FILE = results_file("datafree")
 RECIPES = (
     "psaq",
     "minmax",
@@ -48,7 +46,6 @@ BITS = ("W8A8", "W4A8")
 COUNT, BATCH, TEST_BATCH = 32, 8, 64
 SHAPE = (1, IMAGE_SIZE, IMAGE_SIZE)
 JITTER = (2, 4)  # the published one is of images of 224 pixels
-Row = dict[str, Any]
 
 
 def images_of(source: str, model: nn.Module, seed: int, iterations: int) -> Tensor:
@@ -115,24 +112,20 @@ def run(options: argparse.Namespace, folder: Path) -> None:
         "iterations": options.iterations,
         "outliers": options.outliers,
     }
-    data = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    if data and data["settings"] != settings:
-        raise SystemExit(f"{options.out} was measured with {data['settings']}, not {settings}: name another --out")
-    rows: dict[str, Row] = data.get("rows", {})
-    floats: dict[str, float] = data.get("float_top1", {})
+    results = MeasuredOnce(options.out, {"settings": settings}, "float_top1")
     for seed, name, source, recipe, bits in cells(options.models, options.recipes, options.seeds):
         key = f"{name} {bits} {recipe} {source} seed {seed}"
-        if key in rows:
+        if key in results.rows:
             continue
         model = build_model(name, options.outliers)
-        if name not in floats:
-            floats[name] = top1(logits_of(model, test), test)
+        if name not in results.floats:
+            results.floats[name] = top1(logits_of(model, test), test)
         file = folder / f"{name} {source} {seed}.pt"
         if not file.exists():
             torch.save(images_of(source, model, seed, options.iterations), file)
-        rows[key] = measure(model, recipe, bits, torch.load(file, weights_only=True), test, seed)
-        print(key, rows[key], flush=True)
-        write_json(options.out, describe_run() | {"settings": settings, "float_top1": floats, "rows": rows})
+        row = measure(model, recipe, bits, torch.load(file, weights_only=True), test, seed)
+        print(key, row, flush=True)
+        results.add(key, row)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -148,8 +141,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=FILE)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
-        run(options, Path(folder))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            run(options, Path(folder))
+    except InputError as error:
+        raise SystemExit(str(error)) from error
     if options.out == FILE:
         write_pages()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import math
 from typing import Any
 
@@ -19,12 +18,14 @@ import torch
 from torch import Tensor, fx
 
 import fxquant
-from bench.harness import RESULTS, Competitor, write_results
+from bench.harness.results import RowsFile
+from bench.harness.timing import Competitor
 from bench.latency.__main__ import RECIPE, make_subject
 from fxquant.graph.meta import known_value
 from fxquant.lowering.linear_site import linear_site
 from fxquant.measurement.timing import time_interleaved
 
+ROWS = RowsFile("gemm_limit", ("model", "batch", "threads"), {"recipe": f"{RECIPE} W8A8, random images", "seed": 0})
 Shape = tuple[int, int, int]
 
 
@@ -85,11 +86,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     row = measure(options.model, options.batch, options.rounds)
     print(f"{row['model_ms']} ms, products alone {row['limit_ms']} ms: {row['share_of_limit']:.1%} of the limit")
-    file = RESULTS / "gemm_limit.json"
-    known = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
-    same = ("model", "batch", "threads")
-    rows = [r for r in known if any(r[key] != row[key] for key in same)] + [row]
-    write_results("gemm_limit", rows, recipe=f"{RECIPE} W8A8, random images", seed=0)
+    ROWS.add(row)
 
 
 if __name__ == "__main__":

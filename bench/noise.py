@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 import fxquant
-from bench.harness import Competitor, measure, summarize, write_results
+from bench.harness.results import write_results
+from bench.harness.timing import Competitor, measure, summarize
 
 MODELS = ("deit_small_patch16_224", "swin_tiny_patch4_window7_224")
 FORMS: dict[str, dict[str, Any]] = {

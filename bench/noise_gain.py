@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 import fxquant
 from bench.accuracy.__main__ import build_model, draw_calibration
 from bench.accuracy.table import OUTLIERS
-from bench.harness import write_results
+from bench.harness.results import write_results
 from bench.standins import STANDINS, load_part
 from fxquant.graph.meta import record_of
 from fxquant.observers.base import Observer

@@ -9,7 +9,6 @@ skipped, so that a run can be stopped and started again. First and last layers h
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,18 +20,17 @@ from torch import Tensor, fx, nn
 from torch.utils.data import default_collate
 
 import fxquant
-from bench.harness import RESULTS, describe_run
+from bench.harness.results import MeasuredOnce, Row, results_file
 from bench.standins import STANDINS, Glyphs, load_part, load_standin
 from bench.tables import write_pages
 from fxquant.config.quant_config import QuantConfig
 from fxquant.distillation import LabelKind, SoftTargets, concatenate
-from fxquant.files import write_json
+from fxquant.errors import InputError
 from fxquant.measurement.evaluation import evaluate
 from fxquant.training import TrainingData, TrainingOptions, train
 
-FILE = RESULTS / "qat.json"
+FILE = results_file("qat")
 CALIBRATION, TEST_BATCH, TOP = 64, 64, 5
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -145,26 +143,22 @@ def run(options: argparse.Namespace) -> None:
     test, glyphs = load_part("test", options.limit), load_part("train", options.images)
     names = ("images", "epochs", "batch_size", "lr", "limit")
     settings = {name: getattr(options, name) for name in names} | {"test_images": len(test)}
-    data = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-    if data and data["settings"] != settings:
-        raise SystemExit(f"{options.out} was measured with {data['settings']}, not {settings}: name another --out")
-    rows: dict[str, Row] = data.get("rows", {})
-    floats: dict[str, float] = data.get("float_top1", {})
+    results = MeasuredOnce(options.out, {"settings": settings}, "float_top1")
     for seed, name, bits, key in cells(options):
         cell, method = f"{name} W{bits}A{bits} {key} seed {seed}", METHODS[key]
-        if cell in rows:
+        if cell in results.rows:
             continue
-        if name not in floats:
-            floats[name] = top1(load_standin(name), test)
+        if name not in results.floats:
+            results.floats[name] = top1(load_standin(name), test)
         start = time.perf_counter()
         if method.ptq is not None:
             prepared = calibrate_one(name, method.ptq, bits, seed)
         else:
             prepared = train_one(name, method, bits, seed, glyphs, options)
         seconds = round(time.perf_counter() - start, 1)
-        rows[cell] = {"top1": top1(fxquant.convert(prepared), test), "seconds": seconds}
-        print(cell, rows[cell], flush=True)
-        write_json(options.out, describe_run() | {"settings": settings, "float_top1": floats, "rows": rows})
+        row: Row = {"top1": top1(fxquant.convert(prepared), test), "seconds": seconds}
+        print(cell, row, flush=True)
+        results.add(cell, row)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -183,7 +177,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=FILE)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    run(options)
+    try:
+        run(options)
+    except InputError as error:
+        raise SystemExit(str(error)) from error
     if options.out == FILE:
         write_pages()
 

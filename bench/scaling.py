@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -26,12 +25,13 @@ from torch import Tensor, nn
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import fxquant
-from bench.harness import RESULTS, write_results
+from bench.harness.results import RowsFile
 from fxquant.cli.shared_options import positive
 from fxquant.distributed import gather_objects, initialise, shard
 from fxquant.measurement.evaluation import evaluate
 
 RECIPES = ("omse", "ptq4vit", "noisyquant")
+ROWS = RowsFile("scaling", ("recipe", "model", "device", "processes"), {"threads_per_process": 1, "bits": "W8A8"})
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(describe(row), flush=True)
             rows.append(row)
         if not options.smoke:
-            write_results("scaling", merge(rows), threads_per_process=1, bits="W8A8")
+            ROWS.add(*rows)
     if not all(row["equal"] for row in rows):
         raise SystemExit("processes do not give what one gives")
 
@@ -157,14 +157,6 @@ def compare(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def merge(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows that were measured before, with `rows` in the place of their own earlier measurements."""
-    file = RESULTS / "scaling.json"
-    before = json.loads(file.read_text())["rows"] if file.exists() else []
-    own = {_key(row) for row in rows}
-    return [row for row in before if _key(row) not in own] + list(rows)
-
-
 def describe(row: dict[str, Any]) -> str:
     """Return a line for the terminal."""
     return (
@@ -172,10 +164,6 @@ def describe(row: dict[str, Any]) -> str:
         f"(x{row['calibration_speedup']:.2f}), evaluation {row['evaluation_s']:8.2f} s (x{row['evaluation_speedup']:.2f}), "
         f"{'equal' if row['equal'] else 'DIFFERENT'}"
     )
-
-
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("recipe", "model", "device", "processes"))
 
 
 if __name__ == "__main__":

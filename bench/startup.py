@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,11 +19,13 @@ import timm
 import torch
 
 import fxquant
-from bench.harness import RESULTS, write_results
+from bench.harness.processes import row_of
+from bench.harness.results import RowsFile
 from fxquant.benchmark.memory import held_bytes, peak_bytes
 from fxquant.measurement.experiment import count_bytes
 
 MODELS = ("vit_base_patch16_224", "vit_large_patch16_224")
+ROWS = RowsFile("startup", ("model", "threads"), {"recipe": "minmax W8A8, two random images", "seed": 0})
 T = TypeVar("T")
 
 
@@ -91,30 +91,13 @@ def main() -> None:
         print(json.dumps(measure_model(options.model, options.threads)))
         return
     for name in options.models:
-        row = _in_process(name, options.threads)
+        row = row_of("bench.startup", "--model", name, "--threads", str(options.threads))
         print(
             f"{name}: {row['seconds_without_calibration']:.1f} s to trace, prepare and convert; convert grows by "
             f"{row['convert_peak_over_float']} times the float model",
             flush=True,
         )
-        write_results("startup", _merged(row), recipe="minmax W8A8, two random images", seed=0)
-
-
-def _merged(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows that were measured before, with `row` in the place of its own earlier measurement."""
-    file = RESULTS / "startup.json"
-    rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
-    key = ("model", "threads")
-    return [r for r in rows if any(r[k] != row[k] for k in key)] + [row]
-
-
-def _in_process(name: str, threads: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bench.startup", "--model", name, "--threads", str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{name} failed:\n{done.stderr}")
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row
+        ROWS.add(row)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.harness import measure, summarize, write_results
+from bench.harness.results import write_results
+from bench.harness.timing import measure, summarize
 from fxquant.synthesis import SynthesisOptions
 from fxquant.synthesis.image_objective import Jitter, SynthesisObjective
 from fxquant.synthesis.losses import total_variation

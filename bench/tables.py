@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.harness import RESULTS, ROOT
+from bench.harness.results import RESULTS, ROOT
 from bench.latency.table import every_engine, summary
 from bench.markdown import put
 from bench.quality_tables import datafree, noise_gain, qat

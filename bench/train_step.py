@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
-from bench.harness import measure, summarize, write_results
+from bench.harness.results import write_results
+from bench.harness.timing import measure, summarize
 from fxquant.models import SReT
 from fxquant.numerics.learned_step import MAX_BITS, MIN_BITS, MIN_SCALE, WIDTHS, initial_weight_scales
 from fxquant.observers import LearnedStepQuantizer

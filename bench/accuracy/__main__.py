@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import fxquant
 from bench.accuracy.table import ABLATION_BITS, ABLATIONS, BITS, OUTLIERS, RECIPES, Variant
-from bench.harness import RESULTS, describe_run
+from bench.harness.results import RESULTS, describe_run
 from bench.standins import STANDINS, Glyphs, Outliers, inject_outliers, load_part, load_standin
 from fxquant.errors import ConfigError, FxquantError, InputError
 from fxquant.files import write_json

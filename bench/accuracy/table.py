@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.harness import RESULTS, ROOT
+from bench.harness.results import RESULTS, ROOT
 
 Row = dict[str, Any]
 FILE = RESULTS / "accuracy.json"

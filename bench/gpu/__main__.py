@@ -24,7 +24,8 @@ import torch
 from torch import fx, nn
 
 import fxquant
-from bench.harness import RESULTS, Competitor, describe_run, measure, summarize, write_results
+from bench.harness.results import RESULTS, describe_run, write_results
+from bench.harness.timing import Competitor, measure, summarize
 from fxquant.kernels import triton, use_backend
 
 MODELS = {

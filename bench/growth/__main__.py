@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from bench.growth import plot as growth_plot
-from bench.harness import RESULTS, write_results
+from bench.harness.results import RESULTS, write_results
 from bench.latency.__main__ import run_cell
 from fxquant.benchmark.competitors import COMPETITORS
 from fxquant.benchmark.run_engines import select_competitors

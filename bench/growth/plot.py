@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.harness import RESULTS, ROOT
+from bench.harness.results import RESULTS, ROOT
 
 PLOT = ROOT / "docs" / "growth.svg"
 LABELS = {"batch": "batch size", "depth": "blocks", "resolution": "image height and width, pixels"}

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch.distributed.rendezvous import rendezvous
 
-from bench.harness import RESULTS
+from bench.harness.results import RESULTS
 from bench.imagenet.measure import Bench, say
 from bench.imagenet.results import ImagenetResults, Job, is_done, render
 from bench.imagenet.tables import FIGURES, Figure

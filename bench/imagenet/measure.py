@@ -13,7 +13,7 @@ from typing import TextIO
 import torch
 
 import fxquant
-from bench.harness import describe_run
+from bench.harness.results import describe_run
 from bench.imagenet.images import synthetic_images
 from bench.imagenet.results import ImagenetResults, Job, Row, describe_gap
 from fxquant.cli.shared_options import resolve_device

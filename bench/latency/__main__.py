@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import fxquant
-from bench.harness import RESULTS, write_results
+from bench.harness.results import RESULTS, write_results
 from bench.latency.table import FORMAT
 from bench.tables import write_pages
 from fxquant.benchmark.competitor import Competitor

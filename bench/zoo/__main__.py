@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import fxquant
-from bench.harness import RESULTS, ROOT, write_results
+from bench.harness.results import RESULTS, ROOT, write_results
 from bench.zoo.entries import FAMILIES
 from bench.zoo.table import Row, render
 from fxquant.numerics.arithmetic import sqnr

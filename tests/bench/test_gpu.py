@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench import harness
 from bench.gpu import __main__ as gpu
 from bench.gpu import checks as gpu_checks
+from bench.harness import results as harness
 from fxquant.kernels import triton
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench import harness
 from bench.growth import __main__ as growth
 from bench.growth import plot as growth_plot
+from bench.harness import results as harness
 
 
 @pytest.fixture(autouse=True)

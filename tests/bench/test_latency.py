@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import harness
+from bench.harness import results as harness
 from bench.latency import __main__ as latency
 from bench.latency import table as latency_table
 from fxquant.benchmark.competitor import Competitor

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bench import harness, scaling
+from bench import scaling
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
 TASK = scaling.ScalingTask("minmax", "vit_tiny_patch16_224", SMALL, 32, 4, 4, 2, "cpu")
@@ -37,10 +37,9 @@ def test_rows_are_compared_with_one_process() -> None:
 
 
 def test_rows_replace_their_own_earlier_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (harness, scaling):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr("bench.harness.results.RESULTS", tmp_path)
     for rows in ([row(1, 1.0), row(2, 2.0)], [row(2, 3.0)]):
-        harness.write_results("scaling", scaling.merge(rows))
+        scaling.ROWS.add(*rows)
     found = json.loads((tmp_path / "scaling.json").read_text())["rows"]
     assert [(each["processes"], each["calibration_s"]) for each in found] == [(1, 1.0), (2, 3.0)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import tables
-from bench.harness import RESULTS
+from bench.harness.results import RESULTS
 from bench.markdown import markdown, number, put
 from bench.tables import TABLES, Table
 from tests.support import documents

@@ -1,19 +1,12 @@
-"""What every benchmark shares: the interleaved run, its summary, and the JSON file that README figures come from."""
+"""Competitors timed side by side, and what is said of their times."""
 
 from __future__ import annotations
 
-import datetime
-import subprocess
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from fxquant.files import write_json
-from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.timing import Timing, time_interleaved
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "bench" / "results"
 Competitor = Callable[[], Any]
 
 
@@ -44,23 +37,3 @@ def summarize(timings: Mapping[str, Timing], batch: int) -> dict[str, Any]:
         }
         for name, timing in timings.items()
     }
-
-
-def write_results(name: str, rows: Any, **facts: Any) -> Path:
-    """Write ``bench/results/<name>.json``: the rows, how they were measured and on what."""
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{name}.json"
-    write_json(file, describe_run() | facts | {"rows": rows})
-    return file
-
-
-def describe_run() -> dict[str, Any]:
-    """Return when, from which commit and on what something is measured."""
-    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return {"date": now, "commit": _commit(), "environment": describe_environment()}
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    return done.stdout.strip() or "unknown"
