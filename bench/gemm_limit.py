@@ -20,7 +20,7 @@ from torch import Tensor, fx
 import fxquant
 from bench.harness.results import RowsFile
 from bench.harness.timing import Competitor
-from bench.latency.__main__ import RECIPE, make_subject
+from bench.latency.cells import RECIPE, make_subject
 from fxquant.graph.meta import known_value
 from fxquant.lowering.linear_site import linear_site
 from fxquant.measurement.timing import time_interleaved

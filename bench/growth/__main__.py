@@ -10,36 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict
 
 import torch
 
-from bench.growth import plot as growth_plot
-from bench.harness.results import RESULTS, write_results
-from bench.latency.__main__ import run_cell
-from fxquant.benchmark.competitors import COMPETITORS
+from bench.growth.cells import AXES, NAMES, ROWS, GrowthCell, measure_cell, measure_in_processes
+from bench.growth.plot import draw
+from bench.harness.results import Row
 from fxquant.benchmark.run_engines import select_competitors
-
-NAMES = ("bf16-compile", "fxquant-compile", "fxquant-bf16-compile")
-AXES = {
-    "batch": (1, 2, 4, 8, 16, 32),
-    "depth": (3, 6, 12, 24),
-    "resolution": (160, 224, 288, 384, 448),
-}
-
-
-@dataclass(frozen=True)
-class GrowthCell:
-    """One measurement. resolution: height and width in pixels, a multiple of the model's patch."""
-
-    model: str = "vit_small_patch16_224"
-    batch: int = 4
-    depth: int = 12
-    resolution: int = 224
 
 
 def main() -> None:
@@ -63,54 +41,15 @@ def main() -> None:
     base = GrowthCell(options.model, options.batch, options.depth, options.resolution)
     for axis in [] if options.plot else options.axes:
         for value in options.values or AXES[axis]:
-            row = {"axis": axis, "value": value} | measure_in_processes(_cell_at(base, axis, value), options)
+            cell = base.at(axis, value)
+            measured = measure_in_processes(cell, options.competitors, options.rounds, options.threads)
+            row = {"axis": axis, "value": value} | measured
             print(f"{axis} {value}: {_shown(row)}", flush=True)
-            write_results("growth", merge(row), recipe="minmax W8A8, random images", seed=0)
-    growth_plot.draw()
+            ROWS.add(row)
+    draw()
 
 
-def measure_cell(cell: GrowthCell, names: Sequence[str], rounds: int, threads: int) -> dict[str, Any]:
-    """Measure one cell in this process."""
-    torch.set_num_threads(threads)
-    competitors = [competitor for competitor in COMPETITORS if competitor.name in names]
-    row = run_cell(cell.model, cell.batch, rounds, competitors, depth=cell.depth, img_size=cell.resolution)
-    return row | asdict(cell)
-
-
-def measure_in_processes(cell: GrowthCell, options: argparse.Namespace) -> dict[str, Any]:
-    """Measure the times of one cell in one process, and the memory of each competitor in one of its own."""
-    row = _in_process(cell, options.competitors, options.rounds, options.threads)
-    for name in options.competitors:
-        alone = _in_process(cell, [name], 1, options.threads)
-        row["results"][name]["memory_bytes"] = alone["results"][name]["memory_bytes"]
-    return row
-
-
-def merge(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of the file, with `row` in the place of its own earlier measurement, ordered by axis and value."""
-    file = RESULTS / "growth.json"
-    rows = json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else []
-    key = ("axis", "value", "model", "threads")
-    kept = [r for r in rows if any(r[k] != row[k] for k in key)] + [row]
-    return sorted(kept, key=lambda r: (list(AXES).index(r["axis"]), r["value"]))
-
-
-def _cell_at(base: GrowthCell, axis: str, value: int) -> GrowthCell:
-    varied: dict[str, Any] = {axis: value}
-    return replace(base, **varied)
-
-
-def _in_process(cell: GrowthCell, names: Sequence[str], rounds: int, threads: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "bench.growth", "--cell", json.dumps(asdict(cell)), "--competitors", *names]
-    command += ["--rounds", str(rounds), "--threads", str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{cell} failed:\n{done.stderr}")
-    row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return row
-
-
-def _shown(row: dict[str, Any]) -> str:
+def _shown(row: Row) -> str:
     cells = []
     for name, result in row["results"].items():
         memory = result["memory_bytes"]

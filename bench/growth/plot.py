@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from bench.harness.results import RESULTS, ROOT
+from bench.harness.results import ROOT, read_results, results_file
 
 PLOT = ROOT / "docs" / "growth.svg"
 LABELS = {"batch": "batch size", "depth": "blocks", "resolution": "image height and width, pixels"}
@@ -19,10 +18,9 @@ def draw(file: Path | None = None) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise SystemExit("the plot needs matplotlib: pip install 'fxquant[plot]'") from None
-    source = RESULTS / "growth.json"
-    if not source.exists():
-        raise SystemExit(f"{source} is missing: run python -m bench.growth")
-    data = json.loads(source.read_text(encoding="utf-8"))
+    data = read_results("growth")
+    if not data:
+        raise SystemExit(f"{results_file('growth')} is missing: run python -m bench.growth")
     rows = data["rows"]
     axes = [axis for axis in LABELS if any(row["axis"] == axis for row in rows)]
     figure = Figure(figsize=(4 * len(axes), 6), layout="constrained")
