@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import fxquant
-from bench.accuracy.__main__ import build_model, draw_calibration
+from bench.accuracy.measure import build_model, draw_calibration
 from bench.harness.results import MeasuredOnce, Row, results_file
 from bench.quality_tables import SOURCES
 from bench.standins import IMAGE_SIZE, STANDINS, Glyphs, load_part

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from bench.accuracy.__main__ import build_model, draw_calibration
+from bench.accuracy.measure import build_model, draw_calibration
 from bench.accuracy.table import OUTLIERS
 from bench.harness.results import write_results
 from bench.standins import STANDINS, load_part

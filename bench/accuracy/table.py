@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.harness.results import RESULTS, ROOT
+from bench.harness.results import ROOT, Row, results_file
+from bench.markdown import markdown
 
-Row = dict[str, Any]
-FILE = RESULTS / "accuracy.json"
+FILE = results_file("accuracy")
 DOCS = ROOT / "docs" / "accuracy.md"
 RECIPES = ("minmax", "ema", "percentile", "omse", "base_ptq", "ptq4vit", "vanilla", "noisyquant", "noisyquant_ptq4vit")
 OUTLIERS = ("without", "with")
@@ -232,7 +232,7 @@ def _accuracy_table(rows: Sequence[Row], variants: Iterable[Variant], bits: Iter
         if any(cells):
             figures = [_spread(c, name, f, seeds) for c in cells for name, f in (("top1", ".2f"), ("sqnr_db", ".1f"))]
             lines.append([variant.label, *figures, *([variant.describe()] if described else [])])
-    return _table([*head, *(["is"] if described else [])], lines) if lines else ""
+    return markdown([*head, *(["is"] if described else [])], lines, text=1) if lines else ""
 
 
 def _cost_table(rows: Sequence[Row]) -> str:
@@ -245,7 +245,7 @@ def _cost_table(rows: Sequence[Row]) -> str:
         if any(mine):
             columns = (("cpu_seconds", ".1f"), ("memory_mib", ".0f"))
             lines.append([variant.label, *(_spread(found, name, f) for found in mine for name, f in columns)])
-    return _table(["recipe", *(f"{model} {unit}" for model in models for unit in ("s", "MiB"))], lines)
+    return markdown(["recipe", *(f"{model} {unit}" for model in models for unit in ("s", "MiB"))], lines, text=1)
 
 
 def _int8_table(rows: Sequence[Row]) -> str:
@@ -266,7 +266,7 @@ def _int8_table(rows: Sequence[Row]) -> str:
                 )
                 lines.append([f"{width}, {outliers} outliers", str(len(mine)), *figures])
     head = ["", "models", "int8 minus fake top-1, mean", "furthest", "same class %, mean", "least"]
-    return _table(head, lines)
+    return markdown(head, lines, text=1)
 
 
 def _model(row: Row) -> str:
@@ -297,17 +297,10 @@ def _span(dates: Iterable[str]) -> str:
     return ordered[0] if len(ordered) == 1 else f"{ordered[0]} to {ordered[-1]}"
 
 
-def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
-    return "\n".join([line(header), line(["---", *["---:"] * (len(header) - 1)]), *map(line, lines)])
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=FILE)
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args(arguments)
     try:
