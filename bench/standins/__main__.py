@@ -15,8 +15,6 @@ import torch
 from bench.standins.architectures import STANDINS, WEIGHTS, weights_file
 from bench.standins.glyphs import load_part
 from bench.standins.training import recipe_for, save_weights, train_standin
-
-# Run as a file, Python looks for modules beside it, not beside its package.
 from fxquant.errors import FxquantError
 from fxquant.measurement.evaluation import evaluate
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from bench.harness.results import Row
+from bench.markdown import markdown
 
-Row = dict[str, Any]
 VERBS = ("trace", "prepare", "calibrate", "convert", "run")
 _HEADER = ("family", "model", "capture", "exact", "prepare", "convert", "run", "int8", "SQNR, dB", "stays float")
 _TEXT = """\
@@ -30,8 +30,7 @@ def render(rows: dict[str, Row], timm_version: str) -> str:
     done = sum("stopped" not in row for row in rows.values())
     exact = sum(row["exact"] is True for row in rows.values())
     text = _TEXT.format(timm=timm_version, done=done, total=len(rows), exact=exact)
-    lines = [_line(_HEADER), _line(("---",) * len(_HEADER)), *(_line(_cells(f, row)) for f, row in rows.items())]
-    return "\n".join([text, *lines]) + "\n"
+    return f"{text}\n{markdown(_HEADER, [_cells(*item) for item in rows.items()], text=len(_HEADER))}\n"
 
 
 def _cells(family: str, row: Row) -> tuple[str, ...]:
@@ -51,7 +50,3 @@ def _exactness(row: Row) -> str:
     return (
         "yes" if row["exact"] else "" if row["exact"] is None else "no" if difference is None else f"{difference:.0e}"
     )
-
-
-def _line(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench.gpu import __main__ as gpu
-from bench.gpu import checks as gpu_checks
-from bench.harness import results as harness
+from bench.gpu import cells, checks
+from bench.gpu.__main__ import main
+from bench.harness.results import describe_run
 from fxquant.kernels import triton
 
 
@@ -22,22 +22,21 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Let the benchmark believe in a device, and return the file of its results."""
     monkeypatch.setattr(triton, "obstacle", lambda index: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
-    for module in (gpu, harness):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
-    monkeypatch.setattr(gpu, "run_cell", _cell)
+    monkeypatch.setattr("bench.harness.results.RESULTS", tmp_path)
+    monkeypatch.setattr(cells, "run_cell", _cell)
     return tmp_path / "gpu_nvidia_h200.json"
 
 
 def _cell(name: str, batch: int, rounds: int, with_aten: bool) -> dict[str, Any]:
-    forms = [gpu.BASELINE, "int8 triton", *(["int8 aten"] if with_aten else [])]
+    forms = [cells.BASELINE, "int8 triton", *(["int8 aten"] if with_aten else [])]
     ratios = {form: {"median_ms": 1.0, "times_faster_than": dict.fromkeys(forms, 1.0)} for form in forms}
-    commit = harness.describe_run()["commit"]
-    return {"model": gpu.MODELS[name], "batch": batch, "commit": commit, "float_layers": {}, "results": ratios}
+    commit = describe_run()["commit"]
+    return {"model": cells.MODELS[name], "batch": batch, "commit": commit, "float_layers": {}, "results": ratios}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments])
-    return gpu.main()
+    monkeypatch.setattr(sys, "argv", ["gpu", *arguments])
+    return main()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -50,15 +49,15 @@ def test_ends_with_two_where_there_is_no_device(
 
 
 def test_every_cell_is_there_once_and_the_target_comes_first() -> None:
-    assert sorted(gpu.CELLS) == sorted(itertools.product(gpu.MODELS, (1, 8, 64, 256)))
-    assert set(gpu.CELLS[:4]) == set(itertools.product(("ViT-B", "ViT-L"), (64, 256)))
+    assert sorted(cells.CELLS) == sorted(itertools.product(cells.MODELS, (1, 8, 64, 256)))
+    assert set(cells.CELLS[:4]) == set(itertools.product(("ViT-B", "ViT-L"), (64, 256)))
 
 
 @pytest.mark.usefixtures("device")
 def test_wrong_kernels_are_not_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: Path
 ) -> None:
-    monkeypatch.setattr(gpu_checks, "CHECKS", {"one": lambda: iter([None]), "two": lambda: iter([None, "off by 3"])})
+    monkeypatch.setattr(checks, "CHECKS", {"one": lambda: iter([None]), "two": lambda: iter([None, "off by 3"])})
     assert run(monkeypatch) == 1
     assert capsys.readouterr().out.splitlines() == ["ok      one: 1 cases", "FAILED  two: off by 3"]
     assert not device.exists()
