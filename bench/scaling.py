@@ -26,9 +26,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import fxquant
 from bench.harness.results import RowsFile
-from fxquant.cli.shared_options import positive
 from fxquant.distributed import gather_objects, initialise, shard
 from fxquant.measurement.evaluation import evaluate
+from fxquant.measurement.option_values import positive
 
 RECIPES = ("omse", "ptq4vit", "noisyquant")
 ROWS = RowsFile("scaling", ("recipe", "model", "device", "processes"), {"threads_per_process": 1, "bits": "W8A8"})

@@ -61,6 +61,17 @@ def own_device(device: torch.device | str) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def resolve_device(name: str) -> torch.device:
+    """Return the device `name`, for "cuda" under torchrun that of the local rank; raise `InputError` where it is lacking."""
+    try:
+        device = own_device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"device {name!r} cannot be used: {reason}") from error
+    return device
+
+
 @contextlib.contextmanager
 def initialise(device: torch.device | str, timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
     """

@@ -88,6 +88,16 @@ def test_no_import_runs_up() -> None:
     assert not runs_up, "\n".join(runs_up)
 
 
+def test_only_the_command_itself_imports_the_command_line() -> None:
+    found = {
+        f"{module} imports {target}"
+        for module, targets in imports().items()
+        for target in targets
+        if room_of(target) == "fxquant.cli" and room_of(module) not in ("fxquant.cli", "fxquant.__main__")
+    }
+    assert not found
+
+
 def test_no_pass_imports_a_pass_and_nothing_but_the_pipeline_and_the_export_does() -> None:
     allowed = {"fxquant.pipeline", "fxquant.tracing.export"}
     found = {
@@ -96,6 +106,11 @@ def test_no_pass_imports_a_pass_and_nothing_but_the_pipeline_and_the_export_does
         for target in targets
         if target.startswith("fxquant.passes.") and module not in allowed
     }
+    assert not found
+
+
+def test_nothing_imports_the_command_line_of_a_package() -> None:
+    found = {f"{m} imports {t}" for m, targets in imports().items() for t in targets if t.endswith(".__main__")}
     assert not found
 
 

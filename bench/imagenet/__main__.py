@@ -24,9 +24,9 @@ from bench.harness.results import RESULTS
 from bench.imagenet.measure import Bench, say
 from bench.imagenet.results import ImagenetResults, Job, is_done, render
 from bench.imagenet.tables import FIGURES, Figure
-from fxquant.cli.shared_options import gibibytes, natural, positive
 from fxquant.data.folder import ImageTree, read_image_tree
 from fxquant.errors import FxquantError, InputError
+from fxquant.measurement.option_values import gibibytes, natural, positive
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -16,9 +16,9 @@ import fxquant
 from bench.harness.results import describe_run
 from bench.imagenet.images import synthetic_images
 from bench.imagenet.results import ImagenetResults, Job, Row, describe_gap
-from fxquant.cli.shared_options import resolve_device
 from fxquant.data.batches import ImageBatches, TensorBatches, resolve_data_config
 from fxquant.data.folder import ImageTree, Samples, check_classes, draw_images
+from fxquant.distributed import resolve_device
 from fxquant.errors import InputError
 from fxquant.measurement.evaluation import evaluate
 from fxquant.measurement.experiment import Task, calibrate_model, measure_float

@@ -11,9 +11,9 @@ from typing import Any
 from filelock import FileLock
 
 from bench.imagenet.tables import Figure, PublishedEvidence, Synthesis
-from fxquant.cli.shared_options import format_value
 from fxquant.errors import InputError
 from fxquant.files import write_json
+from fxquant.measurement.option_values import format_value
 
 TOLERANCE = 0.3  # points between two float accuracies of one checkpoint, measured in different libraries
 VALIDATION_IMAGES = 50_000

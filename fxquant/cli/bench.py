@@ -24,15 +24,14 @@ from fxquant.cli.shared_options import (
     add_recipe_options,
     add_run_options,
     build_chosen_model,
-    format_value,
-    positive,
-    resolve_device,
     resolve_recipe,
     start_run,
 )
 from fxquant.data.batches import resolve_data_config
+from fxquant.distributed import resolve_device
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment
+from fxquant.measurement.option_values import format_value, positive
 from fxquant.models.timm_model import TimmModel
 
 DESCRIPTION = """

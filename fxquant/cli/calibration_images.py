@@ -11,11 +11,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fxquant.cli.shared_options import collect_options, positive
+from fxquant.cli.shared_options import collect_options
 from fxquant.cli.synthesize import synthesis_option
 from fxquant.data.batches import DataConfig
 from fxquant.errors import InputError
 from fxquant.files import cache_folder
+from fxquant.measurement.option_values import positive
 from fxquant.models.timm_model import TimmModel
 from fxquant.synthesis import gaussian_images, load_images, synthesize
 from fxquant.synthesis.synthesis_options import make_options

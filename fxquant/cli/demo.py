@@ -15,13 +15,14 @@ from tqdm.auto import tqdm
 import fxquant
 from fxquant.cli.output import print_facts
 from fxquant.cli.rows import format_rows, format_timing
-from fxquant.cli.shared_options import add_run_options, positive, start_run
+from fxquant.cli.shared_options import add_run_options, start_run
 from fxquant.digits import load_calibration_digits, load_digits_vit, load_test_digits
 from fxquant.errors import FxquantError
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.evaluation import measure_agreement
 from fxquant.measurement.experiment import Row, Task, calibrate_model, compile_model, measure_converted, measure_float
+from fxquant.measurement.option_values import positive
 from fxquant.measurement.timing import Timing, time_interleaved
 
 BITS = (8, 6, 4)

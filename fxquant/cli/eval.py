@@ -18,11 +18,12 @@ from fxquant.cli.setting import (
     resolve_setting,
     setting_as_json,
 )
-from fxquant.cli.shared_options import DTYPES, add_run_options, positive, resolve_device, start_run
-from fxquant.distributed import only_first
+from fxquant.cli.shared_options import DTYPES, add_run_options, start_run
+from fxquant.distributed import only_first, resolve_device
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import Row, Task, calibrate_model, measure_converted, measure_float
+from fxquant.measurement.option_values import positive
 
 DESCRIPTION = """
 Measure a timm model on an ImageFolder tree, as it is and quantised. DIR holds train/ and val/ (or validation/, test/), from

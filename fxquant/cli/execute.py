@@ -8,8 +8,15 @@ import sys
 
 import torch
 
-from fxquant.cli.shared_options import resolve_device
-from fxquant.distributed import gather_objects, initialise, is_repeated, launched, quiet_others, together
+from fxquant.distributed import (
+    gather_objects,
+    initialise,
+    is_repeated,
+    launched,
+    quiet_others,
+    resolve_device,
+    together,
+)
 from fxquant.errors import FxquantError, InputError
 
 INTERRUPTED = 130

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fxquant.cli.shared_options import positive
 from fxquant.data.folder import Samples, read_image_tree
 from fxquant.distillation import LabelKind
 from fxquant.distillation.label_kind import kind_names
@@ -14,6 +13,7 @@ from fxquant.distillation.manifest import Manifest
 from fxquant.errors import ConfigError, InputError
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment
+from fxquant.measurement.option_values import positive
 
 
 def label_kind(text: str) -> LabelKind:

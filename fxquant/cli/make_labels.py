@@ -12,20 +12,12 @@ import torch
 
 from fxquant.cli.labels import add_label_options, finish, read_images
 from fxquant.cli.output import print_facts
-from fxquant.cli.shared_options import (
-    DTYPES,
-    add_model_options,
-    add_run_options,
-    build_chosen_model,
-    natural,
-    positive,
-    resolve_device,
-    start_run,
-)
+from fxquant.cli.shared_options import DTYPES, add_model_options, add_run_options, build_chosen_model, start_run
 from fxquant.data.batches import resolve_data_config
 from fxquant.data.folder import Samples
 from fxquant.distillation import make_labels
-from fxquant.distributed import first_then_others, initialise, only_first, quiet_others
+from fxquant.distributed import first_then_others, initialise, only_first, quiet_others, resolve_device
+from fxquant.measurement.option_values import natural, positive
 from fxquant.models.timm_model import TimmModel
 
 DESCRIPTION = """

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from fxquant.cli.labels import add_label_options, finish, read_images
 from fxquant.cli.output import print_facts
-from fxquant.cli.shared_options import add_run_options, positive, start_run
+from fxquant.cli.shared_options import add_run_options, start_run
 from fxquant.distillation import pack_labels
 from fxquant.distributed import first_then_others, initialise, only_first, quiet_others
+from fxquant.measurement.option_values import positive
 
 DESCRIPTION = """
 Turn published labels for distillation (FKD), one .tar file of torch.save per image, into few .safetensors files and an index,

@@ -15,8 +15,8 @@ from fxquant.cli.setting import (
     resolve_setting,
     setting_as_json,
 )
-from fxquant.cli.shared_options import DTYPES, add_run_options, resolve_device, start_run
-from fxquant.distributed import only_first
+from fxquant.cli.shared_options import DTYPES, add_run_options, start_run
+from fxquant.distributed import only_first, resolve_device
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import Task, calibrate_model, count_bytes

@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 
 import fxquant
-from fxquant.cli.shared_options import format_value
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import RECIPES
 from fxquant.config.recipes.placed import OBSERVERS, SoftmaxCodes
 from fxquant.config.search import Gradient, Inputs, Metric, Noise, ScaleSearch
 from fxquant.errors import ConfigError
+from fxquant.measurement.option_values import format_value
 from fxquant.observers import GradientScale
 
 DESCRIPTIONS = {

@@ -9,20 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fxquant.cli.calibration_images import CalibrationSource, add_calibration_options, made_images
-from fxquant.cli.shared_options import (
-    DTYPES,
-    add_model_options,
-    add_recipe_options,
-    build_chosen_model,
-    format_value,
-    natural,
-    positive,
-    resolve_recipe,
-)
+from fxquant.cli.shared_options import DTYPES, add_model_options, add_recipe_options, build_chosen_model, resolve_recipe
 from fxquant.config.quant_config import QuantConfig
 from fxquant.data.batches import DataConfig, ImageBatches, TensorBatches, resolve_data_config
 from fxquant.data.folder import ImageTree, check_classes, draw_images, read_image_tree
 from fxquant.distributed import first_then_others, world_size
+from fxquant.measurement.option_values import format_value, natural, positive
 from fxquant.models.timm_model import TimmModel
 
 

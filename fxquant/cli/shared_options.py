@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ import torch
 
 import fxquant
 from fxquant.config.quant_config import QuantConfig
-from fxquant.distributed import own_device
 from fxquant.errors import ConfigError, InputError
+from fxquant.measurement.option_values import gibibytes, natural, positive, recipe_option
 from fxquant.models.timm_model import TimmModel, build_timm_model
 
 
 def build_chosen_model(options: argparse.Namespace) -> TimmModel:
-    """Return what the options of `fxquant.cli.shared_options.add_model_options` ask for; raise as `build_timm_model` does."""
+    """Return what the options of `add_model_options` ask for; raise as `build_timm_model` does."""
     return build_timm_model(
         options.model,
         pretrained=options.pretrained,
@@ -29,53 +28,6 @@ def build_chosen_model(options: argparse.Namespace) -> TimmModel:
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def positive(text: str) -> int:
-    """Parse a whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
-    return number
-
-
-def natural(text: str) -> int:
-    """Parse a whole number of at least 0."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected at least 0, got {number}")
-    return number
-
-
-def gibibytes(text: str) -> int:
-    """Parse a positive number of GiB and return it in bytes."""
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a positive number of GiB, got {text}")
-    return int(number * 1024**3)
-
-
-def recipe_option(text: str) -> tuple[str, Any]:
-    """Parse NAME=VALUE; the value is true or false, none, a whole number, a finite number, or else text."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    return name, _parse_value(value)
-
-
-def _parse_value(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return number if math.isfinite(number) else text
 
 
 def collect_options(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -92,11 +44,6 @@ def collect_options(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise ConfigError(f"{name} is not an option of a recipe: use --recipe, --w-bits and --a-bits")
         options[name] = value
     return options
-
-
-def format_value(value: Any) -> str:
-    """Return `value` as `recipe_option` reads it."""
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -164,14 +111,3 @@ def start_run(options: argparse.Namespace) -> None:
     for file in (options.json, getattr(options, "save", None)):
         if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
             raise InputError(f"cannot write {str(file)!r}: its folder does not exist, or it is a folder itself")
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device `name`, for "cuda" under torchrun that of the local rank; raise `InputError` where it is lacking."""
-    try:
-        device = own_device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"device {name!r} cannot be used: {reason}") from error
-    return device

@@ -20,14 +20,13 @@ from fxquant.cli.shared_options import (
     add_run_options,
     build_chosen_model,
     collect_options,
-    positive,
-    recipe_option,
-    resolve_device,
     start_run,
 )
+from fxquant.distributed import resolve_device
 from fxquant.errors import InputError
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment
+from fxquant.measurement.option_values import positive, recipe_option
 from fxquant.models.timm_model import TimmModel
 from fxquant.synthesis import Progress, SynthesisOptions, save_images, save_sheet, synthesize
 from fxquant.synthesis.synthesis_model import resolve_normalisation, resolve_size

@@ -14,15 +14,16 @@ from torch import fx, nn
 
 import fxquant
 from fxquant.cli.output import format_table, print_facts
-from fxquant.cli.shared_options import build_chosen_model, format_value, resolve_device, resolve_recipe, start_run
+from fxquant.cli.shared_options import build_chosen_model, resolve_recipe, start_run
 from fxquant.cli.train_data import Folder, read_folder, training_data
 from fxquant.cli.train_options import add_train_arguments, training_options
 from fxquant.config.quant_config import QuantConfig
-from fxquant.distributed import first_then_others, initialise, quiet_others, rank, together, world_size
+from fxquant.distributed import first_then_others, initialise, quiet_others, rank, resolve_device, together, world_size
 from fxquant.errors import ConfigError
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import count_bytes
+from fxquant.measurement.option_values import format_value
 from fxquant.models.timm_model import TimmModel
 from fxquant.training import TrainingOptions, initialise_scales, load_trained, train
 from fxquant.training.loop import CHECKPOINT

@@ -8,8 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fxquant.cli.shared_options import add_model_options, add_quantisation_options, add_run_options, natural, positive
+from fxquant.cli.shared_options import add_model_options, add_quantisation_options, add_run_options
 from fxquant.distillation.label_kind import kind_names
+from fxquant.measurement.option_values import natural, positive
 from fxquant.training import TrainingOptions
 
 _DEFAULTS = {field.name: field.default for field in fields(TrainingOptions)}

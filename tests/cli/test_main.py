@@ -12,9 +12,9 @@ import fxquant
 from fxquant.cli.main import main
 from fxquant.cli.output import format_table
 from fxquant.cli.recipes import DESCRIPTIONS, describe_recipe, recipe_defaults
-from fxquant.cli.shared_options import format_value, recipe_option
 from fxquant.errors import InputError
 from fxquant.files import write_json
+from fxquant.measurement.option_values import format_value, recipe_option
 
 
 def test_recipes_are_listed_with_a_line_and_their_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,29 +46,6 @@ def test_listed_options_are_the_recipes_own() -> None:
     assert recipe_defaults("noisyquant")["noise"] == "fitted"
     assert "noise" not in recipe_defaults("ptq4vit")
     assert set(recipe_defaults("vanilla")) == {"patch_embed", "head", "attention", "float_dtype"}
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("true", True),
-        ("False", False),
-        ("none", None),
-        ("-3", -3),
-        ("0.5", 0.5),
-        ("1e-3", 1e-3),
-        ("nan", "nan"),
-        ("inf", "inf"),
-        ("uniform", "uniform"),
-        ("a=b", "a=b"),
-        ("", ""),
-    ],
-)
-def test_values_of_options_are_parsed(text: str, value: object) -> None:
-    name, found = recipe_option(f"some_name={text}")
-    assert name == "some_name"
-    assert found == value
-    assert type(found) is type(value)
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,59 @@
+"""Values as they are written on a command line: numbers within bounds, and NAME=VALUE."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+
+def positive(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
+    return number
+
+
+def natural(text: str) -> int:
+    """Parse a whole number of at least 0."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected at least 0, got {number}")
+    return number
+
+
+def gibibytes(text: str) -> int:
+    """Parse a positive number of GiB and return it in bytes."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a positive number of GiB, got {text}")
+    return int(number * 1024**3)
+
+
+def recipe_option(text: str) -> tuple[str, Any]:
+    """Parse NAME=VALUE; the value is true or false, none, a whole number, a finite number, or else text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, _parse_value(value)
+
+
+def _parse_value(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
+
+
+def format_value(value: Any) -> str:
+    """Return `value` as `recipe_option` reads it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
