@@ -43,6 +43,11 @@ def launched() -> bool:
     return all(name in os.environ for name in _ENVIRONMENT)
 
 
+def launched_as() -> tuple[int, int]:
+    """Return the number of this process and how many there are, as the environment says; they need not be a group yet."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def own_device(device: torch.device | str) -> torch.device:
     """
     Return the device of this process: under torchrun "cuda" is the GPU of the local rank, anything else is as it is.
@@ -72,6 +77,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def make_current(device: torch.device) -> None:
+    """Let a GPU be the one that CUDA means where it is not told which."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 @contextlib.contextmanager
 def initialise(device: torch.device | str, timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
     """
@@ -84,14 +95,19 @@ def initialise(device: torch.device | str, timeout: timedelta = TIMEOUT) -> Iter
     if not launched() or _grouped():
         yield device
         return
-    cuda = device.type == "cuda"
-    if cuda:
-        torch.cuda.set_device(device)
-    _join("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout)
+    make_current(device)
+    _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout)
     try:
         yield device
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def work_as_one(device: str, timeout: timedelta = TIMEOUT) -> Iterator[torch.device]:
+    """`initialise` the processes of a command, of which rank 0 alone prints; raise as `resolve_device` does."""
+    with initialise(resolve_device(device), timeout) as own, quiet_others():
+        yield own
 
 
 def together(run: Callable[[], T]) -> list[T]:
@@ -137,6 +153,13 @@ def gather_objects(value: T) -> list[T]:
     gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def on_every_rank(run: Callable[[], T]) -> T:
+    """Call `run` on every rank and return what it gave on this one, which is not sent; where it fails, all do as `together`."""
+    made: list[T] = []
+    together(lambda: made.append(run()))
+    return made[0]
 
 
 def from_first(run: Callable[[], T]) -> T:
@@ -222,6 +245,11 @@ def first_then_others(run: Callable[[], T]) -> T:
     together(lambda: made.append(run()) if rank() == 0 else None)
     together(lambda: made.append(run()) if rank() > 0 else None)
     return made[0]
+
+
+def bar_hidden(shown: bool | None = None) -> bool | None:
+    """Return what tqdm takes as `disable` where rank 0 alone shows a bar: as `shown` says, else on a terminal."""
+    return True if rank() > 0 else None if shown is None else not shown
 
 
 @contextlib.contextmanager

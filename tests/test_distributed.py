@@ -11,11 +11,14 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from fxquant.distributed import (
+    bar_hidden,
     broadcast_module,
     first_then_others,
     from_first,
     initialise,
     interleave,
+    launched,
+    launched_as,
     own_device,
     rank,
     shard,
@@ -61,6 +64,24 @@ def test_one_process_is_rank_0_of_1() -> None:
     with initialise("cpu") as device:
         assert device == torch.device("cpu")
         assert world_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("shown", "hidden"),
+    [(None, None), (True, False), (False, True)],  # None: off a terminal
+)
+def test_one_process_shows_its_bar(shown: bool | None, hidden: bool | None) -> None:
+    assert bar_hidden(shown) is hidden
+
+
+def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    assert launched_as() == (0, 1)
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert launched_as() == (2, 3)
+    assert not launched()  # without an address there is no group to join
 
 
 def test_shards_are_put_together_again() -> None:

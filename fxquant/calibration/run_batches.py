@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from fxquant.calibration.batch import Batch, images_of, on_device, run_batch
 from fxquant.calibration.integer_softmax import RunIntegerSoftmax, has_integer_softmax
 from fxquant.calibration.shared_batches import SharedBatches, count_all, gather_batches
-from fxquant.distributed import rank, together, world_size
+from fxquant.distributed import bar_hidden, rank, together, world_size
 from fxquant.errors import CalibrationError
 
 
@@ -25,7 +25,7 @@ def run_batches(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bo
     """
     alone = world_size() == 1
     total = count_all(batches) if not alone else len(batches) if isinstance(batches, Sized) else None
-    bar: tqdm[Any] = tqdm(desc="calibrate", unit="batch", total=total, disable=not progress or rank() > 0)
+    bar: tqdm[Any] = tqdm(desc="calibrate", unit="batch", total=total, disable=bar_hidden(progress))
     with bar, torch.no_grad():
         images = on_device(prepared, batches)
         count = _run_alone(prepared, images, bar) if alone else SharedBatches(prepared, images).run(bar)

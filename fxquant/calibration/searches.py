@@ -22,7 +22,7 @@ from fxquant.calibration.sides import Part, Side
 from fxquant.calibration.sites import Site, find_sites, refuse_unsearchable
 from fxquant.calibration.walk import Walk
 from fxquant.config.search import Gradient, ScaleSearch
-from fxquant.distributed import rank, together, world_size
+from fxquant.distributed import bar_hidden, rank, together, world_size
 from fxquant.errors import CalibrationError, InputError
 from fxquant.graph.attributes import tensor_of, weight_of
 from fxquant.graph.meta import record_of, set_record
@@ -59,7 +59,7 @@ def run_searches(prepared: fx.GraphModule, images: Sequence[Tensor], progress: b
         refuse_unsearchable(site)
     with _restored_on_failure(prepared), Values(memory // 2) as values, torch.no_grad():
         search = _Searches(prepared, images, sites, memory // 2, seed, sharing)
-        with tqdm(total=len(sites), desc="calibrate", unit="product", disable=not progress or rank() > 0) as bar:
+        with tqdm(total=len(sites), desc="calibrate", unit="product", disable=bar_hidden(progress)) as bar:
 
             def stop(site: Site, walk: Walk) -> None:
                 bar.set_description(f"calibrate {site.label}")

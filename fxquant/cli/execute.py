@@ -8,15 +8,7 @@ import sys
 
 import torch
 
-from fxquant.distributed import (
-    gather_objects,
-    initialise,
-    is_repeated,
-    launched,
-    quiet_others,
-    resolve_device,
-    together,
-)
+from fxquant.distributed import gather_objects, is_repeated, launched, resolve_device, together, work_as_one
 from fxquant.errors import FxquantError, InputError
 
 INTERRUPTED = 130
@@ -26,20 +18,20 @@ def execute(options: argparse.Namespace) -> int:
     """Run the command of parsed `options` and return the exit code: see `fxquant.cli.main.main`."""
     if not (launched() and getattr(options, "shares", False)):
         return _run(options)
-    with initialise(_group_device(options.device)):
-        with quiet_others():
-            code = _run(options)
+    with work_as_one(_group_device(options.device)):
+        code = _run(options)
         if code != INTERRUPTED:
             gather_objects(code)  # torchrun stops all as soon as one has failed: let the message come first
     return code
 
 
-def _group_device(name: str) -> torch.device:
-    """Return the device of this process, or the CPU where the command itself is going to refuse it."""
+def _group_device(name: str) -> str:
+    """Return the device, or the CPU where the command itself is going to refuse it."""
     try:
-        return resolve_device(name)
+        resolve_device(name)
     except InputError:
-        return torch.device("cpu")
+        return "cpu"
+    return name
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from fxquant.cli.shared_options import DTYPES, add_model_options, add_run_option
 from fxquant.data.batches import resolve_data_config
 from fxquant.data.folder import Samples
 from fxquant.distillation import make_labels
-from fxquant.distributed import first_then_others, initialise, only_first, quiet_others, resolve_device
+from fxquant.distributed import first_then_others, only_first, work_as_one
 from fxquant.measurement.option_values import natural, positive
 from fxquant.models.timm_model import TimmModel
 
@@ -39,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Make the labels and say what was written."""
     start_run(options)
-    resolve_device(options.device)
-    with initialise(options.device) as device, quiet_others():
+    with work_as_one(options.device) as device:
         _run(options, device)
 
 

@@ -11,7 +11,7 @@ from fxquant.cli.labels import add_label_options, finish, read_images
 from fxquant.cli.output import print_facts
 from fxquant.cli.shared_options import add_run_options, start_run
 from fxquant.distillation import pack_labels
-from fxquant.distributed import first_then_others, initialise, only_first, quiet_others
+from fxquant.distributed import first_then_others, only_first, work_as_one
 from fxquant.measurement.option_values import positive
 
 DESCRIPTION = """
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Pack the labels and say what was written."""
     start_run(options)
-    with initialise("cpu"), quiet_others():
+    with work_as_one("cpu"):
         _run(options)
 
 

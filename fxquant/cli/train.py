@@ -18,7 +18,7 @@ from fxquant.cli.shared_options import build_chosen_model, resolve_recipe, start
 from fxquant.cli.train_data import Folder, read_folder, training_data
 from fxquant.cli.train_options import add_train_arguments, training_options
 from fxquant.config.quant_config import QuantConfig
-from fxquant.distributed import first_then_others, initialise, quiet_others, rank, resolve_device, together, world_size
+from fxquant.distributed import first_then_others, on_every_rank, only_first, work_as_one, world_size
 from fxquant.errors import ConfigError
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment
@@ -63,11 +63,8 @@ def run(options: argparse.Namespace) -> None:
     start_run(options)
     if options.out is None and not isinstance(options.evaluate, Path):
         raise ConfigError("--out DIR says where the training is kept; only --evaluate FILE does without")
-    resolve_device(options.device)
-    with initialise(options.device, _TIMEOUT) as device, quiet_others():
-        made: list[_Setting] = []
-        together(lambda: made.append(_resolve(options)))  # what is refused is said once
-        (setting,) = made
+    with work_as_one(options.device, _TIMEOUT) as device:
+        setting = on_every_rank(lambda: _resolve(options))  # what is refused is said once
         print_facts(_describe(options, setting, device))
         for note in setting.folder.tree.notes:
             print(f"note: {note}")
@@ -93,8 +90,7 @@ def _run(options: argparse.Namespace, setting: _Setting, device: torch.device) -
     gm = fxquant.convert(averaged or prepared)
     rows.append(_measure(f"{name} int8", gm, setting, device, size=count_bytes(gm)))
     _print_table(rows)
-    if rank() == 0:
-        _write(options, setting, gm, rows, history)
+    only_first(_write, options, setting, gm, rows, history)
 
 
 @dataclass(frozen=True)
@@ -129,8 +125,9 @@ def _train(
             tensorboard=options.tensorboard,
         )
     except KeyboardInterrupt:
-        if rank() == 0 and (options.out / CHECKPOINT).exists():
-            print(f"\nthe same command with --resume goes on from {options.out / CHECKPOINT}", file=sys.stderr)
+        if (options.out / CHECKPOINT).exists():
+            place = options.out / CHECKPOINT
+            only_first(print, f"\nthe same command with --resume goes on from {place}", file=sys.stderr)
         raise
     return result.history, result.averaged
 

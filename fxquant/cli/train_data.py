@@ -17,7 +17,7 @@ from fxquant.data.folder import ImageTree, Samples, check_classes, draw_images, 
 from fxquant.distillation import LabelKind, MultiCropImages, open_labels
 from fxquant.distillation.manifest import MANIFEST
 from fxquant.distillation.source import digest_labels
-from fxquant.distributed import rank, world_size
+from fxquant.distributed import shard
 from fxquant.errors import ConfigError, InputError
 from fxquant.models.timm_model import TimmModel
 from fxquant.training import AugmentedImages, TrainingData, TrainingOptions
@@ -50,7 +50,7 @@ class Folder:
     @cached_property
     def evaluation(self) -> ImageBatches:
         """This rank's share of those images."""
-        share = self.measured.take(range(rank(), len(self.measured), world_size()))
+        share = self.measured.take(shard(range(len(self.measured))))
         return ImageBatches(share, self.config, self.batch_size, self.workers)
 
     @cached_property

@@ -14,7 +14,7 @@ from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.manifest import MANIFEST, Manifest, ShardIndex, write_manifest
 from fxquant.distillation.shard import read_counts, write_shard
 from fxquant.distillation.source import CropLabels
-from fxquant.distributed import from_first, only_first, rank, together, world_size
+from fxquant.distributed import bar_hidden, from_first, only_first, rank, together, world_size
 from fxquant.errors import ConfigError, InputError
 
 PATTERN = "labels-*.safetensors"
@@ -69,7 +69,7 @@ def write_shards(
 
     if missing:  # until the files are there again, this is no set
         only_first(lambda: (out / MANIFEST).unlink(missing_ok=True))
-    with tqdm(total=len(names), initial=there, desc=description, unit="image", disable=_hidden()) as bar:
+    with tqdm(total=len(names), initial=there, desc=description, unit="image", disable=bar_hidden()) as bar:
         for start in range(0, len(missing), world_size()):  # a file for each rank
             turn = missing[start : start + world_size()]
             together(partial(make, turn[rank() : rank() + 1], bar))
@@ -88,11 +88,6 @@ def write_shards(
         return manifest
 
     return from_first(finish)
-
-
-def _hidden() -> bool | None:
-    """Return what tqdm takes as `disable`: True on all ranks but 0, None on rank 0, which hides the bar off a terminal."""
-    return True if rank() > 0 else None
 
 
 def image_names(samples: Samples) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fxquant.distributed import interleave, rank, together, world_size
+from fxquant.distributed import bar_hidden, interleave, rank, together, world_size
 from fxquant.errors import InputError
 
 
@@ -55,10 +55,10 @@ def evaluate(
         start, step = (rank(), world_size()) if shared else (0, 1)
         found = _Hits([], torch.zeros(2, dtype=torch.int64))
         total = len(batches) if isinstance(batches, Sized) else None
-        quiet = True if start else None
+        hidden = bar_hidden() if shared else None
         with torch.no_grad():
             for images, labels in tqdm(
-                batches, desc=description, total=total, unit="batch", disable=quiet, leave=False
+                batches, desc=description, total=total, unit="batch", disable=hidden, leave=False
             ):
                 where = f"{description}, batch {start + step * len(found.predictions)}"
                 found.add(_logits(model(images.to(device=device, dtype=dtype)), labels, where), labels)

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant.api import Target
 from fxquant.config.quant_config import QuantConfig
-from fxquant.distributed import rank, shard
+from fxquant.distributed import shard
 from fxquant.errors import FxquantError
 from fxquant.measurement.evaluation import Evaluation, evaluate, measure_agreement
 
@@ -79,8 +79,8 @@ def calibrate_model(task: Task, config: QuantConfig, memory: int | None = None) 
     prepared = fxquant.prepare(task.model, config, example)
     start = time.perf_counter()
     limits = {} if memory is None else {"memory": memory}
-    shown = sys.stderr.isatty() and rank() == 0
-    fxquant.calibrate(prepared, shard(task.calibration), progress=shown, seed=task.seed, **limits)
+    progress = sys.stderr.isatty()
+    fxquant.calibrate(prepared, shard(task.calibration), progress=progress, seed=task.seed, **limits)
     return prepared, time.perf_counter() - start
 
 

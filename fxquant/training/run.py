@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm.auto import tqdm
 
 from fxquant.distillation.draws import random_of
-from fxquant.distributed import rank, sum_over_ranks, world_size
+from fxquant.distributed import bar_hidden, rank, sum_over_ranks, world_size
 from fxquant.errors import TrainingError
 from fxquant.training.epoch_images import Targets, TrainingData, load_batches
 from fxquant.training.interruption import Interruption, Stop
@@ -59,8 +59,7 @@ class Run:
         """Return the progress bar of all passes together, so that the time left is that of the whole training."""
         done = sum(now.steps for now in self.passes[: self.state.progress.index]) + self.state.progress.step
         total = sum(now.steps for now in self.passes)
-        off = not shown or rank() > 0
-        self._bar = tqdm(total=total, initial=done, desc="train", unit="step", disable=off)
+        self._bar = tqdm(total=total, initial=done, desc="train", unit="step", disable=bar_hidden(shown))
         bar: AbstractContextManager[Any] = self._bar
         return bar
 

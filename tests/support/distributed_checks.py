@@ -6,6 +6,8 @@ All are functions ``check_*(expected)``, called on every rank. `expected` is wha
 
 from __future__ import annotations
 
+import contextlib
+import io
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -25,16 +27,19 @@ from fxquant.data.folder import read_image_tree
 from fxquant.distillation import CropLabels, make_labels, open_labels, shards
 from fxquant.distillation.shard import write_shard
 from fxquant.distributed import (
+    bar_hidden,
     broadcast_module,
     first_then_others,
     from_first,
     gather_objects,
     interleave,
+    on_every_rank,
     rank,
     refuse_different,
     shard,
     sum_over_ranks,
     together,
+    work_as_one,
     world_size,
 )
 from fxquant.errors import InputError
@@ -223,6 +228,27 @@ def check_what_the_first_rank_found_is_told_to_all(_: dict[str, Any]) -> None:
 
     with pytest.raises(InputError, match="nothing there for 0"):
         from_first(fail)
+
+
+def check_every_rank_has_its_own_result_and_all_have_the_same_error(_: dict[str, Any]) -> None:
+    assert on_every_rank(lambda: {"not": lambda: "picklable"}) is not None
+    assert on_every_rank(rank) == rank()
+    with pytest.raises(InputError, match="of rank 1 alone"):
+        on_every_rank(lambda: _fail_on(1))
+
+
+def _fail_on(number: int) -> None:
+    if rank() == number:
+        raise InputError(f"of rank {number} alone")
+
+
+def check_the_first_rank_alone_shows_and_prints(_: dict[str, Any]) -> None:
+    alone = rank() == 0
+    assert [bar_hidden(), bar_hidden(True), bar_hidden(False)] == ([None, False, True] if alone else [True, True, True])
+    with contextlib.redirect_stdout(io.StringIO()) as written, work_as_one("cpu") as device:
+        print("said")
+    assert (written.getvalue(), str(device)) == ("said\n" if alone else "", "cpu")
+    assert world_size() == WORLD  # the group was there before and stays
 
 
 def check_models_of_equal_sums_are_different(_: dict[str, Any]) -> None:
