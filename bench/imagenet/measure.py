@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 import torch
 
 import fxquant
-from bench.harness.results import describe_run
+from bench.harness.results import Row, describe_run
 from bench.imagenet.images import synthetic_images
-from bench.imagenet.results import ImagenetResults, Job, Row, describe_gap
+from bench.imagenet.jobs import Job
+from bench.imagenet.page import describe_gap
+from bench.imagenet.results import ImagenetResults, is_done
 from fxquant.data.batches import ImageBatches, TensorBatches, resolve_data_config
 from fxquant.data.folder import ImageTree, Samples, check_classes, draw_images
-from fxquant.distributed import resolve_device
+from fxquant.distributed import make_current, resolve_device
 from fxquant.errors import InputError
 from fxquant.measurement.evaluation import evaluate
 from fxquant.measurement.experiment import Task, calibrate_model, measure_float
@@ -32,7 +34,8 @@ class Bench:
         self.options = options
         self.tree = tree
         self.results = results
-        self.device = own_device(options.device)
+        self.device = resolve_device(options.device)
+        make_current(self.device)
         self._source: tuple[str, TimmModel] | None = None
         self._floats: set[str] = set()  # used by this process before
 
@@ -122,6 +125,25 @@ class Bench:
         return {name: known[name] for name in ("top1_percent", "top5_percent", "images")}
 
 
+def measure_jobs(jobs: Sequence[Job], own: Sequence[Job], bench: Bench, force: bool) -> int:
+    """Measure what the file lacks of the jobs `own` and return how many failed."""
+    failed = 0
+    for job in own:
+        place = f"[{jobs.index(job) + 1}/{len(jobs)}] {job.key}"
+        known = is_done(bench.results.read()["rows"].get(job.key))
+        if known and not force:
+            say(f"{place}: there already")
+            continue
+        say(place)
+        row = bench.run(job)
+        if is_done(row) or not known:  # a failure does not replace a result
+            bench.results.put("rows", job.key, row)
+        failed += not is_done(row)
+        found = row.get("error") or f"top-1 {row['top1_percent']:.2f} %, float {row['float']['top1_percent']:.2f} %"
+        say(f"{place}: {found} ({row['seconds']:.0f} s)")
+    return failed
+
+
 def find_checkpoint(folder: Path, tag: str) -> Path:
     """Return the file of weights for `tag` in `folder`; raise `InputError` where there is none."""
     files = [folder / f"{tag}{suffix}" for suffix in (".safetensors", ".pth")]
@@ -134,12 +156,3 @@ def find_checkpoint(folder: Path, tag: str) -> Path:
 def say(line: str, stream: TextIO | None = None) -> None:
     """Print one line at once, so that it is not torn apart by those of other processes."""
     print(f"{line}\n", end="", file=stream, flush=True)
-
-
-def own_device(name: str) -> torch.device:
-    """Return the device; under torchrun, ``cuda`` is the process's own GPU."""
-    local = os.environ.get("LOCAL_RANK")
-    device = resolve_device(f"cuda:{local}" if name == "cuda" and local is not None else name)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    return device

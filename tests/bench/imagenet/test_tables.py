@@ -1,22 +1,16 @@
-"""What the ImageNet tables hold: models, rows and their names, and the file of rows."""
+"""The published figures: models that exist, recipes that exist, placements as published."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import pytest
 import timm
 
 import fxquant
-from bench.imagenet import __main__ as imagenet
-from bench.imagenet.results import ImagenetResults, Job, describe_gap, render
-from bench.imagenet.tables import FIGURES, Figure, Model, PublishedEvidence, Synthesis
+from bench.imagenet.jobs import Job
+from bench.imagenet.page import describe_gap, render
+from bench.imagenet.tables import FIGURES, PublishedEvidence
 from fxquant import PerTensor
-from fxquant.errors import InputError
-from fxquant.files import write_json
 from fxquant.numerics.granularity import PerChannel
 from fxquant.synthesis.synthesis_options import make_options
 
@@ -71,32 +65,3 @@ def test_rows_of_fqvit_quantise_what_its_code_does() -> None:
         codes = placement.probabilities.dtype if placement.probabilities else None
         assert codes == ("log4" if method == "FQ-ViT 8/8/4" else "uint8")
     assert {row.batch for row in rows.values()} == {100}
-
-
-def test_rows_keep_their_names() -> None:
-    """The file of an earlier version stays of use; what is new is named where it matters."""
-    arguments: tuple[Any, ...] = ("published", 32, None, 0, "int8", (9, 6), True)
-    plain = Figure("ptq4vit", "BasePTQ", Model("m", "tag", 0.0), 6, 6, 9.0, 8.0, "base_ptq", 32, "nobody")
-    job = Job(plain, *arguments)
-    assert job.key == "tag W6A6 base_ptq(published=true) 32 of 9 images on all of 6 seed=0 int8"
-    assert job.float_key == "tag float on all of 6 seed=0 without 32"
-    made = Job(replace(plain, a_bits=8, batch=8, synthesis=Synthesis((("lr", 0.1),))), *arguments)
-    assert made.key == "tag W6A8 base_ptq(published=true) 32 synthetic(lr=0.1) images by 8 on all of 6 seed=0 int8"
-    assert made.float_key == "tag float on all of 6"  # which leaves no image of the folder out
-
-
-def test_a_file_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
-    file = tmp_path / "out.json"
-    for content in ("{", "[]", '{"rows": 1}'):
-        file.write_text(content)
-        assert imagenet.main(["--data", str(tmp_path), "--out", str(file)]) == 2
-        assert file.read_text() == content
-    with pytest.raises(InputError, match="does not hold rows of this benchmark"):
-        ImagenetResults(file).put("rows", "key", {})
-
-
-def test_a_lock_that_a_killed_process_held_is_free(tmp_path: Path) -> None:
-    (tmp_path / "out.json.lock").touch()
-    write_json(tmp_path / "out.json", {"floats": {}, "rows": {"a": {"x": 1}}})
-    ImagenetResults(tmp_path / "out.json").put("rows", "b", {"x": 2})
-    assert ImagenetResults(tmp_path / "out.json").read()["rows"] == {"a": {"x": 1}, "b": {"x": 2}}

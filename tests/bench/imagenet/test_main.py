@@ -3,71 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import threading
-import time
-from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
-import torch
-from safetensors.torch import save_file
 
 import fxquant
-from bench.imagenet import __main__ as imagenet
-from bench.imagenet import measure as imagenet_measure
+from bench.imagenet import jobs, measure
 from bench.imagenet.results import is_done
-from bench.imagenet.tables import Figure, Model
-from fxquant.models.timm_model import build_timm_model
-from tests.support.folders import CLASSES, make_class
+from tests.bench.imagenet.making import (
+    OTHER,
+    TINY,
+    TINY_FIGURES,
+    call_on,
+    figure,
+    make_checkpoints,
+    make_images,
+    publish,
+    rows_of,
+)
 
-TINY = Model("tiny", "test_vit.r160_in1k", 0.0)
-OTHER = Model("other", "test_vit2.r160_in1k", 0.0)
-SEARCH = (("rounds", 1), ("steps", 4), ("max_rows", 32))
-
-
-def figure(method: str, recipe: str, model: Model = TINY, **options: Any) -> Figure:
-    """Return a made-up figure at six bits."""
-    return Figure("ptq4vit", method, model, 6, 6, 99.0, 90.0, recipe, 4, "nobody", **options)
-
-
-TINY_FIGURES = (figure("MinMax", "minmax", published=()), figure("BasePTQ", "base_ptq", options=SEARCH))
-
-
-def make_images(root: Path) -> Path:
-    """Write a folder of images of three classes and return it."""
-    for hue, name in enumerate(CLASSES):
-        make_class(root / "train" / name, 3, hue, seed=hue)
-        make_class(root / "val" / name, 2, hue, seed=10 + hue)
-    return root
-
-
-def make_checkpoints(root: Path) -> Path:
-    """Write the tiny model's weights and return the folder."""
-    torch.manual_seed(0)
-    save_file(timm.create_model("test_vit", num_classes=3).state_dict(), root / f"{TINY.tag}.safetensors")
-    return root
-
-
-def publish(figures: tuple[Figure, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `figures` be all that was published, of models with three classes, measured by one process."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(imagenet, "FIGURES", figures)
-    monkeypatch.setattr(imagenet_measure, "build_timm_model", partial(build_timm_model, num_classes=3))
-
-
-def call_on(data: Path, weights: Path, results: Path, *arguments: object) -> int:
-    """Call the command line; it writes ``out.json`` in the folder `results`."""
-    paths = ["--data", data, "--checkpoints", weights, "--out", results / "out.json"]
-    return imagenet.main([*map(str, paths), "--workers", "0", *map(str, arguments)])
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +52,6 @@ def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(folder: Path, checkpoints: Path, tmp_path: Path) -> Callable[..., int]:
     """Return a call of the command line on the tiny model that writes ``out.json``."""
     return partial(call_on, folder, checkpoints, tmp_path)
-
-
-def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of ``out.json`` by key."""
-    rows: dict[str, dict[str, Any]] = json.loads((folder / "out.json").read_text())["rows"]
-    return rows
 
 
 def forbid(*_: object, **__: object) -> None:
@@ -124,7 +80,7 @@ def test_every_row_is_measured_printed_and_found_again(
     assert f"the float model has {reference:.2f} % here and 99.00 % in nobody" in err
 
     written = (tmp_path / "out.json").stat().st_mtime_ns
-    monkeypatch.setattr(imagenet_measure, "build_timm_model", forbid)
+    monkeypatch.setattr(measure, "build_timm_model", forbid)
     assert run() == 0
     assert (tmp_path / "out.json").stat().st_mtime_ns == written
     assert capsys.readouterr().out.endswith(out[out.index("## ptq4vit") :])
@@ -142,7 +98,7 @@ def test_a_failed_row_is_kept_with_its_error_and_tried_again(
         raise RuntimeError("first line\nsecond line")
 
     lost = figure("Lost", "minmax", OTHER, published=())
-    monkeypatch.setattr(imagenet, "FIGURES", (TINY_FIGURES[0], lost))
+    monkeypatch.setattr(jobs, "FIGURES", (TINY_FIGURES[0], lost))
     with monkeypatch.context() as patch:
         patch.setattr(fxquant, "convert", fail)
         assert run() == 1
@@ -171,50 +127,51 @@ def test_processes_share_the_rows_out(
     assert "there already" not in out
 
 
-class Store:
-    """Counters that processes share, as in a store of `torch.distributed`."""
+RANKS = """
+import sys
+from functools import partial
+from bench.imagenet import jobs, measure
+from bench.imagenet.__main__ import main
+from fxquant.models.timm_model import build_timm_model
+from tests.bench.imagenet.making import TINY_FIGURES, figure, OTHER
 
-    def __init__(self) -> None:
-        self.counters: Counter[str] = Counter()
-        self.lock = threading.Lock()
-
-    def add(self, key: str, amount: int) -> int:
-        with self.lock:
-            self.counters[key] += amount
-            return self.counters[key]
-
-
-def test_processes_of_torchrun_wait_for_each_other_and_fail_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, sleep = Store(), time.sleep
-    done: list[int] = []
-    monkeypatch.setattr(imagenet, "rendezvous", lambda url, timeout: iter([(store, 0, 2)]))
-    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(0.001))
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(imagenet._meet, 0, 2, 0, lambda: done.append(store.add("imagenet/done", 0)))
-        second = pool.submit(imagenet._meet, 1, 2, 3, lambda: done.append(-1))
-        assert (first.result(60), second.result(60)) == (3, 3)
-    assert done == [2]
+jobs.FIGURES = (*TINY_FIGURES, figure("Lost", "minmax", OTHER, published=()))
+measure.build_timm_model = partial(build_timm_model, num_classes=3)
+sys.exit(main(sys.argv[1:]))
+"""
 
 
-def test_each_process_of_torchrun_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imagenet_measure, "resolve_device", torch.device)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    assert imagenet_measure.own_device("cuda").index is None
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert imagenet_measure.own_device("cuda") == torch.device("cuda:3")
-    assert imagenet_measure.own_device("cuda:1") == torch.device("cuda:1")
-    assert imagenet_measure.own_device("cpu") == torch.device("cpu")
+def test_processes_of_torchrun_wait_for_each_other_and_fail_together(
+    folder: Path, checkpoints: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ranks.py").write_text(RANKS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    paths = ["--data", folder, "--checkpoints", checkpoints, "--out", tmp_path / "out.json"]
+    command = [*launcher, tmp_path / "ranks.py", *paths, "--constants", "published", "--workers", "0", "--threads", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 1, done.stderr
+    assert "exitcode  : 1" in done.stderr
+    assert len(rows_of(tmp_path)) == 3
+    assert [done.stdout.count(f"[{n}/3]") for n in (1, 2, 3)] == [2, 2, 2]
+    # The tables once, by the first process, when the row of the other is there too; both report the failure of one.
+    assert done.stdout.count("## ptq4vit") == 1
+    assert "| W6A6 | BasePTQ | published | 4 | 99.00 | - |" not in done.stdout
+    assert "| other | W6A6 | Lost | published | 4 | 99.00 | - | 90.00 | error | 9.00 | - |" in done.stdout
 
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from functools import partial
-from bench.imagenet import __main__ as imagenet, measure
+from bench.imagenet import jobs, measure
+from bench.imagenet.__main__ import main
 from fxquant.models.timm_model import build_timm_model
-from tests.bench.test_imagenet import TINY_FIGURES
+from tests.bench.imagenet.making import TINY_FIGURES
 
-imagenet.FIGURES = TINY_FIGURES
+jobs.FIGURES = TINY_FIGURES
 measure.build_timm_model = partial(build_timm_model, num_classes=3)
 replace, written = os.replace, []
 
@@ -226,17 +183,16 @@ def kill(source, target):
     return replace(source, target)
 
 os.replace = kill
-imagenet.main(sys.argv[1:])
+main(sys.argv[1:])
 """
 
 
 def test_a_killed_run_leaves_a_valid_file_to_go_on_from(
     run: Callable[..., int], folder: Path, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = Path(__file__).parents[2]
     paths = ["--data", folder, "--checkpoints", checkpoints, "--out", tmp_path / "out.json"]
     command = [sys.executable, "-c", KILLED, *paths, "--workers", "0", "--threads", "1"]
-    done = subprocess.run(list(map(str, command)), cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
     (row,) = rows_of(tmp_path).values()
     assert row["recipe"] == "minmax"
@@ -265,8 +221,8 @@ def test_what_cannot_be_done_is_said_before_anything_is(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(imagenet, "FIGURES", (TINY_FIGURES[0], replace(TINY_FIGURES[1], a_bits=8)))
-    monkeypatch.setattr(imagenet_measure, "build_timm_model", forbid)
+    monkeypatch.setattr(jobs, "FIGURES", (TINY_FIGURES[0], replace(TINY_FIGURES[1], a_bits=8)))
+    monkeypatch.setattr(measure, "build_timm_model", forbid)
     assert run(*arguments) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -278,7 +234,7 @@ def test_interrupting_keeps_the_rows(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(imagenet_measure, "calibrate_model", interrupt)
+    monkeypatch.setattr(measure, "calibrate_model", interrupt)
     assert run() == 130
     assert "run it again to go on" in capsys.readouterr().err
     assert rows_of(tmp_path) == {}

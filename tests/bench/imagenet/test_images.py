@@ -15,7 +15,7 @@ import fxquant
 from bench.imagenet.images import synthetic_images
 from bench.imagenet.tables import Synthesis
 from fxquant.models.timm_model import build_timm_model
-from tests.bench.test_imagenet import TINY, call_on, figure, make_checkpoints, make_images, publish, rows_of
+from tests.bench.imagenet.making import TINY, call_on, figure, make_checkpoints, make_images, publish, rows_of
 
 MADE = Synthesis((("iterations", 2), ("jitter", (2,))), published=(("published", True),))
 SYNTHETIC = tuple(
