@@ -1,10 +1,8 @@
-"""A walk through all verbs gives a row, whatever happens on the way, and the rows become the page."""
+"""A walk through all verbs gives a row, whatever happens on the way."""
 
 from __future__ import annotations
 
-import json
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +10,7 @@ import torch
 from torch import nn
 
 import fxquant
-from bench.zoo import __main__ as zoo
 from bench.zoo import walk as module
-from bench.zoo.entries import FAMILIES
 from bench.zoo.walk import TIME_LIMIT, walk, walk_in_process
 from fxquant.errors import FxquantError
 
@@ -67,22 +63,3 @@ def test_a_process_that_never_ends_has_a_row(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(module, "run_module", wait)
     assert walk_in_process("vit")["stopped"] == f"trace: time limit of {TIME_LIMIT} s"
-
-
-def test_families_are_walked_once_unless_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(name: str) -> dict[str, Any]:
-        return {"model": name, "capture": None, "exact": None, "stopped": "trace: none of these"}
-
-    monkeypatch.setattr("bench.harness.results.RESULTS", tmp_path / "results")
-    monkeypatch.setattr(zoo, "DOCS", tmp_path / "docs" / "zoo.md")
-    monkeypatch.setattr(zoo, "walk_in_process", refuse)
-    monkeypatch.setattr(zoo, "FAMILIES", {name: FAMILIES[name] for name in ("ViT", "Swin")})
-    for arguments, walked in ((["--only", "Swin"], 1), ([], 1), ([], 0), (["--only", "ViT"], 1), (["--fresh"], 2)):
-        monkeypatch.setattr("sys.argv", ["zoo", *arguments])
-        zoo.main()
-        assert capsys.readouterr().out.count("none of these") == walked
-    rows = json.loads((tmp_path / "results" / "zoo.json").read_text())["rows"]
-    assert list(rows) == ["ViT", "Swin"]
-    assert "0 of 2 trace, prepare" in (tmp_path / "docs" / "zoo.md").read_text()
