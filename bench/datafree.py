@@ -20,11 +20,10 @@ from torch import Tensor, nn
 
 import fxquant
 from bench.accuracy.measure import build_model, draw_calibration
-from bench.harness.results import MeasuredOnce, Row, results_file
+from bench.harness.results import Row, open_cells, results_file
 from bench.quality_tables import SOURCES
 from bench.standins import IMAGE_SIZE, STANDINS, Glyphs, load_part
 from bench.tables import write_pages
-from fxquant.errors import InputError
 from fxquant.numerics.arithmetic import sqnr
 from fxquant.synthesis import gaussian_images
 from fxquant.synthesis.losses import total_variation
@@ -112,7 +111,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
         "iterations": options.iterations,
         "outliers": options.outliers,
     }
-    results = MeasuredOnce(options.out, {"settings": settings}, "float_top1")
+    results = open_cells(options.out, settings)
     for seed, name, source, recipe, bits in cells(options.models, options.recipes, options.seeds):
         key = f"{name} {bits} {recipe} {source} seed {seed}"
         if key in results.rows:
@@ -141,11 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=FILE)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            run(options, Path(folder))
-    except InputError as error:
-        raise SystemExit(str(error)) from error
+    with tempfile.TemporaryDirectory() as folder:
+        run(options, Path(folder))
     if options.out == FILE:
         write_pages()
 

@@ -20,12 +20,11 @@ from torch import Tensor, fx, nn
 from torch.utils.data import default_collate
 
 import fxquant
-from bench.harness.results import MeasuredOnce, Row, results_file
+from bench.harness.results import Row, open_cells, results_file
 from bench.standins import STANDINS, Glyphs, load_part, load_standin
 from bench.tables import write_pages
 from fxquant.config.quant_config import QuantConfig
 from fxquant.distillation import LabelKind, SoftTargets, concatenate
-from fxquant.errors import InputError
 from fxquant.measurement.evaluation import evaluate
 from fxquant.training import TrainingData, TrainingOptions, train
 
@@ -143,7 +142,7 @@ def run(options: argparse.Namespace) -> None:
     test, glyphs = load_part("test", options.limit), load_part("train", options.images)
     names = ("images", "epochs", "batch_size", "lr", "limit")
     settings = {name: getattr(options, name) for name in names} | {"test_images": len(test)}
-    results = MeasuredOnce(options.out, {"settings": settings}, "float_top1")
+    results = open_cells(options.out, settings)
     for seed, name, bits, key in cells(options):
         cell, method = f"{name} W{bits}A{bits} {key} seed {seed}", METHODS[key]
         if cell in results.rows:
@@ -177,10 +176,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=FILE)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    try:
-        run(options)
-    except InputError as error:
-        raise SystemExit(str(error)) from error
+    run(options)
     if options.out == FILE:
         write_pages()
 

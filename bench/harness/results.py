@@ -104,6 +104,14 @@ class MeasuredOnce:
         write_json(self.file, describe_run() | dict(self.facts) | facts | measured)
 
 
+def open_cells(file: Path, settings: Mapping[str, Any]) -> MeasuredOnce:
+    """Return the cells of a file, with the top-1 of the float models; raise `SystemExit` where it has other `settings`."""
+    try:
+        return MeasuredOnce(file, {"settings": dict(settings)}, "float_top1")
+    except InputError as error:
+        raise SystemExit(str(error)) from error
+
+
 def _commit() -> str:
     command = ["git", "describe", "--always", "--dirty"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.harness.results import MeasuredOnce, RowsFile, read_results, results_file
+from bench.harness.results import MeasuredOnce, RowsFile, open_cells, read_results, results_file
 from fxquant.errors import InputError
 
 FACTS = {"settings": {"images": 4}}
@@ -84,6 +84,9 @@ def test_figures_of_other_facts_do_not_mix(folder: Path) -> None:
     with pytest.raises(InputError, match=r"measured with settings \{'images': 4\}, not \{'images': 5\}: name another"):
         MeasuredOnce(folder / "cells.json", {"settings": {"images": 5}}, "floats")
     MeasuredOnce(folder / "other.json", {"settings": {"images": 5}}, "floats")
+    assert open_cells(folder / "cells.json", {"images": 4}).rows == {"one": {}}
+    with pytest.raises(SystemExit, match="name another --out"):
+        open_cells(folder / "cells.json", {"images": 5})
 
 
 def test_an_interrupted_write_leaves_the_rows(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
