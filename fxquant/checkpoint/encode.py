@@ -12,7 +12,7 @@ from fxquant.checkpoint.scalars import Json
 from fxquant.checkpoint.tensors import Store
 from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
-from fxquant.graph.meta import model_dtype
+from fxquant.graph.meta import noted_dtype
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.spec import verify
 
@@ -29,9 +29,10 @@ def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
     called = modules.called_modules(gm)
     store = Store(gm)
     stacks = node_meta.Stacks()
+    dtype = noted_dtype(gm)
     contents: dict[str, Json] = {
         "stage": stage.value,
-        "dtype": scalars.dtype_name(model_dtype(gm)),
+        "dtype": None if dtype is None else scalars.dtype_name(dtype),
         "class": check_identifier(type(gm).__name__, "class"),
         "training": gm.training,
         "nodes": [_encode_node(n, stacks, stage in (Stage.QUANTISED, Stage.LOWERED)) for n in gm.graph.nodes],

@@ -165,7 +165,12 @@ def module_path(node: fx.Node) -> str:
 
 def model_dtype(gm: fx.GraphModule) -> torch.dtype:
     """Return the floating dtype of the model that a graph was traced from."""
-    dtype: torch.dtype = gm.meta.get(_DTYPE, torch.float32)
+    return noted_dtype(gm) or torch.float32
+
+
+def noted_dtype(gm: fx.GraphModule) -> torch.dtype | None:
+    """Return what `set_model_dtype` wrote, None where nothing did."""
+    dtype: torch.dtype | None = gm.meta.get(_DTYPE)
     return dtype
 
 
