@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 import timm
 
@@ -16,6 +17,7 @@ from bench.harness.results import ROOT, Row, read_results, write_results
 from bench.zoo.entries import FAMILIES
 from bench.zoo.table import render
 from bench.zoo.walk import walk, walk_in_process
+from fxquant.files import write_atomically
 
 DOCS = ROOT / "docs" / "zoo.md"
 
@@ -24,7 +26,11 @@ def main() -> None:
     """Walk the families from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--only", nargs="+", metavar="FAMILY", help="walk these families, whether or not they have a row"
+        "--only",
+        nargs="+",
+        choices=FAMILIES,
+        metavar="FAMILY",
+        help="walk these families, whether or not they have a row",
     )
     parser.add_argument("--fresh", action="store_true", help="walk again what the results hold already")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -47,7 +53,8 @@ def _write(rows: dict[str, Row]) -> None:
     ordered = {family: rows[family] for family in FAMILIES if family in rows}
     write_results("zoo", ordered, recipe="default W8A8, four random images", seed=0)
     DOCS.parent.mkdir(exist_ok=True)
-    DOCS.write_text(render(ordered, timm.__version__), encoding="utf-8")
+    page = render(ordered, timm.__version__)
+    write_atomically(DOCS, lambda name: Path(name).write_text(page, encoding="utf-8"))
 
 
 if __name__ == "__main__":

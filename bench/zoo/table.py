@@ -10,8 +10,8 @@ _HEADER = ("family", "model", "capture", "exact", "prepare", "convert", "run", "
 _TEXT = """\
 # Models
 
-One small variant of each transformer family in timm {timm} and of its hybrids, random weights, recipe `default` at W8A8,
-calibrated on four random images. Written by `python -m bench.zoo`.
+One small variant of each transformer family in timm {timm}, of its hybrids and of models that mix tokens otherwise. Random
+weights, recipe `default` at W8A8, calibrated on four random images. Written by `python -m bench.zoo`.
 
 {done} of {total} trace, prepare, convert and run; {exact} of the graphs equal their model bit for bit.
 
@@ -19,9 +19,9 @@ calibrated on four random images. Written by `python -m bench.zoo`.
 - **exact**: the graph gives exactly what the model gives, at two batch sizes that it was not traced with, 1 and 3; otherwise
   the largest difference, relative to the largest output.
 - **int8**: share of the multiply-accumulates of matrix products and convolutions that run on int8. Products of two activations
-  inside attention are float unless the config asks for them.
+  inside attention are float unless the config asks for them. Reasons for less than half a percent are left out.
 - **SQNR**: of the int8 output against the float one, on random weights and random images: a check that nothing is broken, no
-  accuracy.
+  accuracy. -: it has no finite value.
 """
 
 
@@ -37,7 +37,15 @@ def _cells(family: str, row: Row) -> tuple[str, ...]:
     head = (family, f"`{row['model']}`", row["capture"] or "refused", _exactness(row))
     if "stopped" not in row:
         reasons = "; ".join(f"{share:.0%} {reason}" for reason, share in row["kept_float"].items() if share >= 0.005)
-        return (*head, "yes", "yes", "yes", f"{row['coverage']:.1%}", str(row["sqnr_db"]), reasons)
+        return (
+            *head,
+            "yes",
+            "yes",
+            "yes",
+            f"{row['coverage']:.1%}",
+            "-" if row["sqnr_db"] is None else str(row["sqnr_db"]),
+            reasons.replace("|", "/"),
+        )
     verb, _, reason = " ".join(str(row["stopped"]).split()).partition(": ")
     reached = VERBS.index(verb) if verb in VERBS else 0
     # calibration failing is said of prepare's model, so it has no column of its own

@@ -10,6 +10,7 @@ import pytest
 
 from bench.zoo import __main__ as zoo
 from bench.zoo.entries import FAMILIES
+from bench.zoo.table import render
 
 
 def test_families_are_walked_once_unless_asked_for(
@@ -29,3 +30,25 @@ def test_families_are_walked_once_unless_asked_for(
     rows = json.loads((tmp_path / "results" / "zoo.json").read_text())["rows"]
     assert list(rows) == ["ViT", "Swin"]
     assert "0 of 2 trace, prepare" in (tmp_path / "docs" / "zoo.md").read_text()
+
+
+def test_a_misspelt_family_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["zoo", "--only", "Swim"])
+    with pytest.raises(SystemExit):
+        zoo.main()
+    assert "invalid choice: 'Swim'" in capsys.readouterr().err
+
+
+def test_what_has_no_sqnr_says_so() -> None:
+    row = {
+        "model": "m",
+        "capture": "symbolic",
+        "exact": True,
+        "coverage": 0.5,
+        "sqnr_db": None,
+        "kept_float": {"a|b": 0.5},
+    }
+    assert (
+        render({"M": row}, "1").splitlines()[-1]
+        == "| M | `m` | symbolic | yes | yes | yes | yes | 50.0% | - | 50% a/b |"
+    )
