@@ -49,6 +49,12 @@ class Logs:
             self._writer = _open_tensorboard(folder, first)
 
     def write(self, history: Sequence[dict[str, Any]]) -> None:
+        """Write all rows to the table, and send the last one to TensorBoard."""
+        self.write_table(history)
+        if self._writer is not None and history:
+            self._send(history[-1])
+
+    def write_table(self, history: Sequence[dict[str, Any]]) -> None:
         """Write all rows of `history`, so that the table fits the checkpoint however often the training was resumed."""
         if self.folder is None:
             return
@@ -61,8 +67,6 @@ class Logs:
             write_atomically(file, lambda name: Path(name).write_text(text.getvalue(), encoding="utf-8"))
         except OSError as error:
             raise InputError(f"cannot write {str(file)!r}: {error.strerror}") from error
-        if self._writer is not None and history:
-            self._send(history[-1])
 
     def close(self) -> None:
         """Write what TensorBoard still holds back."""

@@ -111,6 +111,8 @@ def train(
 def _go_on(run: Run, logs: Logs, progress: bool) -> None:
     """Run all passes that are left."""
     state = run.state
+    if state.progress.history:
+        logs.write_table(state.progress.history)  # the training may have been killed before it could
     try:
         with run.bar(progress):
             while state.progress.index < len(run.passes):

@@ -123,6 +123,7 @@ def compare_settings(file: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
 def duplicate(source: Path, target: Path) -> None:
     """Give `target` the content of `source` at once; nothing is copied where the file system has links."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)  # left by a killed process of this id: in containers they are often the same
     try:
         try:
             os.link(source, temporary)

@@ -7,6 +7,7 @@ import csv
 import math
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,14 @@ def equal(result: TrainingResult, other: TrainingResult) -> bool:
     times = ("seconds", "images_per_second")
     one, two = ([{k: v for k, v in row.items() if k not in times} for row in r.history] for r in (result, other))
     return one == two and same_state(result.prepared, other.prepared) and same_state(result.averaged, other.averaged)
+
+
+def test_killed_between_checkpoint_and_table_it_writes_the_table_later(
+    whole: tuple[TrainingResult, Path], tmp_path: Path
+) -> None:
+    shutil.copy(whole[1] / "checkpoint.pt", tmp_path)
+    run(tmp_path, resume=True)
+    assert (tmp_path / "log.csv").read_text() == (whole[1] / "log.csv").read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -134,3 +134,13 @@ def test_duplicates_are_copies_where_links_are_not_possible(tmp_path: Path, monk
 
         monkeypatch.setattr(os, "link", fail)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_what_a_killed_process_of_the_same_id_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    file = open_file(tmp_path)
+    file.write(state(1))
+    # In a container the process that goes on often has the id of the one that was killed, here between link and rename.
+    os.link(tmp_path / "checkpoint.pt", tmp_path / f".checkpoint.previous.pt.{os.getpid()}.tmp")
+    file.write(state(2))
+    assert open_file(tmp_path).read(previous_of(tmp_path / "checkpoint.pt"))["progress"]["step"] == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt"]
