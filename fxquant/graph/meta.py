@@ -3,7 +3,7 @@ What is known of a node and of a graph beyond the code: the one place that spell
 
 A node has a value (its shape and dtype, as a tensor on the meta device), an origin (source line and module), and, where it is
 a matrix product, the typed record that `annotate` writes and that later passes read. A graph module has a dtype, and a
-stage, of which `fxquant.graph.stages` tells.
+stage, which `fxquant.graph.stages` reads and writes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fxquant.config.operands import OperandSpec, Role
 from fxquant.config.search import NoisyBias, ScaleSearch
 
 _RECORD, _VALUE, _STACK, _MODULES = "fxquant", "val", "stack_trace", "nn_module_stack"
-_DTYPE, _TRAINABLE = "dtype", "trainable"
+_DTYPE, _TRAINABLE, _STAGE = "dtype", "trainable", "stage"
 
 
 class Product(Enum):
@@ -177,6 +177,16 @@ def noted_dtype(gm: fx.GraphModule) -> torch.dtype | None:
 def set_model_dtype(gm: fx.GraphModule, dtype: torch.dtype) -> None:
     """Write what `model_dtype` returns."""
     gm.meta[_DTYPE] = dtype
+
+
+def any_stage_of(gm: fx.GraphModule) -> object:
+    """Return what is written as the stage of a graph, None where nothing is; `fxquant.graph.stages.stage_of` has its type."""
+    return gm.meta.get(_STAGE)
+
+
+def write_stage(gm: fx.GraphModule, stage: object) -> None:
+    """Write what `any_stage_of` returns."""
+    gm.meta[_STAGE] = stage
 
 
 def refuse_training(gm: fx.GraphModule) -> None:

@@ -6,6 +6,8 @@ from enum import Enum
 
 from torch import fx
 
+from fxquant.graph.meta import any_stage_of, write_stage
+
 
 class Stage(Enum):
     """The stages a graph goes through."""
@@ -16,15 +18,12 @@ class Stage(Enum):
     LOWERED = "lowered"
 
 
-_KEY = "stage"
-
-
 def stage_of(gm: fx.GraphModule) -> Stage | None:
     """Return the stage of a graph module made by fxquant, None for any other."""
-    stage = gm.meta.get(_KEY)
+    stage = any_stage_of(gm)
     return stage if isinstance(stage, Stage) else None
 
 
 def set_stage(gm: fx.GraphModule, stage: Stage) -> None:
     """Write the stage that a graph has reached."""
-    gm.meta[_KEY] = stage
+    write_stage(gm, stage)
