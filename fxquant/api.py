@@ -20,7 +20,7 @@ from fxquant.config.recipes.book import recipe as make_recipe
 from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import refuse_different
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError
-from fxquant.graph.attributes import own_tensors
+from fxquant.graph.attributes import called_module, own_tensors
 from fxquant.graph.meta import model_dtype, record_of, refuse_training, set_model_dtype
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
@@ -254,10 +254,10 @@ def _expect(gm: nn.Module, stage: Stage, verb: str, wanted: str) -> None:
 
 def _recorded_inputs(prepared: fx.GraphModule) -> list[Tensor]:
     """Return stand-ins on the meta device for the inputs that calibration saw."""
-    modules = [prepared.get_submodule(str(n.target)) for n in prepared.graph.nodes if n.op == "call_module"]
+    modules = [module for n in prepared.graph.nodes if (module := called_module(n)) is not None]
     observed = next((m for m in modules if isinstance(m, Observer) and not m.calibrated), None)
     for node in prepared.graph.nodes:
-        _refuse_unsearched(prepared, node)
+        _refuse_unsearched(node)
     recorders = [m for m in modules if isinstance(m, InputRecorder)]
     if observed is not None:
         observed.calculate_qparams()  # raises, naming the node
@@ -268,13 +268,12 @@ def _recorded_inputs(prepared: fx.GraphModule) -> list[Tensor]:
     return [r.example() for r in recorders]
 
 
-def _refuse_unsearched(prepared: fx.GraphModule, node: fx.Node) -> None:
+def _refuse_unsearched(node: fx.Node) -> None:
     record = record_of(node)
     if record is None or (record.search is None and record.noise is None):
         return
     for argument in node.args[: len(record.operands)]:
-        called = isinstance(argument, fx.Node) and argument.op == "call_module"
-        module = prepared.get_submodule(str(argument.target)) if called else None  # type: ignore[union-attr]
+        module = called_module(argument)
         if isinstance(module, Observer) and not module.refined:
             raise CalibrationError(
                 f"node {module.operand!r}: this recipe searches scales, which running the model does not do: run "

@@ -12,7 +12,7 @@ from torch import fx
 from fxquant.dialect.mutation import mutates
 from fxquant.dialect.spellings import Spelling, respelling
 from fxquant.errors import UnsupportedGraphError
-from fxquant.graph.attributes import tensor_of
+from fxquant.graph.attributes import called_module, tensor_of
 from fxquant.graph.dataflow import observed
 from fxquant.graph.meta import record_of
 from fxquant.graph.stages import Stage
@@ -57,7 +57,7 @@ def verify(gm: fx.GraphModule, stage: Stage, complete: bool = True) -> None:
     Between the passes that lead to a stage the graph is not `complete` yet: what is still to be lowered is legal.
     """
     for node in gm.graph.nodes:
-        problem = _problem(gm, node, stage, complete)
+        problem = _problem(node, stage, complete)
         if problem is None and (complete or stage is not Stage.FLOAT):
             problem = _dialect_problem(node)
         if problem is None and complete:
@@ -68,10 +68,10 @@ def verify(gm: fx.GraphModule, stage: Stage, complete: bool = True) -> None:
             )
 
 
-def _problem(gm: fx.GraphModule, node: fx.Node, stage: Stage, complete: bool) -> str | None:
+def _problem(node: fx.Node, stage: Stage, complete: bool) -> str | None:
     if node.op == "call_module":
         observed = stage is Stage.PREPARED or (stage is Stage.QUANTISED and not complete)
-        return _module_problem(gm.get_submodule(str(node.target)), observed)
+        return _module_problem(called_module(node), observed)
     if node.target in _SIMULATION and stage in (Stage.FLOAT, Stage.PREPARED):
         return "values are not quantised before convert"
     if node.target in _INTEGER and stage is not Stage.LOWERED:

@@ -6,7 +6,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant import ops
-from fxquant.graph.attributes import read_buffer, weight_of
+from fxquant.graph.attributes import called_module, read_buffer, weight_of
 from fxquant.graph.dataflow import PRODUCTS
 from fxquant.graph.meta import drop_value, inherit_meta, provenance
 from fxquant.graph.rewrite import blame, edit
@@ -30,7 +30,7 @@ def add_noise(gm: fx.GraphModule) -> PassResult:
 def _add(gm: fx.GraphModule) -> bool:
     modified = False
     for node in list(gm.graph.nodes):
-        module = gm.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module = called_module(node)
         source = node.args[0] if node.args else None
         if not isinstance(module, Observer) or module.noise.numel() == 0 or _is_noisy(source):
             continue

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.attributes import called_module, read_buffer, tensor_of
 from fxquant.graph.meta import record_of
 from fxquant.graph.rewrite import blame, edit
 from fxquant.observers.base import Observer
@@ -27,7 +27,7 @@ def _correct(gm: fx.GraphModule) -> bool:
     modified = False
     for node in list(gm.graph.nodes):
         record = record_of(node)
-        observer = _weight_observer(gm, node)
+        observer = _weight_observer(node)
         if record is None or observer is None or observer.bias_shift.numel() == 0:
             continue
         bias = node.args[2] if len(node.args) > 2 else None
@@ -42,9 +42,6 @@ def _correct(gm: fx.GraphModule) -> bool:
     return modified
 
 
-def _weight_observer(gm: fx.GraphModule, node: fx.Node) -> Observer | None:
-    weight = node.args[1] if node.target in (F.linear, F.conv2d) else None
-    if not isinstance(weight, fx.Node) or weight.op != "call_module":
-        return None
-    module = gm.get_submodule(str(weight.target))
+def _weight_observer(node: fx.Node) -> Observer | None:
+    module = called_module(node.args[1]) if node.target in (F.linear, F.conv2d) else None
     return module if isinstance(module, Observer) else None

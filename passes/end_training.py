@@ -11,7 +11,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.config.operands import TensorSpec
 from fxquant.errors import UnsupportedGraphError
-from fxquant.graph.attributes import get_tensor, read_buffer, tensor_of
+from fxquant.graph.attributes import called_module, read_buffer, tensor_of, weight_of
 from fxquant.graph.dataflow import PRODUCTS
 from fxquant.graph.meta import inherit_meta, record_of, set_record
 from fxquant.graph.rewrite import blame, edit
@@ -41,7 +41,7 @@ def _end(gm: fx.GraphModule) -> bool:
     modified = False
     settled: dict[str, LearnedStepQuantizer] = {}
     for node in list(gm.graph.nodes):
-        module = gm.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module = called_module(node)
         with blame("end_training", node):
             if isinstance(module, DropPath):
                 node.replace_all_uses_with(node.args[0])
@@ -87,9 +87,7 @@ def _settle(gm: fx.GraphModule, node: fx.Node, module: LearnedStepQuantizer) -> 
             f"node {module.operand!r} learned a real offset, which a product of two activations cannot take off: train with "
             "whole offsets (real_offset=False)"
         )
-    weight = products[0].args[1]
-    weight = weight.args[0] if isinstance(weight, fx.Node) and weight.op == "call_module" else weight
-    module.noise = torch.full((get_tensor(gm, str(weight.target))[0].numel(),), -offset)  # type: ignore[union-attr]
+    module.noise = torch.full((weight_of(products[0])[0].numel(),), -offset)
     return True
 
 

@@ -9,7 +9,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.config.operands import Role, TensorSpec
 from fxquant.graph import dataflow
-from fxquant.graph.attributes import tensor_of, weight_of
+from fxquant.graph.attributes import called_module, tensor_of, weight_of
 from fxquant.graph.meta import Operand, Record, drop_record, inherit_meta, record_of
 from fxquant.graph.observer_home import ObserverHome
 from fxquant.graph.rewrite import blame, edit
@@ -31,8 +31,7 @@ def insert_observers(gm: fx.GraphModule) -> PassResult:
 
 
 def _insert(gm: fx.GraphModule) -> bool:
-    called = [gm.get_submodule(str(n.target)) for n in gm.graph.nodes if n.op == "call_module"]
-    if any(isinstance(module, InputRecorder) for module in called):
+    if any(isinstance(called_module(node), InputRecorder) for node in gm.graph.nodes):
         return False
     inserter = _Inserter(gm)
     for node in list(gm.graph.nodes):

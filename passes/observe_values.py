@@ -13,7 +13,7 @@ from fxquant.config.operands import OperandSpec, Role, TensorSpec
 from fxquant.config.placement import Placement
 from fxquant.errors import ConfigError
 from fxquant.graph import dataflow
-from fxquant.graph.attributes import tensor_of
+from fxquant.graph.attributes import called_module, tensor_of
 from fxquant.graph.meta import model_dtype, module_path, record_of, set_record
 from fxquant.graph.observer_home import ObserverHome
 from fxquant.graph.rewrite import blame, edit
@@ -84,10 +84,7 @@ def _record_observed(product: fx.Node) -> bool:
 
 
 def _observer_of(value: object) -> Observer | None:
-    call = dataflow.observed(value)
-    if call is None or call.graph.owning_module is None:
-        return None
-    module = call.graph.owning_module.get_submodule(str(call.target))
+    module = called_module(dataflow.observed(value))
     return module if isinstance(module, Observer) else None
 
 

@@ -11,7 +11,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxquant.config.operands import IntegerNorm
 from fxquant.errors import CalibrationError, ConfigError
 from fxquant.graph import dataflow
-from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.attributes import called_module, read_buffer, tensor_of
 from fxquant.graph.meta import (
     copy_knowledge,
     inherit_meta,
@@ -66,7 +66,7 @@ def quantize_operands(gm: fx.GraphModule) -> PassResult:
 
 
 def _quantize(gm: fx.GraphModule) -> bool:
-    observers = {n: gm.get_submodule(str(n.target)) for n in gm.graph.nodes if n.op == "call_module"}
+    observers = {n: module for n in gm.graph.nodes if (module := called_module(n)) is not None}
     checks = _input_checks(gm, [m for m in observers.values() if isinstance(m, InputRecorder)])
     for node, module in observers.items():
         source: fx.Node = node.args[0]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxquant.errors import ConfigError
-from fxquant.graph.attributes import stride_and_padding, weight_of
+from fxquant.graph.attributes import called_module, stride_and_padding, weight_of
 from fxquant.graph.meta import Record, known_value, record_of
 from fxquant.numerics.granularity import PerTensor
 from fxquant.observers.base import Observer
@@ -47,10 +47,7 @@ class Site:
 
     def observer(self, position: int, product: fx.Node | None = None) -> Observer | None:
         """Return the observer of an operand, None where it stays float."""
-        node = (product or self.first).args[position]
-        if not isinstance(node, fx.Node) or node.op != "call_module" or node.graph.owning_module is None:
-            return None
-        module = node.graph.owning_module.get_submodule(str(node.target))
+        module = called_module((product or self.first).args[position])
         return module if isinstance(module, Observer) else None
 
     def output_rows(self, product: fx.Node, value: Tensor) -> Tensor:

@@ -56,6 +56,13 @@ def tensor_of(node: object) -> Tensor:
     return get_tensor(node.graph.owning_module, str(node.target))
 
 
+def called_module(node: object) -> nn.Module | None:
+    """Return the module that a ``call_module`` node calls, None for any other node or value."""
+    if not isinstance(node, fx.Node) or node.op != "call_module" or node.graph.owning_module is None:
+        return None
+    return node.graph.owning_module.get_submodule(str(node.target))
+
+
 def weight_of(product: fx.Node) -> Tensor:
     """Return the constant weight of a linear layer or convolution, observed or not."""
     weight = product.args[1]

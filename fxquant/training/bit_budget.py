@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.errors import ConfigError
+from fxquant.graph.attributes import called_module
 from fxquant.graph.meta import any_value_of, record_of
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.inspection.report import multiply_accumulates
@@ -31,7 +32,7 @@ def bit_operations(prepared: fx.GraphModule) -> Tensor:
     for node in prepared.graph.nodes:
         if record_of(node) is not None:
             count = (multiply_accumulates(node) or 0) / batch / 1e9
-            total = total + count * _bits(prepared, node.args[0]) * _bits(prepared, node.args[1])
+            total = total + count * _bits(node.args[0]) * _bits(node.args[1])
     return total
 
 
@@ -48,10 +49,8 @@ def _with_shapes(prepared: fx.GraphModule) -> int:
     return len(examples[0])
 
 
-def _bits(prepared: fx.GraphModule, argument: object) -> Tensor | float:
-    if not isinstance(argument, fx.Node) or argument.op != "call_module":
-        return FLOAT_BITS
-    module = prepared.get_submodule(str(argument.target))
+def _bits(argument: object) -> Tensor | float:
+    module = called_module(argument)
     if isinstance(module, BinaryWeightQuantizer):
         return 1.0
     if not isinstance(module, LearnedStepQuantizer):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from fxquant.graph.attributes import add_buffer, get_tensor, own_tensors, prune, read_buffer, tensor_of
+from fxquant.graph.attributes import add_buffer, called_module, get_tensor, own_tensors, prune, read_buffer, tensor_of
 from tests.support.check_pass import graph_of, module_of
 
 
@@ -30,6 +30,18 @@ def test_only_nodes_that_read_a_tensor_have_one() -> None:
     for other in (computes, 3, None):
         with pytest.raises(TypeError, match="does not read a tensor"):
             tensor_of(other)
+
+
+def test_only_calls_of_modules_have_one() -> None:
+    gm = graph()
+    layer = nn.Identity()
+    gm.add_submodule("observers.one", layer)
+    with gm.graph.inserting_before():
+        call = gm.graph.call_module("observers.one")
+    assert called_module(call) is layer
+    assert [called_module(other) for other in (*gm.graph.nodes, None, 3) if other is not call] == [None] * (
+        len(gm.graph.nodes) + 1
+    )
 
 
 def test_adds_buffers_where_there_is_room() -> None:
