@@ -17,7 +17,8 @@ from fxquant.graph.dataflow import observed
 from fxquant.graph.meta import record_of
 from fxquant.graph.stages import Stage
 from fxquant.lowering.obstacles import obstacle
-from fxquant.lowering.quantized import INT8_PRODUCTS
+from fxquant.lowering.quantized import INT8_PRODUCTS, factors
+from fxquant.lowering.quantizer_site import quantizer_site
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.ops import (
@@ -90,20 +91,16 @@ def _codes_problem(node: fx.Node) -> str | None:
     """Codes are read as they were written, and constant ones are stored as int8."""
     if node.target not in _PAIRS and node.target not in INT8_PRODUCTS:
         return None
-    codes = node.args[0]
-    if node.target in _PAIRS and isinstance(codes, fx.Node) and codes.target is _PAIRS[node.target]:
-        # A quantize may also add noise, which is its last argument.
-        return None if _given(codes)[1:6] == _given(node)[1:] else "it does not undo the quantize that it reads"
-    for constant in node.args[: 1 if node.target in _PAIRS else 2]:
+    site = quantizer_site(node) if node.target in _PAIRS else None
+    if site is not None and isinstance(site.source, fx.Node) and site.source.target is _PAIRS[node.target]:
+        made = quantizer_site(site.source)
+        return None if made is not None and site.undoes(made) else "it does not undo the quantize that it reads"
+    for constant in factors(node) if site is None else (site.source,):
         if isinstance(constant, fx.Node) and constant.op == "get_attr":
             dtype = tensor_of(constant).dtype
             if dtype is not torch.int8:
                 return f"expected int8 codes, found {dtype}"
     return None
-
-
-def _given(node: fx.Node) -> tuple[Any, ...]:
-    return (*node.args, None)[:6]
 
 
 def _unfinished(node: fx.Node, stage: Stage) -> str | None:

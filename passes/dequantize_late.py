@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from fxquant.graph.attributes import read_buffer, tensor_of
 from fxquant.graph.match import Call, Match
 from fxquant.graph.meta import drop_value, set_value, value_of
 from fxquant.graph.rewrite import Rule, rewrite
-from fxquant.lowering.quantized import Quantized, quantized
+from fxquant.lowering.quantized import quantized
+from fxquant.lowering.quantizer_site import QuantizerSite, dequantize_node
 from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops.quantize import dequantize, quantize
 
@@ -46,7 +48,7 @@ def _move(graph: fx.Graph, m: Match) -> fx.Node | None:
     codes = graph.node_copy(root)
     codes.args = (operand.codes, *root.args[1:])
     _know(codes, root)
-    return _dequantized(graph, codes, operand)
+    return dequantize_node(graph, operand, codes)
 
 
 def _pad(graph: fx.Graph, m: Match) -> fx.Node | None:
@@ -59,7 +61,7 @@ def _pad(graph: fx.Graph, m: Match) -> fx.Node | None:
     codes = graph.call_function(F.pad, (operand.codes, root.args[1]))
     codes.kwargs = {"mode": "constant", "value": zero - storage_offset(operand.qmax)}
     _know(codes, root)
-    return _dequantized(graph, codes, operand)
+    return dequantize_node(graph, operand, codes)
 
 
 def _pick(graph: fx.Graph, m: Match) -> fx.Node | None:
@@ -75,7 +77,7 @@ def _pick(graph: fx.Graph, m: Match) -> fx.Node | None:
     values = _split(graph, operand.codes, source) if split else operand.codes
     codes = graph.call_function(operator.getitem, (values, root.args[1]))
     _know(codes, root)
-    return _dequantized(graph, codes, operand)
+    return dequantize_node(graph, operand, codes)
 
 
 def _split(graph: fx.Graph, codes: fx.Node, source: fx.Node) -> fx.Node:
@@ -98,19 +100,15 @@ def _scale(graph: fx.Graph, m: Match) -> fx.Node | None:
         return None
     name = str(operand.scale.target)
     scale = read_buffer(graph, f"{name}_scaled", tensor_of(operand.scale) * number)
-    return graph.call_function(dequantize, (operand.codes, scale, operand.zero_point, operand.qmin, operand.qmax))
+    return dequantize_node(graph, replace(operand, scale=scale))
 
 
-def _movable(value: object) -> Quantized | None:
+def _movable(value: object) -> QuantizerSite | None:
     """Return the codes of a value that has one scale and is computed at run time."""
     operand = quantized(value)
     if operand is None or operand.axis is not None or operand.codes.op == "get_attr":
         return None
     return operand
-
-
-def _dequantized(graph: fx.Graph, codes: fx.Node, operand: Quantized) -> fx.Node:
-    return graph.call_function(dequantize, (codes, operand.scale, operand.zero_point, operand.qmin, operand.qmax))
 
 
 def _know(codes: fx.Node, moved: fx.Node) -> None:

@@ -9,6 +9,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.calls import arguments_of, call_again
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.meta import record_of
 from fxquant.graph.rewrite import Rule, rewrite
@@ -36,11 +37,11 @@ def fold_noise(gm: fx.GraphModule) -> PassResult:
 
 def _fold_correction(graph: fx.Graph, m: Match) -> fx.Node | None:
     bias, noise, weight = m["bias"], m["noise"], m["weight"]
-    constants = [weight.args[0], weight.args[1], weight.args[2], noise, bias]
-    if any(isinstance(a, fx.Node) and a.op != "get_attr" for a in constants):
+    read = arguments_of(weight)
+    if any(isinstance(a, fx.Node) and a.op != "get_attr" for a in (*read.values(), noise, bias)):
         return None
-    values: list[Any] = [tensor_of(a) if isinstance(a, fx.Node) else a for a in weight.args]
-    corrected = denoise_bias(None if bias is None else tensor_of(bias), tensor_of(noise), dequantize(*values))
+    values: dict[str, Any] = {name: tensor_of(a) if isinstance(a, fx.Node) else a for name, a in read.items()}
+    corrected = denoise_bias(None if bias is None else tensor_of(bias), tensor_of(noise), dequantize(**values))
     records = [record_of(user) for user in m["root"].users]
     label = next((r.label for r in records if r is not None), "denoised")
     return read_buffer(graph, f"{label}.bias_denoised", corrected)
@@ -61,9 +62,7 @@ def _fold_into_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
 
 
 def _fold_into_quantize(graph: fx.Graph, m: Match) -> fx.Node | None:
-    root: fx.Node = m["root"]
-    arguments = (m["x"], *root.args[1:], None)[:6]
-    return graph.create_node("call_function", root.target, (*arguments, m["noise"]))
+    return call_again(graph, m["root"], x=m["x"], noise=m["noise"])
 
 
 RULES: tuple[Rule, ...] = (

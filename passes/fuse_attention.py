@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.calls import call
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.meta import Product, Record, record_of, set_record, value_of
 from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.lowering.quantizer_site import quantizer_arguments, quantizer_site
 from fxquant.ops.attention_quantize import attention_quantize
 from fxquant.ops.quantize import quantize
 
@@ -24,12 +26,7 @@ _MERGED = Call(
     Call(
         ("reshape", "view", "flatten"), Call("transpose", Var("context"), 1, 2, name="transposed"), ..., name="merged"
     ),
-    Var("scale"),
-    Var("zero_point"),
-    Var("qmin"),
-    Var("qmax"),
-    Var("axis", optional=True, where=lambda axis: axis is None),
-    Var("noise", optional=True),
+    ...,
 )
 _ADD = (operator.add, torch.add)
 _MUL = (operator.mul, torch.mul)
@@ -60,7 +57,9 @@ class _Scores:
 
 
 def _fuse(graph: fx.Graph, m: Match) -> fx.Node | None:
-    context, merged = m["context"], m["merged"]
+    context, merged, site = m["context"], m["merged"], quantizer_site(m["root"])
+    if site is None or site.axis is not None:
+        return None
     private = [context, m["transposed"], merged]
     if not isinstance(context, fx.Node) or any(len(n.users) > 1 for n in private) or not _merges_heads(context, merged):
         return None
@@ -72,9 +71,8 @@ def _fuse(graph: fx.Graph, m: Match) -> fx.Node | None:
         return None
     bias = _constant(graph, scores.bias, record, "attention_bias", 3)
     mask = _constant(graph, scores.mask, record, "attention_mask", 3)
-    quantizer = (m["scale"], m["zero_point"], m["qmin"], m["qmax"], m["noise"])
-    arguments = (q, k, v, scores.factor, bias, mask, *quantizer[: 4 if m["noise"] is None else 5])
-    new = graph.call_function(attention_quantize, arguments)
+    read = {"q": q, "k": k, "v": v, "factor": scores.factor, "bias": bias, "mask": mask}
+    new = call(graph, attention_quantize, read | quantizer_arguments(site, attention_quantize))
     set_record(new, record)
     return new
 
@@ -95,7 +93,7 @@ def _merges_heads(context: fx.Node, merged: fx.Node) -> bool:
 
 def _fused(node: fx.Node) -> tuple[Any, Any, Any, _Scores, Record] | None:
     """Read an attention node of torch; a mask, dropout or other mode keeps it as it is."""
-    record, value = record_of(node), _value(node.args[0])
+    record, value = record_of(node), value_of(node.args[0])
     if record is None or value is None or len(node.args) > 3 or set(node.kwargs) - {"scale"}:
         return None
     factor = node.kwargs.get("scale")
@@ -117,7 +115,7 @@ def _opened(context: fx.Node) -> tuple[Any, Any, Any, _Scores, Record] | None:
     probabilities, v = context.args
     if not isinstance(probabilities, fx.Node) or probabilities.target is not F.softmax or len(probabilities.users) > 1:
         return None
-    value = _value(probabilities)
+    value = value_of(probabilities)
     if value is None or value.dim() != 4 or probabilities.args[1:] not in ((-1,), (3,)) or probabilities.kwargs:
         return None
     scores = _read_scores(probabilities.args[0])
@@ -200,13 +198,8 @@ def _axes(transposed: fx.Node) -> set[int]:
     return {int(a) % 4 for a in transposed.args[1:]}  # type: ignore[arg-type]
 
 
-def _value(node: object) -> Tensor | None:
-    value = value_of(node)
-    return value
-
-
 def _shape(node: fx.Node) -> tuple[int, ...]:
-    value = _value(node)
+    value = value_of(node)
     return () if value is None else tuple(value.shape)
 
 

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.graph.attributes import tensor_of
+from fxquant.graph.calls import arguments_of, call
 from fxquant.graph.match import Call, Match
 from fxquant.graph.meta import Record, record_of, set_record
 from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.lowering.quantizer_site import quantizer_arguments, quantizer_site
 from fxquant.ops import (
     int8_linear,
     int8_linear_gelu_quantize,
@@ -36,21 +37,15 @@ def fuse_gelu(gm: fx.GraphModule) -> PassResult:
 
 def _fuse(graph: fx.Graph, m: Match) -> fx.Node | None:
     root, gelu, linear = m["root"], m["gelu"], m["linear"]
-    codes, weight, scale, bias, weight_zero_point, _, dtype, pad_rows = linear.args
-    uniform = root.target is quantize
-    quantizer = [*root.args[1:]]
-    if len(gelu.users) > 1 or len(linear.users) > 1 or weight_zero_point is not None:
+    given, site = arguments_of(linear), quantizer_site(root)
+    if len(gelu.users) > 1 or len(linear.users) > 1 or given["weight_zero_point"] is not None:
         return None
-    if uniform:
-        axis = quantizer.pop(4) if len(quantizer) > 4 else None
-        if axis is not None:
-            return None
-    noise = quantizer[5:] if not uniform else quantizer[4:]
-    if any(n is not None and tensor_of(n).dim() != 1 for n in noise):
-        return None  # of patches
-    target = int8_linear_gelu_quantize if uniform else int8_linear_gelu_quantize_twin
-    approximate = gelu.kwargs.get("approximate", "none")
-    new = graph.call_function(target, (codes, weight, scale, bias, approximate, dtype, pad_rows, *quantizer))
+    if site is None or site.axis is not None or site.noise_per_patch():
+        return None
+    target = int8_linear_gelu_quantize if site.low is None else int8_linear_gelu_quantize_twin
+    names = ("codes", "weight", "scale", "bias", "dtype", "pad_rows")
+    product = {name: given[name] for name in names} | {"approximate": gelu.kwargs.get("approximate", "none")}
+    new = call(graph, target, product | quantizer_arguments(site, target))
     record: Record | None = record_of(linear)
     if record is not None:
         set_record(new, record)

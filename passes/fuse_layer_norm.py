@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.graph.attributes import tensor_of
+from fxquant.graph.calls import call
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.meta import value_of
 from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.lowering.quantizer_site import quantizer_arguments, quantizer_site
 from fxquant.ops.layer_norm_quantize import layer_norm_quantize
 from fxquant.ops.quantize import quantize
 
@@ -25,12 +26,7 @@ _PATTERN = Call(
         Var("epsilon", optional=True),
         name="norm",
     ),
-    Var("scale"),
-    Var("zero_point"),
-    Var("qmin"),
-    Var("qmax"),
-    Var("axis", optional=True, where=lambda axis: axis is None),
-    Var("noise", optional=True),
+    ...,
 )
 
 
@@ -48,17 +44,17 @@ def fuse_layer_norm(gm: fx.GraphModule) -> PassResult:
 
 
 def _fuse(graph: fx.Graph, m: Match) -> fx.Node | None:
-    norm, x = m["norm"], m["x"]
+    norm, x, site = m["norm"], m["x"], quantizer_site(m["root"])
     value = value_of(norm)
     if len(norm.users) > 1 or value is None or value.dtype is not torch.float32:
         return None
-    if m["noise"] is not None and tensor_of(m["noise"]).dim() != 1:
-        return None  # of patches
+    if site is None or site.axis is not None or site.noise_per_patch():
+        return None
     if isinstance(x, fx.Node) and x.target == "to" and x.args[1:] == (torch.float32,):
         x = x.args[0]
     epsilon = 1e-5 if m["epsilon"] is None else m["epsilon"]
-    arguments = (x, m["weight"], m["bias"], epsilon, m["scale"], m["zero_point"], m["qmin"], m["qmax"], m["noise"])
-    return graph.call_function(layer_norm_quantize, arguments[: 8 if m["noise"] is None else 9])
+    normed = {"x": x, "weight": m["weight"], "bias": m["bias"], "epsilon": epsilon}
+    return call(graph, layer_norm_quantize, normed | quantizer_arguments(site, layer_norm_quantize))
 
 
 RULES: tuple[Rule, ...] = ((_PATTERN, _fuse),)

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.graph.calls import arguments_of, call
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.meta import Record, record_of, set_record, value_of
 from fxquant.graph.rewrite import rewrite
@@ -38,13 +39,13 @@ def fuse_residual(gm: fx.GraphModule) -> PassResult:
 
 def _fuse(known: Callable[[], Sizes], graph: fx.Graph, m: Match) -> fx.Node | None:
     linear, residual = m["linear"], m["residual"]
-    twin = linear.target is int8_linear_twin
-    if len(linear.users) > 1 or not _alike(linear, residual, known) or (not twin and linear.args[4] is not None):
+    given = arguments_of(linear)
+    # Which the operator with a residual does not have.
+    zero_points = [given.pop(name, None) for name in ("weight_zero_point", "input_zero_point")]
+    if len(linear.users) > 1 or not _alike(linear, residual, known) or zero_points[0] is not None:
         return None
-    if twin:
-        new = graph.call_function(int8_linear_twin_add, (*linear.args[:5], residual, *linear.args[5:]))
-    else:
-        new = graph.call_function(int8_linear_add, (*linear.args[:4], residual, *linear.args[6:]))
+    target = int8_linear_twin_add if linear.target is int8_linear_twin else int8_linear_add
+    new = call(graph, target, given | {"residual": residual})
     record: Record | None = record_of(linear)
     if record is not None:
         set_record(new, record)

@@ -10,6 +10,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.calls import call_again
 from fxquant.graph.dataflow import moves_values
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.meta import set_value, value_of
@@ -70,7 +71,7 @@ def _read_input(graph: fx.Graph, m: Match) -> fx.Node | None:
     value = value_of(x)
     if m["dtype"] not in _HALF or value is None or value.dtype is not torch.float32:
         return None
-    return graph.create_node("call_function", root.target, (x, *root.args[1:]))
+    return call_again(graph, root, x=x)
 
 
 def _in_float32(node: fx.Node) -> Any:

@@ -10,6 +10,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import tensor_of
+from fxquant.graph.calls import call
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.lowering.int8_product import cast_product, codes_of, few_rows, int8_product
@@ -55,8 +56,8 @@ def _lower(graph: fx.Graph, m: Match) -> fx.Node | None:
     zero_point, qmax = (None, 127) if x is None else (x.zero_point, x.qmax)
     kernel = (tensor_of(weight.codes).shape[2], tensor_of(weight.codes).shape[3])
     stride = _pair(m["stride"], 1)
-    arguments: tuple[Any, ...] = (codes, kernel, stride, _pair(m["padding"], 0), zero_point, qmax)
-    patches = graph.call_function(extract_patches, arguments)
+    window = {"kernel": kernel, "stride": stride, "padding": _pair(m["padding"], 0)}
+    patches = call(graph, extract_patches, {"codes": codes, **window, "zero_point": zero_point, "qmax": qmax})
     product = int8_product(graph, root, patches, m["bias"], few_rows(root, 1))
     return graph.call_method("permute", (product, 0, 3, 1, 2))
 

@@ -7,18 +7,19 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer
+from fxquant.graph.calls import call
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.meta import record_of, set_record
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.lowering.epilogue import TwinMatmulEpilogue, fold_matmul
-from fxquant.lowering.int8_product import cast_product
+from fxquant.lowering.int8_product import cast_product, codes_of
 from fxquant.lowering.obstacles import obstacle
 from fxquant.ops import dequantize, dequantize_twin, int8_matmul, int8_matmul_twin
 
 _SIMULATED = Call(
     torch.matmul,
-    Call((dequantize, dequantize_twin), Var("a"), ..., name="left"),
-    Call(dequantize, Var("b"), ..., name="right"),
+    Call((dequantize, dequantize_twin), ..., name="left"),
+    Call(dequantize, ..., name="right"),
 )
 _CAST = Call(
     "to",
@@ -49,8 +50,9 @@ def _lower(graph: fx.Graph, m: Match) -> fx.Node | None:
     folded = fold_matmul(m["left"], m["right"])
     target = int8_matmul_twin if isinstance(folded, TwinMatmulEpilogue) else int8_matmul
     named = folded._asdict().items()
-    buffers = [v if v is None else read_buffer(graph, f"{record.label}.{name}", v) for name, v in named]
-    product = graph.call_function(target, (m["a"], m["b"], *buffers, torch.float32))
+    buffers = {name: v if v is None else read_buffer(graph, f"{record.label}.{name}", v) for name, v in named}
+    codes = {"a": codes_of(m["left"]), "b": codes_of(m["right"])}
+    product = call(graph, target, {**codes, **buffers, "dtype": torch.float32})
     set_record(product, record)
     return product
 

@@ -10,10 +10,12 @@ from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import tensor_of
+from fxquant.graph.calls import call_again
 from fxquant.graph.dataflow import moves_values
 from fxquant.graph.match import Call, Match
 from fxquant.graph.meta import set_value, value_of
 from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.lowering.quantizer_site import quantizer_site
 from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops.quantize import quantize
 
@@ -37,18 +39,20 @@ def quantize_early(gm: fx.GraphModule) -> PassResult:
 
 def _hoist(graph: fx.Graph, m: Match) -> fx.Node | None:
     root: fx.Node = m["root"]
-    source, _, zero_point, _, qmax, axis, noise = (*root.args, None, None)[:7]
-    chain: list[fx.Node] = []
+    site = quantizer_site(root)
+    if site is None:
+        return None
+    source, chain = site.source, list[fx.Node]()
     while isinstance(source, fx.Node) and _can_wait(source):
         chain.append(source)
         source = source.args[0]
-    if not chain or not isinstance(source, fx.Node) or source.target is not F.layer_norm or axis is not None:
+    if not chain or not isinstance(source, fx.Node) or source.target is not F.layer_norm or site.axis is not None:
         return None
-    if noise is not None and not all(_keeps_channels(node) for node in chain):
+    if site.noise is not None and not all(_keeps_channels(node) for node in chain):
         return None
-    codes = graph.call_function(quantize, (source, *root.args[1:]))
+    codes = call_again(graph, root, x=source)
     set_value(codes, _codes_like(source))
-    zero = (0 if zero_point is None else int(tensor_of(zero_point))) - storage_offset(qmax)  # type: ignore[arg-type]
+    zero = (0 if site.zero_point is None else int(tensor_of(site.zero_point))) - storage_offset(site.qmax)
     for node in reversed(chain):
         value, codes = codes, graph.node_copy(node)
         codes.args = (value, *node.args[1:])

@@ -12,6 +12,7 @@ from fxquant.config.operands import IntegerNorm
 from fxquant.errors import CalibrationError, ConfigError
 from fxquant.graph import dataflow
 from fxquant.graph.attributes import called_module, read_buffer, tensor_of
+from fxquant.graph.calls import call
 from fxquant.graph.meta import (
     copy_knowledge,
     inherit_meta,
@@ -27,6 +28,7 @@ from fxquant.graph.shapes import varying_axes
 from fxquant.lowering.epilogue import ROWS
 from fxquant.lowering.integer_norm import integer_input
 from fxquant.lowering.quantized import is_quantized, quantized
+from fxquant.lowering.quantizer_site import QuantizerSite, dequantize_node, quantize_node, quantizer_arguments
 from fxquant.observers.base import Observer, QParams
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.observers.log2 import Log2Observer, LogIntSoftmax, refuse_coarse
@@ -34,15 +36,12 @@ from fxquant.observers.twin import TwinObserver, TwinSoftmax
 from fxquant.ops import (
     check_input,
     denoise_bias,
-    dequantize,
     dequantize_log2,
-    dequantize_twin,
     fake_quantize_summed_twin,
     integer_layer_norm,
     log_int_softmax,
     quantize,
     quantize_log2,
-    quantize_twin,
 )
 
 
@@ -125,14 +124,13 @@ def _uniform(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple[fx.N
     scale, zero_point, name = params.scale, params.zero_point, observer.operand
     scale_node = read_buffer(graph, f"{name}_scale", scale)
     zero_node = None if zero_point is None else read_buffer(graph, f"{name}_zero_point", zero_point)
+    site = QuantizerSite(source, scale_node, zero_node, None, None, None, spec.qmin, spec.qmax, params.axis)
     if constant:
         codes = _constant_codes(tensor_of(source), params, spec.qmin, spec.qmax)
         codes_node = read_buffer(graph, f"{name}_codes", codes)
     else:
-        arguments = (source, scale_node, zero_node, spec.qmin, spec.qmax, params.axis)
-        codes_node = graph.call_function(quantize, arguments[: 6 if params.axis is not None else 5])
-    arguments = (codes_node, scale_node, zero_node, spec.qmin, spec.qmax, params.axis)
-    return codes_node, graph.call_function(dequantize, arguments[: 6 if params.axis is not None else 5])
+        codes_node = quantize_node(graph, site)
+    return codes_node, dequantize_node(graph, site, codes_node)
 
 
 def _constant_codes(value: Tensor, params: QParams, qmin: int, qmax: int) -> Tensor:
@@ -152,11 +150,12 @@ def _twin(graph: fx.Graph, source: fx.Node, observer: TwinObserver) -> tuple[fx.
     spec, params, name = observer.spec, observer.calculate_qparams(), observer.operand
     if isinstance(spec, TwinSoftmax) and spec.published:
         split = read_buffer(graph, f"{name}_split", params.split)
-        value = graph.call_function(fake_quantize_summed_twin, (source, split, spec.qmax))
+        value = call(graph, fake_quantize_summed_twin, {"x": source, "split": split, "qmax": spec.qmax})
         return value, value
-    scales = [read_buffer(graph, f"{name}_{key}", getattr(params, key)) for key in ("high", "low", "split")]
-    codes = graph.call_function(quantize_twin, (source, *scales, spec.qmin, spec.qmax))
-    return codes, graph.call_function(dequantize_twin, (codes, *scales, spec.qmin, spec.qmax))
+    high, low, split = (read_buffer(graph, f"{name}_{key}", getattr(params, key)) for key in ("high", "low", "split"))
+    site = QuantizerSite(source, high, None, low, split, None, spec.qmin, spec.qmax)
+    codes = quantize_node(graph, site)
+    return codes, dequantize_node(graph, site, codes)
 
 
 def _log2(graph: fx.Graph, source: fx.Node, observer: Log2Observer) -> tuple[fx.Node, fx.Node]:
@@ -196,12 +195,14 @@ def _integer_norm(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple
     zero = read_buffer(graph, f"{name}_input_zero_point", read.zero_point)
     scale = read_buffer(graph, f"{name}_scale", params.scale)
     zero_point = None if params.zero_point is None else read_buffer(graph, f"{name}_zero_point", params.zero_point)
-    how = (scale, zero_point, spec.qmin, spec.qmax)
-    parameters = (*norm.args[2:4], None, None)[:2]
-    codes = graph.call_function(integer_layer_norm, (read.codes, factor, zero, read.qmax, *parameters, *how))
+    site = QuantizerSite(read.codes, scale, zero_point, None, None, None, spec.qmin, spec.qmax)
+    weight, bias = (*norm.args[2:4], None, None)[:2]
+    normed = {"codes": read.codes, "factor": factor, "zero_point": zero, "qmax_in": read.qmax}
+    parameters = {"weight": weight, "bias": bias} | quantizer_arguments(site, integer_layer_norm)
+    codes = call(graph, integer_layer_norm, normed | parameters)
     if source is not norm:
         codes = graph.call_function(operator.getitem, (codes, source.args[1]))
-    return codes, graph.call_function(dequantize, (codes, *how))
+    return codes, dequantize_node(graph, site, codes)
 
 
 def _refuse_constant(observer: Observer) -> None:

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.calls import arguments_of
 from fxquant.graph.match import Call, Match
 from fxquant.graph.meta import Record, known_value, model_dtype, record_of, set_record, set_value, value_of
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.lowering.linear_site import LinearSite, linear_site
-from fxquant.lowering.quantized import INT8_LINEARS
-from fxquant.numerics.arithmetic import storage_offset
-from fxquant.ops import (
-    attention_quantize,
-    dequantize,
-    dequantize_twin,
-    int8_linear_gelu_quantize,
-    int8_linear_gelu_quantize_twin,
-    layer_norm_quantize,
-    quantize,
-    quantize_twin,
+from fxquant.lowering.quantized import INT8_LINEARS, stored_zero_point
+from fxquant.lowering.quantizer_site import (
+    QuantizerSite,
+    dequantize_node,
+    quantize_node,
+    quantizer_behind,
+    quantizer_site,
 )
-
-# Where the arguments of the quantiser begin: scale, zero point, qmin, qmax; or high, low, split, qmin, qmax.
-_UNIFORM: dict[Any, int] = {quantize: 1, layer_norm_quantize: 4, attention_quantize: 6, int8_linear_gelu_quantize: 7}
-_TWIN: dict[Any, int] = {quantize_twin: 1, int8_linear_gelu_quantize_twin: 7}
+from fxquant.ops import dequantize, layer_norm_quantize
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ class RestoreFloat:
         site, record = linear_site(root), record_of(root)
         if site is None or record is None or record.label not in self.reasons:
             return None
-        source = _source(site.codes)
+        source = quantizer_behind(site.codes)
         if source is None:
             return None
         product = _float_product(graph, site, source, record, dtype)
@@ -74,49 +68,20 @@ class RestoreFloat:
         return _follow(graph, product, site, dtype)
 
 
-class _Source(NamedTuple):
-    """What the codes of a layer stand for: the arguments of `dequantize`, or of `dequantize_twin`, behind the codes."""
-
-    arguments: tuple[Any, ...]
-    twin: bool
-
-    @property
-    def scale(self) -> Tensor:
-        return tensor_of(self.arguments[0])
-
-    def zero_point(self) -> Tensor:
-        """Return the zero point as stored."""
-        if self.twin:
-            return torch.zeros_like(self.scale, dtype=torch.int32)
-        _, zero_point, _, qmax = self.arguments
-        zero = torch.zeros_like(self.scale, dtype=torch.int32) if zero_point is None else tensor_of(zero_point)
-        return zero - storage_offset(qmax)
-
-
-def _source(codes: Any) -> _Source | None:
-    """Return how the quantiser behind patches and moves made `codes`."""
-    while isinstance(codes, fx.Node) and codes.args and codes.target not in _UNIFORM and codes.target not in _TWIN:
-        codes = codes.args[0]
-    if not isinstance(codes, fx.Node) or codes.op != "call_function":
-        return None
-    if codes.target in _TWIN:
-        begin = _TWIN[codes.target]
-        return _Source(tuple(codes.args[begin : begin + 5]), True)
-    begin = _UNIFORM[codes.target]
-    return _Source(tuple(codes.args[begin : begin + 4]), False)
-
-
-def _float_product(graph: fx.Graph, site: LinearSite, source: _Source, record: Record, dtype: torch.dtype) -> fx.Node:
+def _float_product(
+    graph: fx.Graph, site: LinearSite, source: QuantizerSite, record: Record, dtype: torch.dtype
+) -> fx.Node:
     """Build ``linear(dequantize(codes), weight, bias)`` in `dtype`; both constants are what lowering folded, unfolded."""
     scale, depth = tensor_of(site.scale).double(), known_value(site.codes).shape[-1]
     integers = tensor_of(site.weight)[: scale.shape[0], :depth].double()
-    bias = tensor_of(site.bias).double() + scale * source.zero_point() * integers.sum(1)
+    zero_point = stored_zero_point(source)
+    bias = tensor_of(site.bias).double() + (0 if zero_point is None else scale * zero_point * integers.sum(1))
     if site.weight_zero_point is not None:
         integers = integers - tensor_of(site.weight_zero_point).double()[:, None]
-    weight = integers * (scale / source.scale.double())[:, None]
+    weight = integers * (scale / tensor_of(source.scale).double())[:, None]
     names = {"weight_float": weight, "bias_float": bias}
     constants = [read_buffer(graph, f"{record.label}.{name}", t.to(dtype)) for name, t in names.items()]
-    x = graph.call_function(dequantize_twin if source.twin else dequantize, (site.codes, *source.arguments))
+    x = dequantize_node(graph, source, site.codes)
     set_value(x, torch.empty_like(known_value(site.codes), dtype=torch.float32))
     return graph.call_function(F.linear, (_cast(graph, x, torch.float32, dtype), *constants))
 
@@ -134,10 +99,7 @@ def _follow(graph: fx.Graph, y: fx.Node, site: LinearSite, dtype: torch.dtype) -
         y = graph.call_function(operator.add, (site.residual, y))
     if site.quantizer is None:
         return y
-    scale, zero_point, low, split, noise, qmin, qmax = site.quantizer
-    if low is not None:
-        return graph.call_function(quantize_twin, (y, scale, low, split, qmin, qmax, *_given(noise)))
-    return graph.call_function(quantize, (y, scale, zero_point, qmin, qmax, *_given(noise, axis=True)))
+    return quantize_node(graph, replace(site.quantizer, source=y))
 
 
 def _cast(graph: fx.Graph, x: fx.Node, found: torch.dtype, wanted: torch.dtype) -> fx.Node:
@@ -148,24 +110,19 @@ def _cast(graph: fx.Graph, x: fx.Node, found: torch.dtype, wanted: torch.dtype) 
     return new
 
 
-def _given(noise: fx.Node | None, axis: bool = False) -> tuple[Any, ...]:
-    """Return the last arguments of a quantiser, none where there is no noise."""
-    return () if noise is None else (None, noise) if axis else (noise,)
-
-
 def _open_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
     root: fx.Node = m["root"]
-    x, weight, bias, epsilon, *quantizer = root.args
-    value = value_of(root)
-    if value is None or any(user.target is not dequantize for user in root.users):
+    given, site, value = arguments_of(root), quantizer_site(root), value_of(root)
+    if site is None or value is None or any(user.target is not dequantize for user in root.users):
         return None
+    x = given["x"]
     known = value_of(x)
     if known is not None and known.dtype is not torch.float32:
-        x = _cast(graph, x, known.dtype, torch.float32)  # type: ignore[arg-type]
-    norm = graph.call_function(F.layer_norm, _without_defaults(x, (value.shape[-1],), weight, bias, epsilon))
+        x = _cast(graph, x, known.dtype, torch.float32)
+    parameters = (given["weight"], given["bias"], given["epsilon"])
+    norm = graph.call_function(F.layer_norm, _without_defaults(x, (value.shape[-1],), *parameters))
     set_value(norm, torch.empty_like(value, dtype=torch.float32))
-    noise = _given(quantizer[4] if len(quantizer) > 4 else None, axis=True)  # type: ignore[arg-type]
-    return graph.call_function(quantize, (norm, *quantizer[:4], *noise))
+    return quantize_node(graph, replace(site, source=norm))
 
 
 def _without_defaults(x: Any, shape: tuple[int, ...], *rest: Any) -> tuple[Any, ...]:

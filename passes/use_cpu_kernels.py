@@ -9,6 +9,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.calls import arguments_of, call
 from fxquant.graph.match import Call, Match
 from fxquant.graph.meta import record_of, set_record, value_of
 from fxquant.graph.rewrite import Rule, rewrite
@@ -17,7 +18,8 @@ from fxquant.kernels.activation_table import gelu_table
 from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.kernels.quantizer import NO_QUANTIZER
 from fxquant.lowering.linear_site import linear_site
-from fxquant.lowering.quantized import INT8_LINEARS
+from fxquant.lowering.quantized import INT8_LINEARS, factors
+from fxquant.lowering.quantizer_site import quantizer_arguments, quantizer_site
 from fxquant.ops import attention_quantize, layer_norm_quantize, quantize, quantize_twin
 
 _FLOATS = (torch.float32, torch.bfloat16)
@@ -54,7 +56,7 @@ def _linear(graph: fx.Graph, m: Match) -> fx.Node | None:
         read_buffer(graph, f"{record.label}.weight_packed", packed),
         read_buffer(graph, f"{record.label}.compensation", compensation),
         *(site.scale, site.low, site.bias, table, site.residual),
-        *(site.quantizer or NO_QUANTIZER),
+        *(NO_QUANTIZER if site.quantizer is None else site.quantizer.steps),
         site.dtype is torch.bfloat16,
     )
     new = graph.call_function(KERNELS.cpu_gemm.default, arguments)
@@ -63,39 +65,29 @@ def _linear(graph: fx.Graph, m: Match) -> fx.Node | None:
 
 
 def _quantize(graph: fx.Graph, m: Match) -> fx.Node | None:
-    root = m["root"]
-    if not _is_float(root.args[0]):
+    site, target = quantizer_site(m["root"]), KERNELS.cpu_quantize.default
+    if site is None or not _is_float(site.source) or site.axis is not None or site.noise_per_patch():
         return None
-    if root.target is quantize:
-        x, scale, zero_point, qmin, qmax, axis, noise = (*root.args, None, None)[:7]
-        split = low = None
-    else:
-        x, scale, low, split, qmin, qmax, noise = (*root.args, None)[:7]
-        zero_point = axis = None
-    if axis is not None or (noise is not None and tensor_of(noise).dim() != 1):
-        return None
-    return graph.call_function(KERNELS.cpu_quantize.default, (x, scale, zero_point, low, split, qmin, qmax, noise))
+    return call(graph, target, {"x": site.source} | quantizer_arguments(site, target))
 
 
 def _layer_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
-    x, weight, bias, epsilon, scale, zero_point, qmin, qmax, noise = (*m["root"].args, None)[:9]
-    if not _is_float(x):
+    given = arguments_of(m["root"])
+    if not _is_float(given["x"]):
         return None
-    weight, bias = (_in_float32(graph, t) for t in (weight, bias))
-    arguments = (x, weight, bias, epsilon, scale, zero_point, qmin, qmax, noise)
-    return graph.call_function(KERNELS.cpu_layer_norm_quantize.default, arguments)
+    wide = {name: _in_float32(graph, given[name]) for name in ("weight", "bias")}
+    return call(graph, KERNELS.cpu_layer_norm_quantize.default, given | wide)
 
 
 def _attention(graph: fx.Graph, m: Match) -> fx.Node | None:
     root = m["root"]
-    q, k, v, factor, bias, mask, scale, zero_point, qmin, qmax, noise = (*root.args, None)[:11]
-    known = [value for n in (q, k, v) if (value := value_of(n)) is not None]
-    if len(known) < 3 or not cpu.attends(*known):
+    given, site, target = arguments_of(root), quantizer_site(root), KERNELS.cpu_attention.default
+    known = [value for n in factors(root) if (value := value_of(n)) is not None]
+    if site is None or len(known) < 3 or not cpu.attends(*known):
         return None
-    bias, mask = (_in_float32(graph, t) for t in (bias, mask))
-    new = graph.call_function(
-        KERNELS.cpu_attention.default, (q, k, v, factor, bias, mask, scale, zero_point, qmin, qmax, noise)
-    )
+    read = {name: given[name] for name in ("q", "k", "v")} | {"scale": given["factor"]}
+    wide = {name: _in_float32(graph, given[name]) for name in ("bias", "mask")}
+    new = call(graph, target, read | wide | quantizer_arguments(site, target))
     record = record_of(root)
     if record is not None:
         set_record(new, record)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.graph.calls import call
 from fxquant.graph.match import Call, Match
 from fxquant.graph.meta import record_of, set_record, set_value, value_of
 from fxquant.graph.rewrite import rewrite
 from fxquant.lowering.linear_site import linear_site
 from fxquant.lowering.quantized import INT8_LINEARS
-from fxquant.ops import quantize, quantize_twin
+from fxquant.lowering.quantizer_site import quantize_node
 from fxquant.ops.onednn_linear import DTYPES, GELU_ALGORITHMS, onednn_linear
 
 
@@ -44,8 +45,8 @@ class UseOnednn:
             return None
         if site.gelu not in GELU_ALGORITHMS:
             return None
-        arguments = (site.codes, site.weight, site.scale, site.bias, site.dtype, site.gelu)
-        product = graph.call_function(onednn_linear, arguments)
+        names = ("codes", "weight", "scale", "bias", "dtype", "gelu")
+        product = call(graph, onednn_linear, {name: getattr(site, name) for name in names})
         set_record(product, record)
         value = value_of(root)
         set_value(product, value)
@@ -54,7 +55,4 @@ class UseOnednn:
         if site.quantizer is None:
             return product
         set_value(product, None if value is None else value.to(site.dtype))
-        scale, zero_point, low, split, noise, qmin, qmax = site.quantizer
-        if low is not None:
-            return graph.call_function(quantize_twin, (product, scale, low, split, qmin, qmax, noise))
-        return graph.call_function(quantize, (product, scale, zero_point, qmin, qmax, None, noise))
+        return quantize_node(graph, replace(site.quantizer, source=product), spelled_out=True)

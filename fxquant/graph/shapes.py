@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._pytree import tree_map_only
 
 from fxquant.errors import InputError
+from fxquant.graph.calls import arguments_of, named
 from fxquant.graph.meta import known_value, set_value, value_of
 from fxquant.ops import (
     check_input,
@@ -87,13 +88,14 @@ class Sizes:
 
 def sizes_of(gm: fx.GraphModule) -> Sizes | None:
     """Return the sizes in a graph whose inputs are checked by `fxquant.ops.check_input`; None where shapes are unknown."""
-    checked = {n.args[0]: n for n in gm.graph.nodes if n.target is check_input}
+    checks = (arguments_of(n) for n in gm.graph.nodes if n.target is check_input)
+    checked = {given["x"]: given["shape"] for given in checks}
     inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
     if not checked or any(n not in checked or value_of(n) is None for n in inputs):
         return None
     device = next((t.device for t in (*gm.parameters(), *gm.buffers())), torch.device("cpu"))
     examples = [torch.empty_like(known_value(n), device=device) for n in inputs]
-    free = [(i, axis) for i, n in enumerate(inputs) for axis, size in enumerate(checked[n].args[1]) if size is None]
+    free = [(i, axis) for i, n in enumerate(inputs) for axis, size in enumerate(checked[n]) if size is None]
     # Twice, and one more than that: nothing but the batch itself grows like that.
     runs = [examples, *([_resized(t, 0, 2 * t.shape[0] + more) for t in examples] for more in (0, 1))]
     batch = int(examples[0].shape[0])
@@ -161,18 +163,19 @@ class _Propagate(fx.Interpreter):
 
 def _known_result(target: Any, args: tuple[Any, ...]) -> Tensor | None:
     """Return what an operator of one scale gives, without going through its arithmetic; None for any other call."""
-    if target in (quantize, dequantize) and len(args) == 5:
-        dtype = torch.int8 if target is quantize else torch.float32
-        codes: Tensor = torch.empty_like(args[0], dtype=dtype)
-        return codes
-    if target not in (int8_linear, int8_linear_add, int8_linear_gelu_quantize):
+    if target not in (quantize, dequantize, int8_linear, int8_linear_add, int8_linear_gelu_quantize):
         return None
-    codes, weight, scale, *rest = args
-    if not 0 <= weight.shape[1] - codes.shape[-1] < 8:
+    given = named(target, args, {})
+    if target in (quantize, dequantize):
+        if given["axis"] is not None or given.get("noise") is not None:
+            return None
+        values: Tensor = given["x"] if target is quantize else given["codes"]
+        return torch.empty_like(values, dtype=torch.int8 if target is quantize else torch.float32)
+    codes: Tensor = given["codes"]
+    if not 0 <= given["weight"].shape[1] - codes.shape[-1] < 8:
         return None
-    dtype = torch.int8 if target is int8_linear_gelu_quantize else next(a for a in rest if isinstance(a, torch.dtype))
-    result: Tensor = codes.new_empty((*codes.shape[:-1], scale.shape[0]), dtype=dtype)
-    return result
+    dtype = torch.int8 if target is int8_linear_gelu_quantize else given["dtype"]
+    return codes.new_empty((*codes.shape[:-1], given["scale"].shape[0]), dtype=dtype)
 
 
 class _Numbers(_Propagate):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor, fx
+from torch import fx
 
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.meta import value_of
 from fxquant.kernels import cpu, triton
 from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.lowering.linear_site import linear_site
-from fxquant.lowering.quantized import INT8_LINEARS, INT8_PRODUCTS
+from fxquant.lowering.quantized import INT8_LINEARS, INT8_PRODUCTS, factors
 from fxquant.ops import attention_quantize
 from fxquant.ops.onednn_linear import onednn_linear
 
@@ -43,12 +43,12 @@ def runs_on_cpu_kernel(node: fx.Node) -> bool:
 
 def _fits_cpu(node: fx.Node) -> bool:
     """Say whether fxquant's kernels for x86 processors take the operands."""
-    value, site = value_of(node.args[0]), linear_site(node)
+    known, site = [value_of(a) for a in factors(node)], linear_site(node)
+    value = known[0]
     if value is None:
         return False
     if node.target is attention_quantize:
-        known = [value_of(a) for a in node.args[:3] if isinstance(a, fx.Node)]
-        return all(isinstance(t, Tensor) for t in known) and cpu.attends(*known)  # type: ignore[arg-type]
+        return all(t is not None for t in known) and cpu.attends(*known)  # type: ignore[arg-type]
     if site is None or site.weight_zero_point is not None:
         return False
     return cpu.fits(value, tensor_of(site.weight), tensor_of(site.scale), site.dtype)

@@ -15,40 +15,15 @@ from fxquant.graph.attributes import tensor_of
 from fxquant.graph.dataflow import PRODUCTS
 from fxquant.graph.meta import Operand, Record, model_dtype, module_path, record_of, value_of
 from fxquant.graph.stages import Stage, stage_of
-from fxquant.inspection.kernel_names import kernel_of, runs_on_cpu_kernel
+from fxquant.inspection.kernel_names import kernel_of
 from fxquant.kernels import chosen_backend
 from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.lowering.obstacles import obstacle
-from fxquant.lowering.quantized import INT8_PRODUCTS, is_quantized
-from fxquant.ops import (
-    attention_quantize,
-    dequantize,
-    dequantize_twin,
-    int8_linear_gelu_quantize,
-    int8_linear_gelu_quantize_twin,
-    layer_norm_quantize,
-    quantize,
-    quantize_twin,
-)
+from fxquant.lowering.quantized import INT8_PRODUCTS, factors, is_quantized, product_scale, quantized
+from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_behind, quantizer_site
+from fxquant.ops import attention_quantize
 from fxquant.ops.onednn_linear import onednn_linear
 
-# Where the scales stand among the arguments.
-_SCALES: dict[Any, tuple[int, ...]] = {
-    quantize: (1,),
-    dequantize: (1,),
-    quantize_twin: (1, 2),
-    dequantize_twin: (1, 2),
-    layer_norm_quantize: (4,),
-    attention_quantize: (6,),
-    int8_linear_gelu_quantize: (7,),
-    int8_linear_gelu_quantize_twin: (7, 8),
-}
-_SCALES |= {
-    KERNELS.cpu_quantize.default: (1,),
-    KERNELS.cpu_layer_norm_quantize.default: (4,),
-    KERNELS.cpu_attention.default: (6,),
-    KERNELS.cpu_gemm.default: (8,),
-}
 _FLOAT_PRODUCTS = (*PRODUCTS, attention_quantize, KERNELS.cpu_attention.default)
 _INT8 = (*INT8_PRODUCTS, onednn_linear, KERNELS.cpu_gemm.default)
 _ATTENTION = (F.scaled_dot_product_attention, attention_quantize, KERNELS.cpu_attention.default)
@@ -157,13 +132,10 @@ def report(gm: nn.Module) -> Report:
 def _rounded(gm: fx.GraphModule) -> Iterator[str]:
     """Yield the names of computed values that are dequantised for anything but a product."""
     for node in gm.graph.nodes:
-        codes = node.args[0] if node.target is dequantize else None
-        if (
-            isinstance(codes, fx.Node)
-            and codes.op != "get_attr"
-            and not all(u.target in (*PRODUCTS, "to") for u in node.users)
-        ):
-            yield str(node.args[1].target).removesuffix("_scale")
+        read = quantized(node)
+        if read is None or read.codes.op == "get_attr" or all(u.target in (*PRODUCTS, "to") for u in node.users):
+            continue
+        yield str(read.scale.target).removesuffix("_scale")
 
 
 def _product(node: fx.Node, stage: Stage | None, backend: str) -> ProductReport:
@@ -200,15 +172,17 @@ def _operands(node: fx.Node, record: Record | None) -> tuple[OperandReport, ...]
     known: tuple[Operand | None, ...] = record.operands if record else (None,) * (3 if len(node.args) > 3 else 2)
     if record and node.target is F.scaled_dot_product_attention:  # where probabilities are no argument
         known = (*known[:2], *known[3:])
-    result = []
+    result, values = [], factors(node)
     for index, operand in enumerate(known):
-        value = node.args[index] if index < len(node.args) else None
+        value = values[index] if index < len(values) else None
         name = operand.name.rpartition(".")[2] if operand else ("input", "weight", "value")[min(index, 2)]
         spec = operand.spec if operand else None
         if spec is None:
             result.append(OperandReport(name, _dtype(value), _shape(value), None, None))
             continue
-        result.append(OperandReport(name, spec.dtype, _shape(value), str(spec.granularity), _scale(value)))
+        result.append(
+            OperandReport(name, spec.dtype, _shape(value), str(spec.granularity), _scale(quantizer_site(value)))
+        )
     return tuple(result)
 
 
@@ -216,33 +190,25 @@ def _int8_operands(node: fx.Node, record: Record | None) -> tuple[OperandReport,
     if record is None:
         return ()
     reports = []
-    codes = [_quantizer(value) for value in node.args[:2]]
-    for operand, value, own, other in zip(record.operands, node.args[:2], codes, reversed(codes), strict=True):
+    values = factors(node)
+    makers = [quantizer_behind(value) for value in values]
+    for operand, value, own, other in zip(record.operands, values, makers, reversed(makers), strict=True):
         spec, scale = operand.spec, _scale(own)
         if own is None and other is not None:  # a constant, whose scale was folded with the other one
-            first = tensor_of(other.args[_SCALES[other.target][0]])
-            scale = float(tensor_of(node.args[3 if runs_on_cpu_kernel(node) else 2]).max() / first.max())
+            scale = float(tensor_of(product_scale(node)).max() / tensor_of(other.scale).max())
         name, granularity = operand.name.rpartition(".")[2], str(spec.granularity) if spec else None
         reports.append(OperandReport(name, spec.dtype if spec else "float", _shape(value), granularity, scale))
     return tuple(reports)
 
 
-def _quantizer(codes: Any) -> fx.Node | None:
-    """Return the node that made integer codes, behind patches and moves."""
-    while isinstance(codes, fx.Node) and codes.args and codes.target not in _SCALES:
-        codes = codes.args[0]
-    return codes if isinstance(codes, fx.Node) and codes.target in _SCALES else None
-
-
-def _scale(node: Any) -> float | None:
-    """Return the largest scale of a node that quantises or dequantises, None for any other."""
-    positions = _SCALES.get(node.target, ()) if isinstance(node, fx.Node) else ()
-    return max((float(tensor_of(node.args[p]).abs().max()) for p in positions), default=None)
+def _scale(site: QuantizerSite | None) -> float | None:
+    """Return the largest scale of what quantises or dequantises, None where nothing does."""
+    return None if site is None else max(float(tensor_of(scale).abs().max()) for scale in site.scales)
 
 
 def multiply_accumulates(node: fx.Node) -> int | None:
     """Return the multiply-accumulates of a product for the batch that its shapes are of, None where these are unknown."""
-    out, left, right = _shape(node), _shape(node.args[0]), _shape(node.args[1])
+    out, (left, right) = _shape(node), map(_shape, factors(node)[:2])
     if out is None or left is None or right is None:
         return None
     if node.target is F.conv2d:

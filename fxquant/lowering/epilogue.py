@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxquant.graph.attributes import tensor_of
-from fxquant.lowering.quantized import Quantized, QuantizedTwin, quantized, quantized_twin, rank_of, stored_zero_point
+from fxquant.lowering.quantized import quantized, quantized_twin, rank_of, stored_zero_point
+from fxquant.lowering.quantizer_site import QuantizerSite
 
 ROWS = 64  # of a weight that are handled at once, to keep what is only needed for a moment small
 
@@ -59,7 +60,7 @@ def fold_matmul(a: fx.Node, b: fx.Node) -> MatmulEpilogue | TwinMatmulEpilogue:
         raise RuntimeError("expected codes on the right")
     right_scale, right_zero = _per_head(b, right)
     if twin is not None:
-        high, low = ((tensor_of(s).double() * right_scale).float() for s in (twin.high, twin.low))
+        high, low = ((tensor_of(s).double() * right_scale).float() for s in twin.scales)
         return TwinMatmulEpilogue(high, low, right_zero)
     if left is None:
         raise RuntimeError("expected codes on the left")
@@ -67,7 +68,7 @@ def fold_matmul(a: fx.Node, b: fx.Node) -> MatmulEpilogue | TwinMatmulEpilogue:
     return MatmulEpilogue((left_scale * right_scale).float(), left_zero, right_zero)
 
 
-def _per_head(value: fx.Node, operand: Quantized) -> tuple[Tensor, Tensor | None]:
+def _per_head(value: fx.Node, operand: QuantizerSite) -> tuple[Tensor, Tensor | None]:
     """Return the scale in float64 and the zero point, 0-dim or ``(H, 1, 1)``."""
     scale, zero_point = tensor_of(operand.scale).double(), stored_zero_point(operand)
     if zero_point is not None and not zero_point.any():
@@ -79,7 +80,7 @@ def _per_head(value: fx.Node, operand: Quantized) -> tuple[Tensor, Tensor | None
     return scale.reshape(shape), None if zero_point is None else zero_point.reshape(shape)
 
 
-def fold_epilogue(x: Quantized, weight: Quantized, bias: object) -> Epilogue:
+def fold_epilogue(x: QuantizerSite, weight: QuantizerSite, bias: object) -> Epilogue:
     """
     Fold both scales, the bias and the zero points into one scale and one bias per output channel.
 
@@ -104,11 +105,11 @@ def fold_epilogue(x: Quantized, weight: Quantized, bias: object) -> Epilogue:
     )
 
 
-def fold_twin_epilogue(x: QuantizedTwin, weight: Quantized, bias: object) -> TwinEpilogue:
+def fold_twin_epilogue(x: QuantizerSite, weight: QuantizerSite, bias: object) -> TwinEpilogue:
     """Fold the scales of both ranges with the weight's, one of each per output channel; the weight as in `fold_epilogue`."""
     codes = tensor_of(weight.codes).flatten(1)
     rows, scale = codes.shape[0], tensor_of(weight.scale).double()
-    high, low = ((tensor_of(s).double() * scale).expand(rows).float().contiguous() for s in (x.high, x.low))
+    high, low = ((tensor_of(s).double() * scale).expand(rows).float().contiguous() for s in x.scales)
     total = torch.zeros(rows, device=codes.device) if bias is None else tensor_of(bias).float()
     return TwinEpilogue(_padded(codes), high, low, total)
 

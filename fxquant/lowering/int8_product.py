@@ -8,10 +8,17 @@ import torch
 from torch import fx
 
 from fxquant.graph.attributes import read_buffer
+from fxquant.graph.calls import arguments_of, call, call_again
 from fxquant.graph.meta import Record, record_of, set_record, value_of
-from fxquant.lowering.epilogue import fold_epilogue, fold_twin_epilogue
+from fxquant.lowering.epilogue import Epilogue, TwinEpilogue, fold_epilogue, fold_twin_epilogue
 from fxquant.lowering.quantized import quantized, quantized_twin
 from fxquant.ops import int8_linear, int8_linear_twin
+
+# What the constants of a product are called in the module.
+_BUFFERS = {
+    **{"weight": "weight_int8", "scale": "scale", "high": "scale_high", "low": "scale_low", "bias": "bias_folded"},
+    **{"weight_zero_point": "weight_sum_zero_point", "input_zero_point": "input_sum_zero_point"},
+}
 
 
 def int8_product(graph: fx.Graph, root: fx.Node, codes: fx.Node, bias: Any, pad_rows: bool) -> fx.Node:
@@ -20,24 +27,19 @@ def int8_product(graph: fx.Graph, root: fx.Node, codes: fx.Node, bias: Any, pad_
     weight, record = quantized(root.args[1]), record_of(root)
     if weight is None or record is None:
         raise RuntimeError("expected an annotated product of two quantised operands")
-    folded: dict[str, torch.Tensor | None]
+    folded: Epilogue | TwinEpilogue
     if twin is not None:
-        twins = fold_twin_epilogue(twin, weight, bias)
-        folded = {
-            "weight_int8": twins.weight,
-            "scale_high": twins.high,
-            "scale_low": twins.low,
-            "bias_folded": twins.bias,
-        }
+        folded = fold_twin_epilogue(twin, weight, bias)
     elif x is not None:
-        one = fold_epilogue(x, weight, bias)
-        folded = {"weight_int8": one.weight, "scale": one.scale, "bias_folded": one.bias}
-        folded |= {"weight_sum_zero_point": one.weight_zero_point, "input_sum_zero_point": one.input_zero_point}
+        folded = fold_epilogue(x, weight, bias)
     else:
         raise RuntimeError("expected a product whose input is quantised")
-    buffers = [v if v is None else read_buffer(graph, f"{record.label}.{name}", v) for name, v in folded.items()]
+    constants = {
+        name: v if v is None else read_buffer(graph, f"{record.label}.{_BUFFERS[name]}", v)
+        for name, v in folded._asdict().items()
+    }
     target = int8_linear if twin is None else int8_linear_twin
-    product = graph.call_function(target, (codes, *buffers, torch.float32, pad_rows))
+    product = call(graph, target, {"codes": codes, **constants, "dtype": torch.float32, "pad_rows": pad_rows})
     set_record(product, record)
     return product
 
@@ -57,10 +59,9 @@ def few_rows(root: fx.Node, channel_axis: int) -> bool:
 def cast_product(graph: fx.Graph, product: fx.Node, dtype: torch.dtype) -> fx.Node | None:
     """Return `product` again with results in `dtype`; None where others want them as they are."""
     # A second cast must not undo the rounding of the first.
-    at = next(i for i, argument in enumerate(product.args) if isinstance(argument, torch.dtype))
-    if len(product.users) > 1 or product.args[at] is not torch.float32 or dtype is torch.float32:
+    if len(product.users) > 1 or arguments_of(product)["dtype"] is not torch.float32 or dtype is torch.float32:
         return None
-    new = graph.create_node("call_function", product.target, (*product.args[:at], dtype, *product.args[at + 1 :]))
+    new = call_again(graph, product, dtype=dtype)
     record: Record | None = record_of(product)
     if record is not None:
         set_record(new, record)

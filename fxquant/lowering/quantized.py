@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from fxquant.graph.attributes import tensor_of
+from fxquant.graph.calls import arguments_of
 from fxquant.graph.meta import value_of
+from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_site
 from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops import (
+    attention_quantize,
     dequantize,
     dequantize_log2,
     dequantize_twin,
@@ -24,6 +28,7 @@ from fxquant.ops import (
     int8_matmul,
     int8_matmul_twin,
 )
+from fxquant.ops.onednn_linear import onednn_linear
 
 INT8_LINEARS = (
     int8_linear,
@@ -38,41 +43,38 @@ INT8_LINEARS = (
 INT8_PRODUCTS = (*INT8_LINEARS, int8_matmul, int8_matmul_twin)
 
 
-class Quantized(NamedTuple):
-    """The arguments of the `dequantize` node that stands for one quantised operand."""
-
-    codes: fx.Node
-    scale: fx.Node
-    zero_point: fx.Node | None
-    qmin: int
-    qmax: int
-    axis: int | None
+# What an operator calls the operands of its product.
+_FACTORS: dict[Any, tuple[str, ...]] = {
+    **dict.fromkeys((*INT8_LINEARS, onednn_linear), ("codes", "weight")),
+    **dict.fromkeys((int8_matmul, int8_matmul_twin), ("a", "b")),
+    KERNELS.cpu_gemm.default: ("codes", "packed"),
+    **dict.fromkeys((attention_quantize, KERNELS.cpu_attention.default), ("q", "k", "v")),
+}
 
 
-class QuantizedTwin(NamedTuple):
-    """The arguments of the `dequantize_twin` node that stands for one twin-uniform operand."""
-
-    codes: fx.Node
-    high: fx.Node
-    low: fx.Node
-    split: fx.Node
-    qmin: int
-    qmax: int
+def factors(product: fx.Node) -> tuple[Any, ...]:
+    """Return what a product multiplies, in order: codes and weight, or queries, keys and values; of torch's, all arguments."""
+    if product.target not in _FACTORS:
+        return product.args
+    given = arguments_of(product)
+    return tuple(given[name] for name in _FACTORS[product.target])
 
 
-def quantized(value: object) -> Quantized | None:
+def product_scale(product: fx.Node) -> fx.Node:
+    """Return the scale of an int8 product, in which those of both operands are folded; of two ranges, that of the high one."""
+    given = arguments_of(product)
+    scale: fx.Node = given["scale"] if "scale" in given else given["high"]
+    return scale
+
+
+def quantized(value: object) -> QuantizerSite | None:
     """Return how `value` was quantised, or None where it is float."""
-    if not isinstance(value, fx.Node) or value.target is not dequantize:
-        return None
-    arguments: tuple[Any, ...] = (*value.args, None)[:6]
-    return Quantized(*arguments)
+    return quantizer_site(value) if isinstance(value, fx.Node) and value.target is dequantize else None
 
 
-def quantized_twin(value: object) -> QuantizedTwin | None:
+def quantized_twin(value: object) -> QuantizerSite | None:
     """Return how `value` was quantised, or None where it is no twin-uniform operand."""
-    if not isinstance(value, fx.Node) or value.target is not dequantize_twin:
-        return None
-    return QuantizedTwin(*value.args)  # type: ignore[arg-type]
+    return quantizer_site(value) if isinstance(value, fx.Node) and value.target is dequantize_twin else None
 
 
 _DEQUANTIZED = (dequantize, dequantize_log2, dequantize_twin, fake_quantize_summed_twin)
@@ -88,7 +90,7 @@ def rank_of(value: object) -> int | None:
     return known.dim() if known is not None else None
 
 
-def stored_zero_point(operand: Quantized) -> Tensor | None:
+def stored_zero_point(operand: QuantizerSite) -> Tensor | None:
     """Return the zero point of the codes as they are stored in int8 (int32), None where it is zero."""
     offset = storage_offset(operand.qmax)
     if operand.zero_point is None and offset == 0:

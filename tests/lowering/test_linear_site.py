@@ -11,6 +11,7 @@ from torch import fx
 from fxquant import ops
 from fxquant.lowering.linear_site import LinearSite, linear_site
 from fxquant.lowering.quantized import INT8_LINEARS
+from fxquant.lowering.quantizer_site import QuantizerSite
 
 NAMES = ("codes", "weight", "scale", "bias", "low", "residual", "out_scale", "out_zero", "out_low", "split", "noise")
 
@@ -90,7 +91,7 @@ def test_reads(name: str, nodes: dict[str, fx.Node]) -> None:
 
     def node_of(value: Any) -> Any:
         if isinstance(value, tuple):
-            return tuple(node_of(v) for v in value)
+            return QuantizerSite(nodes["codes"], *(node_of(v) for v in value))
         return nodes[value] if isinstance(value, str) and value in nodes else value
 
     found = linear_site(call(nodes, target, *args))
