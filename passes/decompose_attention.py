@@ -13,9 +13,9 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import tensor_of
-from fxquant.graph.match import Call, Match, Var
+from fxquant.graph.match import Call, Match, Var, match
 from fxquant.graph.meta import Product, Record, record_of, set_record, value_of
-from fxquant.graph.rewrite import Rule, rewrite
+from fxquant.graph.rewrite import Rule, blame, edit, rewrite
 
 _FUSED = Call(F.scaled_dot_product_attention, Var("q"), Var("k"), Var("v"), Var("mask", optional=True), ...)
 
@@ -30,17 +30,37 @@ def decompose_attention(gm: fx.GraphModule) -> PassResult:
     Where the record says that attention stays float the fused kernel stays. Boolean masks, causal attention, grouped
     queries and dropout stay fused too, and the record says so.
     """
-    return rewrite(gm, RULES, "decompose_attention")
+    # Refusals first: a rule that declines changes nothing, not even a record.
+    refused = edit(gm, _refuse)
+    opened = rewrite(refused.graph_module, RULES, "decompose_attention")
+    return PassResult(opened.graph_module, refused.modified or opened.modified)
+
+
+def _refuse(gm: fx.GraphModule) -> bool:
+    """Let the record of each attention node that has to stay fused say why; return whether there is one."""
+    modified = False
+    for node in gm.graph.nodes:
+        record = _record_to_open(node) if match(_FUSED, node) else None
+        with blame("decompose_attention", node):
+            refusal = _refusal(node) if record is not None else None
+        if record is not None and refusal is not None:
+            set_record(node, record.left_float(refusal))
+            modified = True
+    return modified
+
+
+def _record_to_open(node: fx.Node) -> Record | None:
+    """Return the record of an attention node that the config quantises, None for any other."""
+    record = record_of(node)
+    if record is None or record.reason is not None or all(o.spec is None for o in record.operands):
+        return None
+    return record
 
 
 def _open(graph: fx.Graph, m: Match) -> fx.Node | None:
     node: fx.Node = m["root"]
-    record = record_of(node)
-    if record is None or record.reason is not None or all(o.spec is None for o in record.operands):
-        return None
-    refusal = _refusal(node)
-    if refusal is not None:
-        set_record(node, record.left_float(refusal))
+    record = _record_to_open(node)
+    if record is None:
         return None
     keys = graph.call_method("transpose", (m["k"], -2, -1))
     scores = graph.call_function(torch.matmul, (m["q"], keys))
