@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -43,16 +43,27 @@ def test_each_round_starts_with_another_competitor() -> None:
     assert {name: len(t.seconds) for name, t in timings.items()} == {"a": 3, "b": 3, "c": 3}
 
 
-def test_slower_is_slower() -> None:
-    timings = time_interleaved(
-        {"fast": lambda: None, "slow": lambda: time.sleep(0.004)}, rounds=3, seconds_per_round=0.001
-    )
-    assert timings["slow"].median >= 0.004
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return a function that lets seconds pass on the clock of `time_interleaved`, which else stands still."""
+    now = [0.0]
+    monkeypatch.setattr("fxquant.measurement.timing.time.perf_counter", lambda: now[0])
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    return passes
+
+
+def test_slower_is_slower(wait: Callable[[float], None]) -> None:
+    competitors = {"fast": lambda: wait(0.0002), "slow": lambda: wait(0.004)}
+    timings = time_interleaved(competitors, rounds=3, seconds_per_round=0.001)
+    assert timings["slow"].median == pytest.approx(0.004)
     assert timings["fast"].speedup_over(timings["slow"]) > 10
 
 
-def test_time_limit_leaves_three_rounds() -> None:
-    timings = time_interleaved({"slow": lambda: time.sleep(0.01)}, rounds=50, seconds_per_round=0.01, max_seconds=0.0)
+def test_time_limit_leaves_three_rounds(wait: Callable[[float], None]) -> None:
+    timings = time_interleaved({"slow": lambda: wait(0.01)}, rounds=50, seconds_per_round=0.01, max_seconds=0.0)
     assert len(timings["slow"].seconds) == 3
 
 
