@@ -15,6 +15,7 @@ from fxquant.graph.attributes import called_module, read_buffer, tensor_of
 from fxquant.graph.calls import call
 from fxquant.graph.meta import (
     copy_knowledge,
+    has_value,
     inherit_meta,
     model_dtype,
     provenance,
@@ -108,7 +109,7 @@ def _quantized(graph: fx.Graph, source: fx.Node, observer: Observer) -> fx.Node:
         codes, value = _uniform(graph, source, observer)
     known = value_of(source)
     if known is not None:
-        if value_of(codes) is None:
+        if not has_value(codes):
             set_value(codes, torch.empty_like(known, dtype=torch.int8, device="meta"))
         set_value(value, torch.empty_like(known, dtype=torch.float32, device="meta"))
     provenance(codes, source)

@@ -10,7 +10,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.match import Call, Match, Var
-from fxquant.graph.meta import Product, any_value_of, clear_record, record_of, set_record, set_value
+from fxquant.graph.meta import Product, clear_record, copy_value, record_of, set_record
 from fxquant.graph.rewrite import Rule, rewrite
 
 
@@ -39,7 +39,7 @@ def _scale(graph: fx.Graph, m: Match) -> fx.Node | None:
         return None
     scores = graph.call_function(torch.matmul, (m["query"], m["key"]))
     set_record(scores, record)
-    set_value(scores, any_value_of(m["root"]))
+    copy_value(scores, m["root"])
     scaled = graph.call_function(operator.mul, (scores, m["number"]))
     clear_record(scaled)
     return scaled

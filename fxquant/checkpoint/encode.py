@@ -12,7 +12,7 @@ from fxquant.checkpoint.scalars import Json
 from fxquant.checkpoint.tensors import Store
 from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
-from fxquant.graph.meta import noted_dtype
+from fxquant.graph.meta import written_dtype
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.spec import verify
 
@@ -29,7 +29,7 @@ def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
     called = modules.called_modules(gm)
     store = Store(gm)
     stacks = node_meta.Stacks()
-    dtype = noted_dtype(gm)
+    dtype = written_dtype(gm)
     contents: dict[str, Json] = {
         "stage": stage.value,
         "dtype": None if dtype is None else scalars.dtype_name(dtype),

@@ -16,7 +16,16 @@ from fxquant.checkpoint import arguments, scalars, typed
 from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json
 from fxquant.errors import CheckpointError
-from fxquant.graph.meta import Record, any_value_of, module_stack, record_of, set_module_stack, set_record, set_value
+from fxquant.graph.meta import (
+    Record,
+    any_value_of,
+    has_value,
+    module_stack,
+    record_of,
+    set_module_stack,
+    set_record,
+    set_value,
+)
 
 _WRAPPED = "is_wrapped"  # torch.fx's mark of a function that tracing does not look into
 
@@ -40,11 +49,10 @@ class Stacks:
 def encode(node: fx.Node, stacks: Stacks, converted: bool) -> dict[str, Json]:
     """Return the entries of `node` that say what is known about it; see `fxquant.checkpoint.typed` for `converted`."""
     known: dict[str, Json] = {}
-    value = any_value_of(node)
-    if value is not None:
+    if has_value(node):
         # Symbolic shapes and the like have no form: the value of such a node is not known after loading.
         with suppress(CheckpointError):
-            known["val"] = _encode_value(value)
+            known["val"] = _encode_value(any_value_of(node))
     if stack := module_stack(node):
         known["stack"] = stacks.index(stack)
     if node.meta.get(_WRAPPED):

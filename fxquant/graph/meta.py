@@ -107,18 +107,29 @@ def known_value(node: object) -> Tensor:
 
 
 def any_value_of(node: object) -> Any:
-    """Return what a node gives: a tensor on the meta device, several, a number; None where it is unknown."""
+    """Return what a node gives: a tensor on the meta device, several, a number, None; None as well where it is unknown."""
     return node.meta.get(_VALUE) if isinstance(node, fx.Node) else None
 
 
+def has_value(node: fx.Node) -> bool:
+    """Say whether it is known what a node gives; that may be None, as of an assertion."""
+    return _VALUE in node.meta
+
+
 def set_value(node: fx.Node, value: Any) -> None:
-    """Write what a node gives; None: it is unknown."""
+    """Write what a node gives, which may be None."""
     node.meta[_VALUE] = value
 
 
 def drop_value(node: fx.Node) -> None:
     """Forget what a node gives, so that what it replaces may tell."""
     node.meta.pop(_VALUE, None)
+
+
+def copy_value(new: fx.Node, old: fx.Node) -> None:
+    """Let `new` give what `old` does, as far as that is known."""
+    if has_value(old):
+        set_value(new, any_value_of(old))
 
 
 def provenance(new: fx.Node, old: fx.Node) -> None:
@@ -164,12 +175,12 @@ def module_path(node: fx.Node) -> str:
 
 
 def model_dtype(gm: fx.GraphModule) -> torch.dtype:
-    """Return the floating dtype of the model that a graph was traced from."""
-    return noted_dtype(gm) or torch.float32
+    """Return the floating dtype of the model that a graph was traced from, float32 where none is written."""
+    return written_dtype(gm) or torch.float32
 
 
-def noted_dtype(gm: fx.GraphModule) -> torch.dtype | None:
-    """Return what `set_model_dtype` wrote, None where nothing did."""
+def written_dtype(gm: fx.GraphModule) -> torch.dtype | None:
+    """Return the dtype that is written on a graph, None where none is."""
     dtype: torch.dtype | None = gm.meta.get(_DTYPE)
     return dtype
 

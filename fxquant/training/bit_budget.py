@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from fxquant.errors import ConfigError
 from fxquant.graph.attributes import called_module
-from fxquant.graph.meta import any_value_of, record_of
+from fxquant.graph.meta import has_value, record_of
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.inspection.report import multiply_accumulates
 from fxquant.numerics.learned_step import MAX_BITS, MIN_BITS, clamp_through, round_through
@@ -43,7 +43,7 @@ def _with_shapes(prepared: fx.GraphModule) -> int:
         raise ConfigError("bit operations depend on the image size: run the model on a batch first")
     examples, training = [r.example() for r in recorders], prepared.training
     output = next(n for n in prepared.graph.nodes if n.op == "output")
-    if any(any_value_of(n) is None for n in output.all_input_nodes):
+    if any(not has_value(n) for n in output.all_input_nodes):
         propagate_shapes(prepared.eval(), examples)
         prepared.train(training)
     return len(examples[0])

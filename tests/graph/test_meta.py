@@ -46,10 +46,19 @@ def test_the_value_of_a_node_is_a_tensor(nodes: tuple[fx.Node, fx.Node]) -> None
     assert meta.value_of(x) is meta.any_value_of(x) is meta.known_value(x) is value
     meta.set_value(x, 3)
     assert (meta.value_of(x), meta.any_value_of(x)) == (None, 3)
-    meta.set_value(x, None)
-    assert meta.any_value_of(x) is None
     meta.drop_value(x)
-    assert "val" not in x.meta
+    assert not meta.has_value(x)
+
+
+def test_a_value_may_be_known_to_be_none(nodes: tuple[fx.Node, fx.Node]) -> None:
+    x, y = nodes
+    meta.copy_value(y, x)
+    assert not meta.has_value(y)
+    meta.set_value(x, None)
+    meta.copy_value(y, x)
+    assert meta.has_value(x)
+    assert meta.has_value(y)
+    assert meta.any_value_of(y) is None
 
 
 @pytest.mark.parametrize("value", [None, 3, "x", torch.zeros(2)])
@@ -102,6 +111,7 @@ def test_the_root_has_no_path(nodes: tuple[fx.Node, fx.Node]) -> None:
 def test_what_is_known_of_a_graph() -> None:
     gm = fx.GraphModule(nn.Module(), fx.Graph())
     assert (meta.model_dtype(gm), meta.is_trainable(gm), stage_of(gm)) == (torch.float32, True, None)
+    assert meta.written_dtype(gm) is None
     meta.set_model_dtype(gm, torch.bfloat16)
     meta.refuse_training(gm)
     set_stage(gm, Stage.LOWERED)
