@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant.checkpoint import container
 from fxquant.checkpoint.tensors import digest
-from fxquant.graph.meta import any_value_of, module_path, record_of
+from fxquant.graph.meta import any_value_of, has_value, module_path, record_of
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 
@@ -156,7 +156,7 @@ def node_of(contents: Any, target: str) -> Any:
 
 
 def _facts(node: fx.Node) -> tuple[Any, ...]:
-    value = str(any_value_of(node))
+    value = str(any_value_of(node) if has_value(node) else "unknown")
     arguments = repr((node.args, node.kwargs))  # nodes by name
     return (node.name, node.op, node.target, arguments, record_of(node), module_path(node), value)
 
