@@ -9,7 +9,6 @@ from fxquant.calibration.grid import Scorer, evenly_spaced, minimise, score_here
 from fxquant.calibration.problem import Problem
 from fxquant.calibration.sides import Part
 from fxquant.config.search import Noise, NoisyBias
-from fxquant.observers.twin import TwinQParams
 
 SHIFTS = 16  # candidates of a channel's own shift, over one step of the quantiser
 FIT_ROWS = 4096  # tokens by which a channel's own shift is chosen
@@ -71,8 +70,9 @@ class _Shifted:
 
     def __init__(self, part: Part) -> None:
         self.part, self.values = part, part.values.float()
-        params = part.qparams
-        self.step: Tensor = params.high if isinstance(params, TwinQParams) else params.scale
+        if part.observer is None:
+            raise RuntimeError("a noisy bias is searched for an operand that is quantised")
+        self.step = part.observer.step(part.qparams)
 
     def __call__(self, noise: Tensor) -> Tensor:
         return self.at(self.values, noise)

@@ -11,7 +11,7 @@ from torch import Tensor
 from fxquant.calibration.gradients import Sensitivity
 from fxquant.calibration.grid import Losses
 from fxquant.calibration.metrics import directional_loss, elementwise_loss, is_directional
-from fxquant.calibration.sides import Side
+from fxquant.calibration.sides import Groups, Side
 from fxquant.config.search import Metric
 
 BLOCK = 2**22  # elements of an output that are compared at a time
@@ -143,11 +143,13 @@ class Problem:
         The loss of the left side, and of a right one in one group or one per head, is that of whole tokens.
         """
         parts = side.parts
-        if side is self.left or parts[0].kind != "row":
+        if side is self.left or parts[0].grouping is not Groups.ROWS:
             per_token = directional_loss(self.metric, y, approximation, -1)  # (E, H, N)
             if side is self.left:
                 return side.reduce(per_token)
-            return per_token.sum((0, 2)) if parts[0].kind == "head" else per_token.sum().reshape(1).expand(side.groups)
+            if parts[0].grouping is Groups.HEADS:
+                return per_token.sum((0, 2))
+            return per_token.sum().reshape(1).expand(side.groups)
         losses, start = [], 0
         for part in parts:
             stop = start + part.values.shape[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import torch
@@ -11,8 +12,15 @@ from torch import Tensor
 
 from fxquant.calibration.grid import around, log_spaced
 from fxquant.numerics.granularity import PerHead, PerTensor
-from fxquant.observers.base import Observer, QParams
-from fxquant.observers.twin import TwinGELUObserver, TwinQParams, TwinSoftmaxObserver
+from fxquant.observers.base import Observer
+
+
+class Groups(Enum):
+    """What shares the number of a candidate."""
+
+    ALL = "all"  # the whole tensor, even if it has several scales
+    HEADS = "heads"  # each head of ``(E, H, N, K)``
+    ROWS = "rows"  # each block of rows of a weight ``(O, K)``
 
 
 @dataclass(eq=False)
@@ -37,37 +45,31 @@ class Part:
         return cls(observer, values, initial, initial, torch.tensor(multipliers, device=values.device))
 
     @property
-    def kind(self) -> str:
-        """How the groups lie: "all" rows in one, one per "head", or blocks of "row"s."""
+    def grouping(self) -> Groups:
+        """How the groups lie, each of which is given a candidate of its own."""
         granularity = self.observer.spec.granularity if self.observer is not None else PerTensor()
         if self.observer is None or isinstance(granularity, PerTensor):
-            return "all"
+            return Groups.ALL
         if isinstance(granularity, PerHead):
-            return "head" if self.values.dim() == 4 else "all"
-        return "row" if self.observer.frozen and granularity.axis == 0 else "all"
+            return Groups.HEADS if self.values.dim() == 4 else Groups.ALL
+        return Groups.ROWS if self.observer.frozen and granularity.axis == 0 else Groups.ALL
 
     @property
     def groups(self) -> int:
         """How many scales are searched on their own."""
-        if isinstance(self.observer, TwinGELUObserver | TwinSoftmaxObserver) or self.kind == "all":
-            return 1
-        return int(self.initial.scale.numel())
+        return 1 if self.grouping is Groups.ALL else int(self.initial.scale.numel())
 
     @property
     def steps(self) -> int:
         """How many candidates there are."""
-        if isinstance(self.observer, TwinSoftmaxObserver):
-            return int(self.observer.splits(self.values.device).numel())
-        return int(self.multipliers.numel())
+        return 0 if self.observer is None else self.observer.candidates(self.multipliers)
 
-    def candidate(self, index: Tensor) -> QParams | TwinQParams:
+    def candidate(self, index: Tensor) -> Any:
         """Return the quantisation by candidate ``index[g]`` of each group, ``(groups,)``."""
-        if isinstance(self.observer, TwinSoftmaxObserver):
-            return self.observer.at_split(self.observer.splits(index.device)[index[0]])
-        if isinstance(self.observer, TwinGELUObserver):
-            return self.observer.scaled(float(self.multipliers[index[0]]))
-        factors = self.multipliers[index] if self.kind != "all" else self.multipliers[index[0]]
-        return QParams(self.initial.scale * factors, self.initial.zero_point, self.initial.axis)
+        if self.observer is None:
+            raise RuntimeError("what stays float has no candidates")
+        own = index[0] if self.grouping is Groups.ALL else index
+        return self.observer.candidate(self.initial, self.multipliers, own)
 
     def quantize(self, qparams: Any, values: Tensor | None = None) -> Tensor:
         """Return the values as they are after quantisation by `qparams`."""
@@ -76,9 +78,9 @@ class Part:
 
     def reduce(self, losses: Tensor) -> Tensor:
         """Return the loss ``(groups,)`` from that of each row, ``(E, H, R)``."""
-        if self.kind == "head":
+        if self.grouping is Groups.HEADS:
             return losses.sum((0, 2), dtype=torch.float64)
-        if self.kind == "row":
+        if self.grouping is Groups.ROWS:
             return losses.sum((0, 1), dtype=torch.float64).reshape(self.groups, -1).sum(1)
         return losses.sum(dtype=torch.float64).reshape(1)
 
@@ -98,9 +100,9 @@ class Side:
 
     @property
     def searched_alone(self) -> bool:
-        """Whether the candidates are compared with the other side left float, as PTQ4ViT's code does for the softmax split."""
+        """Whether the candidates are compared with the other side left float."""
         observer = self.parts[0].observer
-        return isinstance(observer, TwinSoftmaxObserver) and observer.spec.published
+        return observer is not None and observer.searched_alone
 
     @property
     def groups(self) -> int:
@@ -133,7 +135,7 @@ class Side:
     def first(self, before: Tensor | None) -> Iterable[int | Tensor]:
         """Return the candidates from which a coarse search starts; `before`: what was chosen last, ``(groups,)``."""
         part = self.parts[0]
-        if isinstance(part.observer, TwinSoftmaxObserver):
+        if part.observer is not None and part.observer.searched_whole:
             return range(self.steps)
         return log_spaced(part.multipliers.tolist()) if before is None else around(before, self.steps)
 

@@ -57,6 +57,12 @@ class Observer(nn.Module):
     noise: Tensor
     bias_shift: Tensor
     reads_last = False  # whether it keeps something of the latest batch that depends on all batches before
+    searched_alone = (
+        False  # whether a search leaves the other operand float, as PTQ4ViT's code does for a softmax split
+    )
+    searched_whole = (
+        False  # whether all candidates are scored, as the loss has no slope along them that leads to the best
+    )
     # While several ranks run a batch each: what it says, to be absorbed in order, and how many come before it.
     pending: list[Summary] | None = None
     ahead = 0
@@ -148,6 +154,22 @@ class Observer(nn.Module):
         if self.axis is None:
             return QParams(scale.reshape(()), None if zero_point is None else zero_point.reshape(()), None)
         return QParams(scale, zero_point, self.axis)
+
+    def candidates(self, multipliers: Tensor) -> int:
+        """Return how many quantisations a search has to choose from where scales are to be tried times `multipliers`."""
+        return int(multipliers.numel())
+
+    def candidate(self, initial: QParams, multipliers: Tensor, index: Tensor) -> QParams:
+        """
+        Return one of these quantisations, made from the `initial` one.
+
+        index: its number, 0-dim, or with a scale for each of G groups the number of each, ``(G,)``.
+        """
+        return QParams(initial.scale * multipliers[index], initial.zero_point, initial.axis)
+
+    def step(self, qparams: QParams) -> Tensor:
+        """Return the distance between two neighbouring codes, 0-dim or ``(G,)``: in it a noisy bias is measured."""
+        return qparams.scale
 
     def fake_quantize(self, x: Tensor, qparams: QParams) -> Tensor:
         """Return `x` as it will be after `convert`, float32."""

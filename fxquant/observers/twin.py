@@ -125,6 +125,14 @@ class TwinObserver(MinMaxObserver):
         """Return what `refine` was given."""
         return TwinQParams(*self.found_scale.unbind())
 
+    def candidate(self, initial: TwinQParams, multipliers: Tensor, index: Tensor) -> TwinQParams:  # type: ignore[override]
+        """Return the quantisation with number `index`, 0-dim, of those that a search chooses from."""
+        raise NotImplementedError
+
+    def step(self, qparams: TwinQParams) -> Tensor:  # type: ignore[override]
+        """Return the high scale, 0-dim: in it a noisy bias is measured."""
+        return qparams.high
+
     def fake_quantize(self, x: Tensor, qparams: TwinQParams) -> Tensor:  # type: ignore[override]
         """Return `x` as it will be after `convert`, float32."""
         codes = quantize_twin(x, qparams.high, qparams.low, qparams.split, self.spec.qmin, self.spec.qmax)
@@ -140,6 +148,10 @@ class TwinGELUObserver(TwinObserver):
         """Return the scale ``max / (2^(b-1) - 0.5)`` above zero and ``0.16997 / 2^(b-1)``, or one code less, below."""
         return self.scaled(1.0)
 
+    def candidate(self, initial: TwinQParams, multipliers: Tensor, index: Tensor) -> TwinQParams:  # type: ignore[override]
+        """Return the initial quantisation with the high scale times a multiplier."""
+        return self.scaled(float(multipliers[index]))
+
     def scaled(self, factor: float) -> TwinQParams:
         """Return the initial quantisation with the high scale times `factor`."""
         low = torch.full_like(self.maximum[0], GELU_MINIMUM / self.spec.qmin)
@@ -154,6 +166,7 @@ class TwinSoftmaxObserver(TwinObserver):
 
     spec: TwinSoftmax
     errors: Tensor
+    searched_whole = True
 
     def __init__(self, spec: TwinSoftmax, operand: str) -> None:
         super().__init__(spec, operand)
@@ -184,6 +197,19 @@ class TwinSoftmaxObserver(TwinObserver):
     def initial_qparams(self) -> TwinQParams:  # type: ignore[override]
         """Return the split with the least squared error."""
         return self.at_split(self.splits(self.errors.device)[self.errors.argmin()])
+
+    @property
+    def searched_alone(self) -> bool:  # type: ignore[override]
+        """Whether a search leaves the other operand float: as published."""
+        return self.spec.published
+
+    def candidates(self, multipliers: Tensor) -> int:
+        """Return how many splits there are, whatever the `multipliers`."""
+        return int(self.splits(multipliers.device).numel())
+
+    def candidate(self, initial: TwinQParams, multipliers: Tensor, index: Tensor) -> TwinQParams:  # type: ignore[override]
+        """Return the quantisation with the split of number `index`."""
+        return self.at_split(self.splits(multipliers.device)[index])
 
     def at_split(self, split: Tensor) -> TwinQParams:
         """Return the quantisation with the ranges ``[0, split)`` and ``[split, 1]``."""
