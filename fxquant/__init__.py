@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fxquant.api import calibrate, compile, convert, prepare, prepare_qat, quantize, trace
     from fxquant.checkpoint import load, save
     from fxquant.config.layer_spec import LayerSpec
-    from fxquant.config.operands import IntegerNorm, Role, TensorSpec
-    from fxquant.config.placement import Placement, Value
+    from fxquant.config.operands import IntegerNorm, Role, TensorSpec, Value
+    from fxquant.config.placement import Placement
     from fxquant.config.quant_config import QuantConfig
     from fxquant.config.recipes.book import recipe, recipes
     from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
@@ -110,8 +110,8 @@ _HOMES = {
     "api": "calibrate compile convert prepare prepare_qat quantize trace",
     "checkpoint": "load save",
     "config.layer_spec": "LayerSpec",
-    "config.operands": "IntegerNorm Role TensorSpec",
-    "config.placement": "Placement Value",
+    "config.operands": "IntegerNorm Role TensorSpec Value",
+    "config.placement": "Placement",
     "config.quant_config": "QuantConfig",
     "config.recipes.book": "recipe recipes",
     "config.search": "Gradient Inputs Metric Noise NoisyBias ScaleSearch",

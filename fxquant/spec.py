@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from fxquant.config.kinds import operators
 from fxquant.dialect.mutation import mutates
 from fxquant.dialect.spellings import Spelling, respelling
 from fxquant.errors import UnsupportedGraphError
@@ -24,29 +25,15 @@ from fxquant.observers.input_recorder import InputRecorder
 from fxquant.ops import (
     attention_quantize,
     dequantize,
-    dequantize_log2,
     dequantize_twin,
     extract_patches,
-    fake_quantize_summed_twin,
-    integer_layer_norm,
     layer_norm_quantize,
-    log_int_softmax,
     quantize,
-    quantize_log2,
     quantize_twin,
 )
 from fxquant.ops.train_modules import TRAIN_MODULES
 
 _PAIRS = {dequantize: quantize, dequantize_twin: quantize_twin}
-_SIMULATION = {
-    *_PAIRS,
-    *_PAIRS.values(),
-    fake_quantize_summed_twin,
-    dequantize_log2,
-    integer_layer_norm,
-    log_int_softmax,
-    quantize_log2,
-}
 _INTEGER = {*INT8_PRODUCTS, attention_quantize, extract_patches, layer_norm_quantize}
 _PRODUCTS_TO_LOWER = (F.linear, F.conv2d, torch.matmul)
 
@@ -73,7 +60,7 @@ def _problem(node: fx.Node, stage: Stage, complete: bool) -> str | None:
     if node.op == "call_module":
         observed = stage is Stage.PREPARED or (stage is Stage.QUANTISED and not complete)
         return _module_problem(called_module(node), observed)
-    if node.target in _SIMULATION and stage in (Stage.FLOAT, Stage.PREPARED):
+    if node.target in operators() and stage in (Stage.FLOAT, Stage.PREPARED):
         return "values are not quantised before convert"
     if node.target in _INTEGER and stage is not Stage.LOWERED:
         return "integer products appear at lowering"

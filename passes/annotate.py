@@ -21,7 +21,6 @@ from fxquant.graph.meta import Operand, Product, Record, module_path, record_of,
 from fxquant.graph.products import operand_role, product_of
 from fxquant.graph.rewrite import edit
 from fxquant.numerics.granularity import PerProjection, PerTensor, RowGroups
-from fxquant.observers.learned_step import LearnedStep
 
 _OPERATORS: dict[Any, str] = {
     F.linear: "linear",
@@ -167,7 +166,7 @@ def _obstacle(node: fx.Node, product: Product, operands: tuple[Operand, ...]) ->
     if not isinstance(weight, fx.Node) or weight.op != "get_attr":
         return "the weight is computed at run time"
     # A learned step is trained for the convolution that stays.
-    learned = isinstance(operands[1].spec, TensorSpec) and isinstance(operands[1].spec.observer, LearnedStep)
+    learned = operands[1].spec is not None and operands[1].spec.learns_step
     return _convolution_obstacle(node, learned) if node.target is F.conv2d else None
 
 

@@ -7,14 +7,13 @@ from collections.abc import Hashable
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.config.operands import Role, TensorSpec
+from fxquant.config.operands import Role
 from fxquant.graph import dataflow
 from fxquant.graph.attributes import called_module, tensor_of, weight_of
 from fxquant.graph.meta import Operand, Record, drop_record, inherit_meta, record_of
 from fxquant.graph.observer_home import ObserverHome
 from fxquant.graph.rewrite import blame, edit
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.observers.learned_step import LearnedStep
 
 
 def insert_observers(gm: fx.GraphModule) -> PassResult:
@@ -65,7 +64,7 @@ class _Inserter(ObserverHome):
             self.shared[key] = self._call_again(node, position, operand, record, source) or self._call_new(
                 operand, source
             )
-        if isinstance(operand.spec, TensorSpec) and isinstance(operand.spec.observer, LearnedStep) and record:
+        if operand.spec.learns_step and record:
             self.learned[_site(node, position, operand, record)] = self.shared[key]
         node.update_arg(position, self.shared[key])
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.config.operands import OperandSpec, Role, TensorSpec
+from fxquant.config.operands import Role
 from fxquant.config.placement import Placement
 from fxquant.errors import ConfigError
 from fxquant.graph import dataflow
@@ -19,7 +19,7 @@ from fxquant.graph.observer_home import ObserverHome
 from fxquant.graph.rewrite import blame, edit
 from fxquant.graph.values import find_values
 from fxquant.observers.base import Observer
-from fxquant.observers.twin import TwinGELU, TwinSoftmax
+from fxquant.observers.operand_spec import OperandSpec
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _record_observed(product: fx.Node) -> bool:
         spec = operand.spec if operand.role is Role.WEIGHT else cast("OperandSpec | None", observer and observer.spec)
         operands.append(replace(operand, spec=spec))
     # Nobody asked for an int8 product where an operand is float, or a power of two.
-    integers = all(isinstance(o.spec, TensorSpec | TwinGELU | TwinSoftmax) for o in operands)
+    integers = all(o.spec is not None and o.spec.int8_products for o in operands)
     record = replace(record, operands=tuple(operands), requested=record.requested and integers)
     if all(o.spec is None for o in operands):
         record = record.left_float("the placement quantises none of its operands")

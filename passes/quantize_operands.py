@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.config.kinds import kind_of
 from fxquant.config.operands import IntegerNorm
 from fxquant.errors import CalibrationError, ConfigError
 from fxquant.graph import dataflow
 from fxquant.graph.attributes import called_module, read_buffer, tensor_of
-from fxquant.graph.calls import call
+from fxquant.graph.calls import call, parameters
 from fxquant.graph.meta import (
     copy_knowledge,
     has_value,
@@ -30,19 +33,18 @@ from fxquant.lowering.epilogue import ROWS
 from fxquant.lowering.integer_norm import integer_input
 from fxquant.lowering.quantized import is_quantized, quantized
 from fxquant.lowering.quantizer_site import QuantizerSite, dequantize_node, quantize_node, quantizer_arguments
+from fxquant.numerics.codes import Codes
 from fxquant.observers.base import Observer, QParams
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.observers.log2 import Log2Observer, LogIntSoftmax, refuse_coarse
-from fxquant.observers.twin import TwinObserver, TwinSoftmax
+from fxquant.observers.log2 import LogIntSoftmax, refuse_coarse
+from fxquant.observers.operand_spec import OperandSpec
 from fxquant.ops import (
     check_input,
     denoise_bias,
     dequantize_log2,
-    fake_quantize_summed_twin,
     integer_layer_norm,
     log_int_softmax,
     quantize,
-    quantize_log2,
 )
 
 
@@ -96,17 +98,10 @@ def _input_checks(gm: fx.GraphModule, recorders: list[InputRecorder]) -> dict[nn
 
 
 def _quantized(graph: fx.Graph, source: fx.Node, observer: Observer) -> fx.Node:
-    constant = source.op == "get_attr"
-    if not constant and not isinstance(observer, Log2Observer):  # which has no scale that one value could not give
+    if source.op != "get_attr" and observer.needs_spread:
         _refuse_constant(observer)
-    if isinstance(observer, TwinObserver):
-        codes, value = _twin(graph, source, observer)
-    elif isinstance(observer, Log2Observer):
-        codes, value = _log2(graph, source, observer)
-    elif isinstance(observer.spec, IntegerNorm):
-        codes, value = _integer_norm(graph, source, observer)
-    else:
-        codes, value = _uniform(graph, source, observer)
+    write = next((_WRITERS[each] for each in type(observer.spec).__mro__ if each in _WRITERS), _as_the_table_says)
+    codes, value = write(graph, source, observer)
     known = value_of(source)
     if known is not None:
         if not has_value(codes):
@@ -147,29 +142,28 @@ def _constant_codes(value: Tensor, params: QParams, qmin: int, qmax: int) -> Ten
     return codes
 
 
-def _twin(graph: fx.Graph, source: fx.Node, observer: TwinObserver) -> tuple[fx.Node, fx.Node]:
-    spec, params, name = observer.spec, observer.calculate_qparams(), observer.operand
-    if isinstance(spec, TwinSoftmax) and spec.published:
-        split = read_buffer(graph, f"{name}_split", params.split)
-        value = call(graph, fake_quantize_summed_twin, {"x": source, "split": split, "qmax": spec.qmax})
-        return value, value
-    high, low, split = (read_buffer(graph, f"{name}_{key}", getattr(params, key)) for key in ("high", "low", "split"))
-    site = QuantizerSite(source, high, None, low, split, None, spec.qmin, spec.qmax)
-    codes = quantize_node(graph, site)
-    return codes, dequantize_node(graph, site, codes)
+def _as_the_table_says(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple[fx.Node, fx.Node]:
+    """Call the operators of this kind of spec on what the observer found."""
+    spec = cast(OperandSpec, observer.spec)
+    nodes = [source]
+    found: dict[str, Any] = dict(observer.operator_arguments())
+    for function in kind_of(spec).operators(spec):
+        first, *names = parameters(function)
+        for name in names:
+            if isinstance(found.get(name), Tensor):
+                found[name] = read_buffer(graph, f"{observer.operand}_{name}", found[name])
+        nodes.append(call(graph, function, {first: nodes[-1]} | {name: found[name] for name in names if name in found}))
+    return nodes[1], nodes[-1]
 
 
-def _log2(graph: fx.Graph, source: fx.Node, observer: Log2Observer) -> tuple[fx.Node, fx.Node]:
+def _integer_softmax(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple[fx.Node, fx.Node]:
     observer.calculate_qparams()  # which there are none of, but the operand has to be calibrated
-    if isinstance(observer.spec, LogIntSoftmax):
-        scores = source.args[0]
-        codes = graph.call_function(log_int_softmax, (scores, _scale_of(scores, observer), observer.spec.qmax))
-    else:
-        codes = graph.call_function(quantize_log2, (source, observer.spec.qmax))
+    scores = source.args[0]
+    codes = graph.call_function(log_int_softmax, (scores, _scale_of(scores, observer), observer.spec.qmax))
     return codes, graph.call_function(dequantize_log2, (codes,))
 
 
-def _scale_of(scores: object, observer: Log2Observer) -> fx.Node:
+def _scale_of(scores: object, observer: Observer) -> fx.Node:
     """Return the scale of quantised scores, to which constants may have been added since."""
     found = dataflow.behind_sums(scores)
     operand = quantized(found)
@@ -204,6 +198,14 @@ def _integer_norm(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple
     if source is not norm:
         codes = graph.call_function(operator.getitem, (codes, source.args[1]))
     return codes, dequantize_node(graph, site, codes)
+
+
+# What is more than the call of two operators, by what the spec is or derives from.
+_WRITERS: dict[type, Callable[[fx.Graph, fx.Node, Observer], tuple[fx.Node, fx.Node]]] = {
+    Codes: _uniform,
+    IntegerNorm: _integer_norm,
+    LogIntSoftmax: _integer_softmax,
+}
 
 
 def _refuse_constant(observer: Observer) -> None:

@@ -9,7 +9,7 @@ from torch import fx
 
 from fxquant.graph import dataflow
 from fxquant.observers.base import Observer
-from fxquant.observers.log2 import Log2Observer, LogIntSoftmax, refuse_coarse
+from fxquant.observers.log2 import refuse_coarse
 from fxquant.ops import dequantize_log2, log_int_softmax
 
 
@@ -49,6 +49,5 @@ class RunIntegerSoftmax(fx.Interpreter):
 
 
 def _qmax(module: object) -> int | None:
-    """Return the largest exponent of an observer of a `LogIntSoftmax`, None for anything else."""
-    integer = isinstance(module, Log2Observer) and isinstance(module.spec, LogIntSoftmax)
-    return module.spec.qmax if integer else None  # type: ignore[attr-defined]
+    """Return the largest exponent of what an integer softmax gives, None for anything else."""
+    return module.spec.qmax if isinstance(module, Observer) and module.integer_softmax else None

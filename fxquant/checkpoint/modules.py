@@ -9,10 +9,10 @@ from torch import Tensor, fx, nn
 from fxquant.checkpoint import scalars, typed
 from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json, field
-from fxquant.config.operands import OperandSpec
 from fxquant.errors import CheckpointError
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
+from fxquant.observers.operand_spec import OperandSpec
 from fxquant.ops.train_modules import BatchNorm, DropPath
 
 # What an observer holds besides its statistics and what it was built with.

@@ -16,22 +16,20 @@ from fxquant import observers
 from fxquant.checkpoint import scalars
 from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json
-from fxquant.config.operands import IntegerNorm, TensorSpec
+from fxquant.config.kinds import KINDS
 from fxquant.config.search import NoisyBias, ScaleSearch
 from fxquant.errors import CheckpointError
 from fxquant.graph.meta import Operand, Record
 from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
-from fxquant.observers.log2 import Log2, LogIntSoftmax
-from fxquant.observers.twin import TwinGELU, TwinSoftmax
 
 _OBSERVERS = [v for v in vars(observers).values() if isinstance(v, type) and issubclass(v, observers.ObserverOptions)]
-TYPES: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        *(Record, Operand, TensorSpec, TwinGELU, TwinSoftmax, PerTensor, PerChannel, PerHead, RowGroups, PerProjection),
-        *(IntegerNorm, Log2, LogIntSoftmax, ScaleSearch, NoisyBias, *_OBSERVERS),
-    )
-}
+_GRANULARITIES = (PerTensor, PerChannel, PerHead, RowGroups, PerProjection)
+
+
+def type_named(name: str) -> type | None:
+    """Return the type that is stored by this name, None where there is none."""
+    stored: tuple[type, ...] = (Record, Operand, ScaleSearch, NoisyBias, *_GRANULARITIES, *_OBSERVERS, *KINDS)
+    return next((cls for cls in stored if cls.__name__ == name), None)
 
 
 def encode(value: object, converted: bool = False) -> Json:
@@ -43,7 +41,7 @@ def encode(value: object, converted: bool = False) -> Json:
     """
     if is_dataclass(value) and not isinstance(value, type):
         name = type(value).__name__
-        if TYPES.get(name) is not type(value):
+        if type_named(name) is not type(value):
             if converted and isinstance(value, observers.ObserverOptions):
                 return {"type": observers.ObserverOptions.__name__}
             hint = "; convert the model first" if isinstance(value, observers.ObserverOptions) else ""
@@ -113,7 +111,7 @@ def _decode_dataclass(data: dict[str, Json]) -> Any:
 
 def _type_of(data: dict[str, Json]) -> type:
     name = data.get("type")
-    found = TYPES.get(name) if isinstance(name, str) else None
+    found = type_named(name) if isinstance(name, str) else None
     if found is None:
         raise CheckpointError(f"unknown type of value {name!r:.100}")
     return found

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from fxquant.config.operands import OperandSpec, Role, TensorSpec
+from fxquant.config.kinds import specs_for
+from fxquant.config.operands import Role, TensorSpec
 from fxquant.config.search import NoisyBias, ScaleSearch
 from fxquant.errors import ConfigError
 from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
-from fxquant.observers.log2 import Log2
-from fxquant.observers.twin import TwinGELU, TwinSoftmax
+from fxquant.observers.operand_spec import OperandSpec
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class LayerSpec:
     )
     activation: TensorSpec | None = field(default_factory=TensorSpec)
     norm: TensorSpec | None = None
-    gelu: TensorSpec | TwinGELU | None = None
+    gelu: OperandSpec | None = None
     query: TensorSpec | None = None
     key: TensorSpec | None = None
-    softmax: TensorSpec | TwinSoftmax | Log2 | None = None
+    softmax: OperandSpec | None = None
     value: TensorSpec | None = None
     search: ScaleSearch | None = None
     noise: NoisyBias | None = None
@@ -40,15 +40,13 @@ class LayerSpec:
     def __post_init__(self) -> None:
         for role in Role:
             value = getattr(self, role.value)
-            special = _SPECIAL.get(role, ())
-            if type(value) in special:
-                continue
-            if value is not None and not isinstance(value, TensorSpec):
-                expected = ", ".join(kind.__name__ for kind in (TensorSpec, *special))
+            if isinstance(value, TensorSpec):
+                nonsense = _nonsense(role, value)
+                if nonsense:
+                    raise ConfigError(f"LayerSpec.{role.value}: {nonsense}")
+            elif value is not None and type(value) not in specs_for(role):
+                expected = ", ".join(spec.__name__ for spec in specs_for(role))
                 raise ConfigError(f"LayerSpec.{role.value} must be a {expected} or None, got {value!r}")
-            nonsense = value and _nonsense(role, value)
-            if nonsense:
-                raise ConfigError(f"LayerSpec.{role.value}: {nonsense}")
         for role in (Role.ACTIVATION, Role.NORM, Role.GELU) if self.noise else ():
             value = getattr(self, role.value)
             if value is not None and not isinstance(value.granularity, PerTensor):
@@ -66,10 +64,6 @@ class LayerSpec:
             return self.weight
         specific: OperandSpec | None = getattr(self, role.value)
         return specific if specific is not None else self.activation
-
-
-# LogIntSoftmax is not among them: it reads quantised scores, which only a `Placement` has.
-_SPECIAL: dict[Role, tuple[type, ...]] = {Role.GELU: (TwinGELU,), Role.SOFTMAX: (TwinSoftmax, Log2)}
 
 
 def _nonsense(role: Role, spec: TensorSpec) -> str | None:

@@ -9,9 +9,8 @@ from fxquant.errors import ConfigError
 from fxquant.numerics.codes import Codes
 from fxquant.numerics.granularity import Granularity, PerTensor
 from fxquant.observers.base import Observer, ObserverOptions
-from fxquant.observers.log2 import Log2
 from fxquant.observers.minmax import MinMax
-from fxquant.observers.twin import TwinGELU, TwinSoftmax
+from fxquant.observers.operand_spec import OperandSpec
 
 
 def check_bool(name: str, value: object) -> None:
@@ -33,8 +32,30 @@ class Role(Enum):
     VALUE = "value"
 
 
+class Value(Enum):
+    """What a value in a transformer is, found from the data flow; `fxquant.graph.values` finds them."""
+
+    IMAGE = "image"
+    PATCHES = "patches"  # what the patch embedding gives
+    CONCAT = "concat"  # the tokens with the class token
+    POSITION = "position"  # the embedding of positions, a constant
+    EMBEDDING = "embedding"  # tokens plus positions
+    NORM = "norm"  # after layer norm
+    LINEAR = "linear"  # after a linear layer that is none of the two below, unless GELU reads it
+    MERGED = "merged"  # after a linear layer whose result a layer norm reads, as where patches are merged
+    SCORES = "scores"  # queries times keys, scaled
+    SCORE_BIAS = "score_bias"  # the relative position bias, a constant
+    BIASED_SCORES = "biased_scores"  # their sum, before any mask of windows
+    PROBABILITIES = "probabilities"
+    CONTEXT = "context"  # probabilities times values
+    RESIDUAL = "residual"  # a sum of two computed values
+    GELU = "gelu"
+    POOLED = "pooled"
+    LOGITS = "logits"  # after the head
+
+
 @dataclass(frozen=True)
-class TensorSpec(Codes):
+class TensorSpec(Codes, OperandSpec):
     """
     How one operand is quantised.
 
@@ -46,6 +67,7 @@ class TensorSpec(Codes):
     """
 
     observer: ObserverOptions = MinMax()
+    int8_products = True
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
@@ -62,6 +84,16 @@ class TensorSpec(Codes):
         if self.narrow and not self.signed:
             raise ConfigError("narrow leaves out the smallest of the signed codes: use it with signed=True")
         self.observer.check(self)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the quantiser is trained with the model."""
+        return self.observer.trained
+
+    @property
+    def learns_step(self) -> bool:
+        """Whether its scale is trained with the model."""
+        return self.observer.learns_step
 
     def build(self, name: str) -> Observer:
         """Return a fresh observer for this spec; `name` is the operand it will be named by in errors."""
@@ -80,6 +112,3 @@ class IntegerNorm(TensorSpec):
         super().__post_init__()
         if not isinstance(self.granularity, PerTensor):
             raise ConfigError(f"IntegerNorm needs one scale, PerTensor, got {self.granularity}")
-
-
-OperandSpec = TensorSpec | TwinGELU | TwinSoftmax | Log2

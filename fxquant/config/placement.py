@@ -3,41 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
-from fxquant.config.operands import IntegerNorm, OperandSpec, TensorSpec
+from fxquant.config.kinds import specs_for
+from fxquant.config.operands import IntegerNorm, TensorSpec, Value
 from fxquant.errors import ConfigError
 from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
-from fxquant.observers.log2 import Log2, LogIntSoftmax
-from fxquant.observers.twin import TwinGELU, TwinSoftmax
+from fxquant.observers.operand_spec import OperandSpec
 
-
-class Value(Enum):
-    """What a value in a transformer is, found from the data flow; `fxquant.graph.values` finds them."""
-
-    IMAGE = "image"
-    PATCHES = "patches"  # what the patch embedding gives
-    CONCAT = "concat"  # the tokens with the class token
-    POSITION = "position"  # the embedding of positions, a constant
-    EMBEDDING = "embedding"  # tokens plus positions
-    NORM = "norm"  # after layer norm
-    LINEAR = "linear"  # after a linear layer that is none of the two below, unless GELU reads it
-    MERGED = "merged"  # after a linear layer whose result a layer norm reads, as where patches are merged
-    SCORES = "scores"  # queries times keys, scaled
-    SCORE_BIAS = "score_bias"  # the relative position bias, a constant
-    BIASED_SCORES = "biased_scores"  # their sum, before any mask of windows
-    PROBABILITIES = "probabilities"
-    CONTEXT = "context"  # probabilities times values
-    RESIDUAL = "residual"  # a sum of two computed values
-    GELU = "gelu"
-    POOLED = "pooled"
-    LOGITS = "logits"  # after the head
-
-
-_SPECIAL: dict[Value, tuple[type, ...]] = {
-    Value.PROBABILITIES: (TwinSoftmax, Log2),
-    Value.GELU: (TwinGELU,),
-}
 _HEADS = (Value.SCORES, Value.BIASED_SCORES, Value.PROBABILITIES, Value.CONTEXT)
 
 
@@ -73,25 +45,28 @@ class Placement:
             spec = self.spec_for(value)
             if isinstance(spec, IntegerNorm) and value is not Value.NORM:
                 raise ConfigError(f"Placement.{value.value} comes from no layer norm: use a TensorSpec, got {spec!r}")
-            if spec is None or isinstance(spec, _SPECIAL.get(value, ())):
-                pass
-            elif not isinstance(spec, TensorSpec):
-                names = [kind.__name__ for kind in (TensorSpec, *_SPECIAL.get(value, ()))]
-                raise ConfigError(f"Placement.{value.value} must be a {' or '.join(names)} or None, got {spec!r}")
-            else:
+            if isinstance(spec, TensorSpec):
                 _check_granularity(value, spec)
-        if isinstance(self.probabilities, LogIntSoftmax) and self.scores is None and self.biased_scores is None:
-            raise ConfigError("Placement.probabilities: LogIntSoftmax reads integers: give scores a spec as well")
-        for spec in (self.scores, self.biased_scores) if isinstance(self.probabilities, LogIntSoftmax) else ():
-            if spec is not None and not isinstance(spec.granularity, PerTensor | PerHead):
-                raise ConfigError(
-                    f"Placement.scores: LogIntSoftmax needs one scale, or one per head, got {spec.granularity}"
-                )
+            elif spec is not None and not isinstance(spec, specs_for(value)):
+                names = [kind.__name__ for kind in specs_for(value)]
+                raise ConfigError(f"Placement.{value.value} must be a {' or '.join(names)} or None, got {spec!r}")
+        if self.probabilities is not None and self.probabilities.integer_softmax:
+            self._check_scores(type(self.probabilities).__name__)
 
     def spec_for(self, value: Value) -> OperandSpec | None:
         """Return the spec of a kind of value."""
         spec: OperandSpec | None = getattr(self, value.value)
         return spec
+
+    def _check_scores(self, reader: str) -> None:
+        """Raise `ConfigError` where a `reader` of the codes of scores, such as LogIntSoftmax, cannot read them."""
+        if self.scores is None and self.biased_scores is None:
+            raise ConfigError(f"Placement.probabilities: {reader} reads integers: give scores a spec as well")
+        for spec in (self.scores, self.biased_scores):
+            if spec is not None and not isinstance(spec.granularity, PerTensor | PerHead):
+                raise ConfigError(
+                    f"Placement.scores: {reader} needs one scale, or one per head, got {spec.granularity}"
+                )
 
     @property
     def opens_attention(self) -> bool:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from fxquant.config.operands import Role, TensorSpec
+from fxquant.config.operands import Role
 from fxquant.config.quant_config import QuantConfig
 from fxquant.errors import ConfigError
-from fxquant.observers.binary import BinaryWeightStep
-from fxquant.observers.learned_step import LearnedStep
-
-TRAINABLE = (LearnedStep, BinaryWeightStep)
 
 
 def refuse_untrainable(config: QuantConfig) -> None:
@@ -25,7 +21,7 @@ def refuse_untrainable(config: QuantConfig) -> None:
     for layer in (each for each in layers if each is not None):
         for role in Role:
             spec = layer.spec_for(role)
-            if spec is not None and not (isinstance(spec, TensorSpec) and isinstance(spec.observer, TRAINABLE)):
+            if spec is not None and not spec.trained:
                 raise ConfigError(
                     f"LayerSpec.{role.value}: training needs learned steps, as TensorSpec(observer=LearnedStep()) or those of "
                     f"recipe('vvtq'), got {spec!r}"

@@ -2,8 +2,8 @@
 The operators that a checkpoint may name: a closed list, so that loading a graph never runs code of the file's choosing.
 
 It is what tracing the transformers of timm gives after `canonicalize`, the few operators of the same kind that other models
-use in their place, and `fxquant.ops`. Each computes a value from its arguments. None opens a file, evaluates text or gives
-out uninitialised memory, and in-place operators are not among them.
+use in their place, `fxquant.ops`, and the operators in the table of quantisers. Each computes a value from its arguments. None
+opens a file, evaluates text or gives out uninitialised memory, and in-place operators are not among them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import fx
 from torch._ops import OpOverload
 
 import fxquant.ops
+from fxquant.config.kinds import operators
 from fxquant.dialect.aten_table import RESIZES, ROWS
 
 Function = Callable[..., Any]
@@ -96,7 +97,7 @@ ATEN = (*_UNSPELT, *(name for name in (*ROWS, *RESIZES) if not name.partition(".
 
 def function_named(name: str) -> Function | None:
     """Return the function that a checkpoint calls `name`, such as ``"torch.cat"``; None for a name outside the dialect."""
-    return _functions().get(name) or _timm_function(name)
+    return _functions().get(name) or _quantisers().get(name) or _timm_function(name)
 
 
 def name_of(function: object) -> str | None:
@@ -105,6 +106,8 @@ def name_of(function: object) -> str | None:
         name = _names().get(function)
     except TypeError:  # not hashable
         return None
+    if name is None:
+        name = next((own for own, each in _quantisers().items() if each is function), None)
     if name is None:
         qualified = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
         found = _timm_function(qualified)
@@ -139,6 +142,11 @@ def _reads_attribute(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     if len(args) != 2 or kwargs or not isinstance(args[0], fx.Node):
         return False
     return isinstance(args[1], str) and args[1] in ATTRIBUTES
+
+
+def _quantisers() -> dict[str, Function]:
+    """Return the operators of the table of quantisers, which need not be in `fxquant.ops`."""
+    return {f"fxquant.ops.{function.__name__}": function for function in operators()}
 
 
 @cache

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxquant.config.operands import OperandSpec, Role
+from fxquant.config.operands import Role
 from fxquant.config.search import NoisyBias, ScaleSearch
+from fxquant.observers.operand_spec import OperandSpec
 
 _RECORD, _VALUE, _STACK, _MODULES = "fxquant", "val", "stack_trace", "nn_module_stack"
 _DTYPE, _TRAINABLE, _STAGE = "dtype", "trainable", "stage"

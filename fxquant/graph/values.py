@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from fxquant.config.placement import Value
+from fxquant.config.operands import Value
 from fxquant.graph.dataflow import downstream, moves_values, origin
 from fxquant.graph.meta import Product, record_of, value_of
 

@@ -24,6 +24,8 @@ def obstacle(node: fx.Node) -> str | None:
             return f"simulated: the {name} is twin-uniform as published, which has no int8 form"
         if isinstance(value, fx.Node) and value.target is dequantize_log2:
             return f"simulated: the {name} is a power of two, and a product of those is made of shifts, not of int8 products"
+        if is_quantized(value) and quantized(value) is None and quantized_twin(value) is None:
+            return f"simulated: codes such as those of the {name} have no int8 form"
         if not _reads_codes(value):
             return f"simulated: the {name} is float"
     if not all(is_quantized(value) for value in node.args[:2]):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxquant.config.kinds import dequantizers
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.calls import arguments_of
 from fxquant.graph.meta import value_of
@@ -16,9 +17,7 @@ from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops import (
     attention_quantize,
     dequantize,
-    dequantize_log2,
     dequantize_twin,
-    fake_quantize_summed_twin,
     int8_linear,
     int8_linear_add,
     int8_linear_gelu_quantize,
@@ -77,12 +76,9 @@ def quantized_twin(value: object) -> QuantizerSite | None:
     return quantizer_site(value) if isinstance(value, fx.Node) and value.target is dequantize_twin else None
 
 
-_DEQUANTIZED = (dequantize, dequantize_log2, dequantize_twin, fake_quantize_summed_twin)
-
-
 def is_quantized(value: object) -> bool:
     """Say whether `value` stands for codes of any kind."""
-    return isinstance(value, fx.Node) and value.target in _DEQUANTIZED
+    return isinstance(value, fx.Node) and value.target in dequantizers()
 
 
 def rank_of(value: object) -> int | None:

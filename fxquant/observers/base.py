@@ -31,6 +31,9 @@ class QParams:
 class ObserverOptions:
     """Frozen options of one kind of observer; `build` makes the module."""
 
+    trained = False  # whether what it builds is trained with the model
+    learns_step = False  # whether a scale is among what is trained
+
     def check(self, spec: Codes) -> None:
         """Raise `ConfigError` where this kind of observer cannot find the range of a `spec`; most can find any."""
 
@@ -56,6 +59,8 @@ class Observer(nn.Module):
     found_zero_point: Tensor
     noise: Tensor
     bias_shift: Tensor
+    needs_spread = True  # whether an activation that is one value in all batches has no scale
+    integer_softmax = False  # whether the softmax that gives the operand is computed on the codes of its scores
     reads_last = False  # whether it keeps something of the latest batch that depends on all batches before
     searched_alone = (
         False  # whether a search leaves the other operand float, as PTQ4ViT's code does for a softmax split
@@ -132,6 +137,14 @@ class Observer(nn.Module):
                 f"node {self.operand!r} was never calibrated: run fxquant.calibrate(prepared, batches) before convert"
             )
         return self.found_qparams() if self.refined else self.initial_qparams()
+
+    def operator_arguments(self) -> dict[str, Tensor | int]:
+        """
+        Return what the operators in the table of quantisers are called with after `convert`, by the name of the parameter.
+
+        Of what an operator has no parameter for it is given nothing. Raises `CalibrationError` when nothing was observed.
+        """
+        return {"scale": self.calculate_qparams().scale, "qmin": self.spec.qmin, "qmax": self.spec.qmax}
 
     def initial_qparams(self) -> QParams:
         """Return the scale and zero point for the statistics so far."""

@@ -18,6 +18,8 @@ from fxquant.observers.take_in import take_in
 class BinaryWeightStep(ObserverOptions):
     """A weight is trained as ``sign(w) mean|w|``; its codes are -1 and 1, two bits of them narrow."""
 
+    trained = True
+
     def check(self, spec: Codes) -> None:
         """Raise `ConfigError` unless the codes of `spec` are -1, 0 and 1."""
         if (spec.qmin, spec.qmax) != (-1, 1) or not spec.symmetric or spec.granularity.axis not in (None, 0):

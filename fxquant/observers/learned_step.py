@@ -54,6 +54,8 @@ class LearnedStep(ObserverOptions):
     learned_bits: bool = False
     real_offset: bool = False
     train: bool = True
+    trained = True
+    learns_step = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.gradient_scale, GradientScale):

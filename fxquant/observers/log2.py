@@ -12,6 +12,7 @@ from fxquant.numerics.arithmetic import LARGEST_STEP, dequantize_log2, quantize_
 from fxquant.numerics.granularity import PerTensor
 from fxquant.observers.base import QParams, Summary
 from fxquant.observers.minmax import MinMaxObserver
+from fxquant.observers.operand_spec import OperandSpec
 
 MAX_BITS = 7  # an int8 holds the exponents 0..127, and -1 for zero
 
@@ -27,7 +28,7 @@ def refuse_coarse(scale: Tensor, operand: str) -> None:
 
 
 @dataclass(frozen=True)
-class Log2:
+class Log2(OperandSpec):
     """
     How the output of softmax is quantised: ``2^-q``, ``q = round(-log2 p)`` in ``[0, 2^b - 1]``, and 0 beyond.
 
@@ -73,14 +74,22 @@ class LogIntSoftmax(Log2):
     It reads the codes of the scores, so that they have to be quantised: see `Placement.scores`.
     """
 
+    integer_softmax = True
+
 
 class Log2Observer(MinMaxObserver):
     """Check that it sees probabilities; there is no scale to find."""
 
     spec: Log2  # type: ignore[assignment]
+    needs_spread = False  # there is no scale that one value could not give
 
     def __init__(self, spec: Log2, operand: str) -> None:
         super().__init__(spec, operand)  # type: ignore[arg-type]
+
+    @property
+    def integer_softmax(self) -> bool:  # type: ignore[override]
+        """Whether the softmax that gives the operand is computed on the codes of its scores."""
+        return self.spec.integer_softmax
 
     def summarise(self, rows: Tensor) -> Summary:
         """Return the range of the batch, which must be that of probabilities."""

@@ -13,13 +13,15 @@ from fxquant.numerics.arithmetic import EPS, GELU_MINIMUM, dequantize_twin, fake
 from fxquant.numerics.granularity import PerTensor
 from fxquant.observers.base import Summary
 from fxquant.observers.minmax import MinMaxObserver
+from fxquant.observers.operand_spec import OperandSpec
 
 
 @dataclass(frozen=True)
-class _Twin:
+class _Twin(OperandSpec):
     bits: int = 8
     power_of_two: bool = False
     published: bool = False
+    int8_products = True
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 2 <= self.bits <= 8:
@@ -79,6 +81,11 @@ class TwinSoftmax(_Twin):
 
     power_of_two: bool = True
 
+    @property
+    def has_codes(self) -> bool:
+        """Whether values become integer codes; the published sum of two of them does not."""
+        return not self.published
+
     def build(self, name: str) -> TwinSoftmaxObserver:
         """Return a fresh observer; `name` is the operand it will be named by in errors."""
         return TwinSoftmaxObserver(self, name)
@@ -124,6 +131,14 @@ class TwinObserver(MinMaxObserver):
     def found_qparams(self) -> TwinQParams:  # type: ignore[override]
         """Return what `refine` was given."""
         return TwinQParams(*self.found_scale.unbind())
+
+    def operator_arguments(self) -> dict[str, Tensor | int]:
+        """Return the scales, the split and the ends of the codes."""
+        found = self.calculate_qparams()
+        return {
+            **{"high": found.high, "low": found.low, "split": found.split},
+            **{"qmin": self.spec.qmin, "qmax": self.spec.qmax},
+        }
 
     def candidate(self, initial: TwinQParams, multipliers: Tensor, index: Tensor) -> TwinQParams:  # type: ignore[override]
         """Return the quantisation with number `index`, 0-dim, of those that a search chooses from."""

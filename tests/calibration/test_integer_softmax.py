@@ -14,11 +14,11 @@ import fxquant
 from fxquant import CalibrationError, ConfigError, PerHead, QuantConfig, TensorSpec
 from fxquant.calibration import run_batches
 from fxquant.calibration.integer_softmax import has_integer_softmax
-from fxquant.config.operands import OperandSpec
 from fxquant.config.placement import Placement
 from fxquant.numerics.arithmetic import dequantize_log2, log_int_softmax
 from fxquant.observers import Observer
 from fxquant.observers.log2 import Log2, LogIntSoftmax
+from fxquant.observers.operand_spec import OperandSpec
 from tests.support.models import images, small_swin, small_vit
 
 U8, HEADS = TensorSpec(), TensorSpec(granularity=PerHead())

@@ -13,7 +13,7 @@ from fxquant.calibration.gradients import Sensitivity
 from fxquant.calibration.noise_search import draw, search_noise
 from fxquant.calibration.problem import Problem
 from fxquant.calibration.sides import Part, Side
-from fxquant.config.operands import OperandSpec
+from fxquant.observers.operand_spec import OperandSpec
 from tests.support.published import observer_of
 
 SIGNED = TensorSpec(4, signed=True, symmetric=True)

@@ -12,10 +12,11 @@ from torch import fx
 
 import fxquant
 from fxquant.checkpoint import typed
-from fxquant.config.operands import OperandSpec, TensorSpec
+from fxquant.config.operands import TensorSpec
 from fxquant.numerics.granularity import PerChannel
 from fxquant.observers import PowerOfTwoFactor
 from fxquant.observers.log2 import Log2, LogIntSoftmax
+from fxquant.observers.operand_spec import OperandSpec
 from fxquant.ops import dequantize_log2, log_int_softmax, quantize_log2
 from tests.support.checkpoints import assert_same, at_stage, images, round_trip
 

@@ -13,7 +13,7 @@ from torch import fx
 import fxquant
 from fxquant import LayerSpec, PerHead, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax
 from fxquant.checkpoint import typed
-from fxquant.config.operands import OperandSpec
+from fxquant.observers.operand_spec import OperandSpec
 from fxquant.ops import (
     fake_quantize_summed_twin,
     int8_linear_add,

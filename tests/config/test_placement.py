@@ -24,7 +24,8 @@ from fxquant import (
     TwinGELU,
     TwinSoftmax,
 )
-from fxquant.config.placement import Placement, Value
+from fxquant.config.operands import Value
+from fxquant.config.placement import Placement
 from fxquant.graph.meta import module_path
 from fxquant.graph.values import find_values
 from fxquant.models import ITPN
@@ -76,7 +77,9 @@ def test_refuses_what_is_no_spec(value: Value) -> None:
 def test_special_specs_are_for_their_value_alone() -> None:
     assert Placement(gelu=TwinGELU(), probabilities=TwinSoftmax()).gelu == TwinGELU()
     assert Placement(probabilities=Log2()).probabilities == Log2()
-    with pytest.raises(ConfigError, match=r"probabilities must be a TensorSpec or TwinSoftmax or Log2 or None"):
+    with pytest.raises(
+        ConfigError, match=r"probabilities must be a TensorSpec or TwinSoftmax or Log2 or LogIntSoftmax or None"
+    ):
         Placement(probabilities=TwinGELU())
     with pytest.raises(ConfigError, match=r"Placement\.gelu must be a TensorSpec or TwinGELU or None, got Log2"):
         Placement(gelu=Log2())

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxquant import QuantConfig, TensorSpec
-from fxquant.config.placement import Placement, Value
+from fxquant.config.operands import Value
+from fxquant.config.placement import Placement
 from fxquant.graph.values import find_values
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.canonicalize import canonicalize

@@ -11,11 +11,11 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import PerChannel, QuantConfig, TensorSpec
-from fxquant.config.operands import OperandSpec
 from fxquant.config.placement import Placement
 from fxquant.graph.attributes import get_tensor
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage
+from fxquant.observers.operand_spec import OperandSpec
 from fxquant.ops import dequantize, int8_matmul, quantize
 from fxquant.passes.dequantize_late import dequantize_late
 from fxquant.passes.quantize_operands import quantize_operands

@@ -11,12 +11,13 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import ConfigError, PerHead, QuantConfig, TensorSpec, TwinGELU
-from fxquant.config.operands import OperandSpec, Role
+from fxquant.config.operands import Role
 from fxquant.config.placement import Placement
 from fxquant.graph.meta import Record, record_of
 from fxquant.graph.stages import Stage
 from fxquant.observers import Observer
 from fxquant.observers.log2 import Log2, Log2Observer
+from fxquant.observers.operand_spec import OperandSpec
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.canonicalize import canonicalize
 from fxquant.passes.decompose_attention import decompose_attention

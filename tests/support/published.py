@@ -19,8 +19,8 @@ from fxquant import Metric, PerChannel, PerHead, PerTensor, RowGroups, TensorSpe
 from fxquant.calibration.gradients import Sensitivity
 from fxquant.calibration.problem import Problem
 from fxquant.calibration.sides import Part, Side
-from fxquant.config.operands import OperandSpec
 from fxquant.observers.base import Observer
+from fxquant.observers.operand_spec import OperandSpec
 
 DATA = Path(__file__).parents[1] / "data"
 METRICS = {

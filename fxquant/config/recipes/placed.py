@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 from fxquant.config.layer_spec import LayerSpec
-from fxquant.config.operands import IntegerNorm, OperandSpec, TensorSpec
+from fxquant.config.operands import IntegerNorm, TensorSpec
 from fxquant.config.placement import Placement
 from fxquant.config.quant_config import QuantConfig
 from fxquant.errors import ConfigError
@@ -21,6 +21,7 @@ from fxquant.observers import (
     PowerOfTwoFactor,
 )
 from fxquant.observers.log2 import Log2, LogIntSoftmax
+from fxquant.observers.operand_spec import OperandSpec
 
 OBSERVERS: dict[str, type[ObserverOptions]] = {"minmax": MinMax, "ema": EMA, "omse": OMSE, "percentile": Percentile}
 

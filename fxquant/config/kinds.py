@@ -1,0 +1,84 @@
+"""The table of quantisers: which types of spec there are, what may have one, and what it becomes in a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fxquant.config.operands import IntegerNorm, Role, TensorSpec, Value
+from fxquant.observers.log2 import Log2, LogIntSoftmax
+from fxquant.observers.operand_spec import OperandSpec
+from fxquant.observers.twin import TwinGELU, TwinSoftmax
+from fxquant.ops import (
+    dequantize,
+    dequantize_log2,
+    dequantize_twin,
+    fake_quantize_summed_twin,
+    integer_layer_norm,
+    log_int_softmax,
+    quantize,
+    quantize_log2,
+    quantize_twin,
+)
+
+Operator = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """
+    What the rest of fxquant has to know of one type of spec.
+
+    quantize: the operator that gives int8 codes; dequantize: the one that gives float32 values for them. A graph calls each on
+    what it reads and on those of `Observer.operator_arguments` that are among its parameters. simulation: the operator from
+    values to values for a spec that has no codes. roles, values: what may be quantised so, in a `LayerSpec` and a `Placement`.
+    """
+
+    quantize: Operator
+    dequantize: Operator
+    roles: tuple[Role, ...] = ()
+    values: tuple[Value, ...] = ()
+    simulation: Operator | None = None
+
+    def operators(self, spec: OperandSpec) -> tuple[Operator, ...]:
+        """Return what `spec` becomes in a graph, in order."""
+        if spec.has_codes or self.simulation is None:
+            return self.quantize, self.dequantize
+        return (self.simulation,)
+
+
+# LogIntSoftmax and IntegerNorm read codes, which only a `Placement` gives them.
+KINDS: dict[type[OperandSpec], Kind] = {
+    TensorSpec: Kind(quantize, dequantize, tuple(Role), tuple(Value)),
+    IntegerNorm: Kind(integer_layer_norm, dequantize, (), (Value.NORM,)),
+    TwinGELU: Kind(quantize_twin, dequantize_twin, (Role.GELU,), (Value.GELU,)),
+    TwinSoftmax: Kind(
+        quantize_twin, dequantize_twin, (Role.SOFTMAX,), (Value.PROBABILITIES,), fake_quantize_summed_twin
+    ),
+    Log2: Kind(quantize_log2, dequantize_log2, (Role.SOFTMAX,), (Value.PROBABILITIES,)),
+    LogIntSoftmax: Kind(log_int_softmax, dequantize_log2, (), (Value.PROBABILITIES,)),
+}
+
+
+def kind_of(spec: OperandSpec) -> Kind:
+    """Return the row of the table for a spec of any type in it, or derived from one."""
+    return next(KINDS[each] for each in type(spec).__mro__ if each in KINDS)
+
+
+def specs_for(place: Role | Value) -> tuple[type[OperandSpec], ...]:
+    """Return the types of spec that an operand or a value of the kind `place` may have."""
+    return tuple(spec for spec, kind in KINDS.items() if place in (*kind.roles, *kind.values))
+
+
+def operators() -> set[Operator]:
+    """Return all operators that stand for a quantised operand, or give its codes."""
+    simulations = {kind.simulation for kind in KINDS.values() if kind.simulation is not None}
+    return {kind.quantize for kind in KINDS.values()} | dequantizers() | simulations
+
+
+def dequantizers() -> set[Operator]:
+    """Return the operators whose result is a quantised operand."""
+    simulations = {kind.simulation for kind in KINDS.values() if kind.simulation is not None}
+    return {kind.dequantize for kind in KINDS.values()} | simulations
