@@ -59,6 +59,7 @@ class Observer(nn.Module):
     found_zero_point: Tensor
     noise: Tensor
     bias_shift: Tensor
+    trained = False  # whether it is trained with the model
     needs_spread = True  # whether an activation that is one value in all batches has no scale
     integer_softmax = False  # whether the softmax that gives the operand is computed on the codes of its scores
     reads_last = False  # whether it keeps something of the latest batch that depends on all batches before
@@ -137,6 +138,20 @@ class Observer(nn.Module):
                 f"node {self.operand!r} was never calibrated: run fxquant.calibrate(prepared, batches) before convert"
             )
         return self.found_qparams() if self.refined else self.initial_qparams()
+
+    def trained_bits(self) -> Tensor | float | None:
+        """Return the mean bit width of what is trained, with gradients where it is learned; None where nothing is trained."""
+        return None
+
+    @property
+    def initial_bits(self) -> int:
+        """The bit width that it was prepared with, 1 where its codes are signs."""
+        return self.spec.bits
+
+    @property
+    def learns_bits(self) -> bool:
+        """Whether the bit width is trained with the model."""
+        return False
 
     def operator_arguments(self) -> dict[str, Tensor | int]:
         """

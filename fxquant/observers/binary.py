@@ -37,6 +37,7 @@ class BinaryWeightQuantizer(Observer):
     """Return a weight as its signs times its mean size, of each row group; gradients pass where a value lies in [-1, 1]."""
 
     size: Tensor
+    trained = True
 
     def __init__(self, spec: Codes, operand: str) -> None:
         super().__init__(spec, operand)
@@ -63,6 +64,15 @@ class BinaryWeightQuantizer(Observer):
     def initial_qparams(self) -> QParams:
         """Return the present size as the scale."""
         return QParams(self.size.reshape(()) if self.axis is None else self.size, None, self.axis)
+
+    @property
+    def initial_bits(self) -> int:
+        """The width of a sign; that of the spec has a third code, which no weight has."""
+        return 1
+
+    def trained_bits(self) -> float:
+        """Return 1: a sign."""
+        return float(self.initial_bits)
 
     def range(self) -> tuple[Tensor, Tensor]:
         """Return the two values, ``(G,)`` each."""

@@ -101,6 +101,8 @@ class LearnedStepQuantizer(Observer):
     The first values seen initialise it, and are quantised by it already.
     """
 
+    trained = True
+
     def __init__(self, spec: Codes, operand: str, options: LearnedStep) -> None:
         super().__init__(spec, operand)
         self.options = options
@@ -213,6 +215,17 @@ class LearnedStepQuantizer(Observer):
         if self.bits is None:
             return (self.spec.bits,) * max(self._chosen(self.scale).numel(), 1)
         return tuple(int(b) for b in self.bits.detach().clamp(MIN_BITS, MAX_BITS).round().tolist())
+
+    def trained_bits(self) -> Tensor | float:
+        """Return the bit width, of learned ones the mean over the G scales: 0-dim, with gradients."""
+        if self.bits is None:
+            return float(self.spec.bits)
+        return round_through(clamp_through(self.bits, MIN_BITS, MAX_BITS)).mean()
+
+    @property
+    def learns_bits(self) -> bool:
+        """Whether the bit width is trained with the model."""
+        return self.bits is not None
 
     def settle(self) -> None:
         """Let the learned widths be the spec's: the widest, as the codes of the others fit it."""

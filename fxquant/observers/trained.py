@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from torch import fx, nn
 
-from fxquant.observers.binary import BinaryWeightQuantizer
-from fxquant.observers.learned_step import LearnedStepQuantizer, LearnedWeightQuantizer
+from fxquant.observers.base import Observer
+from fxquant.observers.learned_step import LearnedWeightQuantizer
 
 
 def is_trained(gm: fx.GraphModule) -> bool:
     """Say whether `gm` was made by `fxquant.prepare_qat`."""
-    return any(isinstance(module, LearnedStepQuantizer | BinaryWeightQuantizer) for module in gm.modules())
+    return any(isinstance(module, Observer) and module.trained for module in gm.modules())
 
 
 def weight_quantizers(prepared: nn.Module) -> Iterator[tuple[LearnedWeightQuantizer, nn.Parameter]]:

@@ -10,10 +10,8 @@ from fxquant.graph.attributes import called_module
 from fxquant.graph.meta import has_value, record_of
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.inspection.report import multiply_accumulates
-from fxquant.numerics.learned_step import MAX_BITS, MIN_BITS, clamp_through, round_through
-from fxquant.observers.binary import BinaryWeightQuantizer
+from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.observers.learned_step import LearnedStepQuantizer
 
 FLOAT_BITS = 32.0
 
@@ -51,10 +49,5 @@ def _with_shapes(prepared: fx.GraphModule) -> int:
 
 def _bits(argument: object) -> Tensor | float:
     module = called_module(argument)
-    if isinstance(module, BinaryWeightQuantizer):
-        return 1.0
-    if not isinstance(module, LearnedStepQuantizer):
-        return FLOAT_BITS
-    if module.bits is None:
-        return float(module.spec.bits)
-    return round_through(clamp_through(module.bits, MIN_BITS, MAX_BITS)).mean()
+    bits = module.trained_bits() if isinstance(module, Observer) else None
+    return FLOAT_BITS if bits is None else bits

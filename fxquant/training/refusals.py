@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
 from fxquant.graph.meta import is_trainable
 from fxquant.graph.stages import Stage, stage_of
-from fxquant.observers.learned_step import LearnedStepQuantizer
+from fxquant.observers.base import Observer
 from fxquant.observers.trained import is_trained
 from fxquant.training.options import TrainingOptions
 
@@ -33,7 +33,7 @@ def refuse_graph(prepared: nn.Module) -> None:
 
 def refuse_idle_budget(prepared: fx.GraphModule, options: TrainingOptions) -> None:
     """Raise `ConfigError` for a budget where no bit width is learned that could meet it."""
-    learned = any(isinstance(m, LearnedStepQuantizer) and m.bits is not None for m in prepared.modules())
+    learned = any(isinstance(m, Observer) and m.learns_bits for m in prepared.modules())
     if options.budget is not None and not learned:
         raise ConfigError(
             f"a budget of {options.budget:g} is given, but no bit width is learned: prepare with "

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from torch.optim import AdamW
 
 from fxquant.errors import CheckpointError
-from fxquant.observers.binary import BinaryWeightQuantizer
+from fxquant.observers.base import Observer
 from fxquant.observers.learned_step import LearnedStepQuantizer
 from fxquant.training.options import TrainingOptions
 from fxquant.training.oscillation import OscillationFreezer
@@ -145,8 +145,8 @@ def load_model(prepared: fx.GraphModule, saved: Mapping[str, Tensor]) -> None:
 
 def describe_quantisers(prepared: fx.GraphModule) -> str:
     """Return how many operands are quantised to how many bits, and a digest of which operands and how."""
-    found = [m for m in prepared.modules() if isinstance(m, LearnedStepQuantizer | BinaryWeightQuantizer)]
-    bits = Counter(1 if isinstance(m, BinaryWeightQuantizer) else m.spec.bits for m in found)
+    found = [m for m in prepared.modules() if isinstance(m, Observer) and m.trained]
+    bits = Counter(m.initial_bits for m in found)
     specs = "\n".join(sorted(f"{m.operand}: {m.spec!r}" for m in found))
     counts = ", ".join(f"{count} of {width} bit{'s' * (width > 1)}" for width, count in sorted(bits.items()))
     return f"{counts}, specs {hashlib.sha256(specs.encode()).hexdigest()[:12]}"

@@ -1,0 +1,82 @@
+"""Which graphs are trained, and which of their weights have learned steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import fx, nn
+
+import fxquant
+from fxquant import LayerSpec, LearnedStep, QuantConfig, TensorSpec
+from fxquant.observers import BinaryWeightStep, LearnedWeightStep, MinMax, Observer
+from fxquant.observers.trained import is_trained, weight_quantizers
+from tests.support.models import Shared
+
+STEP = TensorSpec(4, signed=True, symmetric=True, observer=LearnedStep())
+WEIGHT_STEP = TensorSpec(4, signed=True, symmetric=True, observer=LearnedWeightStep())
+SIGN = TensorSpec(2, signed=True, symmetric=True, observer=BinaryWeightStep(), narrow=True)
+
+
+def prepared(weight: TensorSpec | None, activation: TensorSpec | None) -> fx.GraphModule:
+    return fxquant.prepare_qat(
+        nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 2)).eval(), config(weight, activation)
+    )
+
+
+def config(weight: TensorSpec | None, activation: TensorSpec | None) -> QuantConfig:
+    return QuantConfig(LayerSpec(weight, activation))
+
+
+@pytest.mark.parametrize(("weight", "activation"), [(WEIGHT_STEP, STEP), (SIGN, STEP), (SIGN, None), (None, STEP)])
+def test_one_learned_quantiser_makes_a_graph_trained(weight: TensorSpec | None, activation: TensorSpec | None) -> None:
+    assert is_trained(prepared(weight, activation))
+
+
+def test_a_graph_of_statistics_alone_is_not_trained() -> None:
+    minmax = TensorSpec(4, signed=True, symmetric=True, observer=MinMax())
+    gm = fxquant.prepare(nn.Linear(4, 6).eval(), config(minmax, minmax))
+    assert any(isinstance(m, Observer) for m in gm.modules())
+    assert not is_trained(gm)
+    assert not is_trained(fxquant.trace(nn.Linear(4, 6).eval()))
+
+
+def test_gives_each_learned_weight_with_its_quantiser() -> None:
+    gm = prepared(WEIGHT_STEP, STEP)
+    found = list(weight_quantizers(gm))
+    assert [weight is gm.get_parameter(f"{name}.weight") for (_, weight), name in zip(found, "02", strict=True)] == [
+        True,
+        True,
+    ]
+    for module, weight in found:
+        assert module.scale.numel() == 1
+        assert module(weight).unique().numel() <= 16
+
+
+def test_a_weight_that_two_calls_share_comes_once() -> None:
+    gm = fxquant.prepare_qat(Shared().eval(), config(WEIGHT_STEP, STEP))
+    assert sum(n.target is torch.nn.functional.linear for n in gm.graph.nodes) == 2
+    assert [weight.shape for _, weight in weight_quantizers(gm)] == [(8, 8)]
+
+
+@pytest.mark.parametrize("weight", [SIGN, None])
+def test_binary_and_float_weights_have_no_step(weight: TensorSpec | None) -> None:
+    assert list(weight_quantizers(prepared(weight, STEP))) == []
+
+
+def test_refuses_what_is_no_graph() -> None:
+    with pytest.raises(TypeError, match=r"expected a graph of fxquant\.prepare_qat, found a Linear"):
+        list(weight_quantizers(nn.Linear(2, 2)))
+
+
+def test_what_is_trained_says_of_how_many_bits_it_is() -> None:
+    learned = TensorSpec(4, signed=True, symmetric=True, observer=LearnedStep(learned_bits=True))
+    specs = {"step": STEP, "learned": learned, "sign": SIGN, "statistics": TensorSpec(4)}
+    observers = {name: spec.build(name) for name, spec in specs.items()}
+    for observer in observers.values():
+        observer(torch.randn(8, 4))
+    bits = observers["learned"].trained_bits()
+    assert isinstance(bits, torch.Tensor)
+    assert (float(bits.detach()), bits.requires_grad) == (4.0, True)
+    assert [observers[name].trained_bits() for name in ("step", "sign", "statistics")] == [4.0, 1.0, None]
+    assert [o.learns_bits for o in observers.values()] == [False, True, False, False]
+    assert [o.initial_bits for o in observers.values()] == [4, 4, 1, 4]
