@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fxquant import CalibrationError, TwinGELU, TwinSoftmax
+from fxquant import CalibrationError, ConfigError, PerTensor, TwinGELU, TwinSoftmax
 from fxquant.numerics.arithmetic import GELU_MINIMUM
 from fxquant.observers.twin import SAMPLE, TwinGELUObserver, TwinObserver, TwinQParams, TwinSoftmaxObserver
 from fxquant.ops import dequantize_twin, fake_quantize_summed_twin, quantize_twin
@@ -35,6 +36,34 @@ def probabilities(*shape: int, spread: float = 3.0, seed: int = 0) -> Tensor:
 def test_gelu_minimum_is_that_of_gelu() -> None:
     x = torch.linspace(-0.8, -0.7, 100_001, dtype=torch.float64)
     assert float(F.gelu(x).min()) == pytest.approx(GELU_MINIMUM, abs=1e-7)
+
+
+@pytest.mark.parametrize("twin", [TwinGELU, TwinSoftmax])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bits": 1}, "bits must be an integer from 2 to 8, got 1"),
+        ({"bits": 9}, "bits must be an integer from 2 to 8, got 9"),
+        ({"bits": 4.0}, "bits must be an integer from 2 to 8, got 4.0"),
+        ({"bits": True}, "bits must be an integer from 2 to 8, got True"),
+        ({"power_of_two": 1}, ".power_of_two must be True or False, got 1"),
+        ({"published": None}, ".published must be True or False, got None"),
+    ],
+)
+def test_impossible_twins(twin: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        twin(**arguments)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_twins_have_a_range_of_codes_on_either_side_of_zero(bits: int) -> None:
+    largest = 2 ** (bits - 1) - 1
+    twins = (TwinGELU(bits), TwinSoftmax(bits), TwinSoftmax(bits, published=True))
+    assert {(t.qmin, t.qmax) for t in twins} == {(-largest, largest)}
+    assert (TwinGELU(bits, published=True).qmin, TwinGELU(bits, published=True).qmax) == (-largest - 1, largest)
+    assert {t.dtype for t in twins} == {f"twin{bits}"}
+    assert {t.granularity for t in twins} == {PerTensor()}
+    assert (TwinGELU().power_of_two, TwinSoftmax().power_of_two) == (False, True)
 
 
 @given(b=bits, published=st.booleans(), largest=st.floats(2.0**-13, 2.0**13, width=32))
