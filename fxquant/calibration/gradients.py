@@ -26,8 +26,9 @@ class Sensitivity:
     """
     How much the loss depends on each element of an output.
 
-    elements: its gradient g, ``(E, H, N, M)``, or None. tokens ``(E, H, N)`` and channels ``(E, H, M)``: the marginals of g^2
-    with a mean of 1, whose outer product stands for g^2 itself; exact where its size factors over tokens and channels.
+    elements: the gradient g of the loss, ``(E, H, N, M)``, or None. tokens: the mean of g^2 for each token, ``(E, H, N)``.
+    channels: the same for each channel, ``(E, H, M)``. Both are scaled to a mean of 1. Their outer product stands for g^2, and
+    is equal to it up to a factor where g^2 is a product of one number per token and one per channel.
     """
 
     tokens: Tensor
@@ -43,11 +44,12 @@ class Sensitivity:
 
 class Gradients:
     """
-    The sensitivity at each site, taken when it is asked for, as many sites at a time as `budget` bytes hold.
+    The sensitivity at each site, computed when it is asked for.
 
-    `samples` are the sites in the order in which they will be asked for, and the rows of each that are wanted; `batch` is the
-    batch size of the shapes in the graph. Each pass runs the float model forwards and backwards over all images, as many at a
-    time as the budget allows. Whole gradients are kept only where the metric needs them.
+    samples: the sites, in the order in which they will be asked for, each with the rows that are wanted. batch: the batch size
+    of the shapes in the graph. budget: the bytes that gradients and activations may take. One pass over all images, forwards
+    and backwards through the float model, serves as many sites as fit into half of it. Whole gradients are kept only where the
+    metric needs them.
     """
 
     def __init__(

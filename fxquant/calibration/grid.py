@@ -33,11 +33,13 @@ def minimise(
     """
     Return the candidate with the least loss of each group, int64 ``(groups,)`` in 0..steps-1; among equals the first.
 
-    losses maps candidates ``(groups,)``, one per group, to losses ``(groups,)``. first: candidates that are scored at once,
-    each the same for all groups or ``(groups,)``. Then each group scores the middle between its best candidates and the
-    scored ones next to them, until nothing lies between: the optimum of the grid wherever the loss falls towards it from the
-    candidates of `first` around it. With all of ``range(steps)`` in `first` that is certain. Results live on the device of
-    `like`. scorer: how candidates that do not wait for each other are scored.
+    losses: maps one candidate of each group, ``(groups,)``, to their losses, ``(groups,)``. first: the candidates that are
+    scored before all others, each a number for all groups or ``(groups,)``. scorer: how several candidates are scored that do
+    not depend on each other. Results live on the device of `like`.
+
+    After `first`, each group scores the middle between its `BEAM` best candidates and their scored neighbours, until nothing
+    lies between. This finds the best of all candidates if the loss only falls on the way to it from its neighbours in `first`,
+    and in any case if `first` is ``range(steps)``.
     """
     search = _Search(losses, torch.full((steps, groups), torch.inf, dtype=torch.float64, device=like.device), scorer)
     search.score([torch.as_tensor(i, dtype=torch.int64, device=like.device).expand(groups) for i in first])

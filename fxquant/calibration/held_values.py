@@ -16,8 +16,8 @@ class Values:
     """
     What each node gave for each batch.
 
-    `budget` is in bytes. A value that would exceed it goes to a temporary file, which is gone when the `with` block is left,
-    however that happens.
+    budget: how many bytes of values stay in memory. A value beyond that goes to a temporary file. The files are removed at the
+    end of the `with` block, also after an error.
     """
 
     def __init__(self, budget: int) -> None:

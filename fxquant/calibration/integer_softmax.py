@@ -20,9 +20,10 @@ def has_integer_softmax(prepared: fx.GraphModule) -> bool:
 
 class RunIntegerSoftmax(fx.Interpreter):
     """
-    Observe a batch as a plain call does, except that what is behind a `LogIntSoftmax` sees the probabilities that it will give.
+    Run a batch as a plain call does, but compute each softmax that becomes a `LogIntSoftmax` on integers.
 
-    Scores stay float; their scale is the one observed so far, this batch included, as where FQ-ViT calibrates its last batch.
+    Observers behind it then see the probabilities of the converted model. The scores themselves stay float. Their scale is the
+    one observed so far, with this batch: FQ-ViT calibrates its last batch like this.
     """
 
     def __init__(self, prepared: fx.GraphModule) -> None:

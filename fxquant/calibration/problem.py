@@ -20,11 +20,13 @@ BLOCK = 2**22  # elements of an output that are compared at a time
 @dataclass(eq=False)
 class Problem:
     """
-    ``y = left @ right^T``, with rows ``(E, H, N, K)`` and ``(E, H, M, K)``, and how far its quantised form is from it.
+    One product ``y = left @ right^T``, and how far its quantised form is from it.
 
-    bias ``(M,)`` or None. sensitivity: of the task's loss, for the metrics that need it. images: of how many images the N
-    tokens are, where they are all of equally many; else 0. centred: the mean error of each output channel does not count, as
-    the bias will take it up. whole: the error of the other side's quantisation counts as well.
+    left has rows ``(E, H, N, K)``, right ``(E, H, M, K)``: E and H are 1 for a linear layer, images and heads in attention.
+    bias: ``(M,)`` or None. sensitivity: how much the loss of the task depends on y, for the metrics that need it. images: the
+    number of images that the N tokens come from, equally many from each; 0 where only a sample of the tokens takes part.
+    centred: leave the mean error of each of the M outputs out of the loss, because the bias will be moved by it. whole: compare
+    with the float product; else with the one whose right side is quantised.
     """
 
     left: Side
@@ -165,9 +167,10 @@ class Problem:
 @dataclass(frozen=True, eq=False)
 class LeftForm:
     """
-    The squared error ``e G e^T + 2 e C + const`` of a linear layer's output, from errors e ``(T, K)`` of its input `values`.
+    The squared error of a linear layer's output, written as ``e G e^T + 2 e C + const`` for errors e of its input.
 
-    gram is G ``(K, K)``, cross is C ``(T, K)``. The errors are those of `errors`.
+    values: the T input rows, ``(T, K)``. gram: G, ``(K, K)``. cross: C, ``(T, K)``. weight: how much each row counts, ``(T,)``,
+    None for all alike. centred: as in `Problem`. e ``(T, K)`` has to go through `errors` first.
     """
 
     values: Tensor

@@ -15,9 +15,10 @@ from fxquant.graph.meta import known_value
 @dataclass(frozen=True, eq=False)
 class Sample:
     """
-    Rows of the operands of one site: indices into all of them, in order, or None for all.
+    The rows of one site's operands that take part in a search.
 
-    A row is a token, of attention one image's (or window's) whole product. `tokens` of `total` tokens take part.
+    A row is a token of a linear layer, or in attention one image (or window) with all its tokens. index: the numbers of the
+    chosen rows, in order; None for all. tokens, total: how many tokens take part, and how many there are.
     """
 
     index: Tensor | None

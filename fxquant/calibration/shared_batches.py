@@ -18,12 +18,14 @@ from fxquant.observers.input_recorder import InputRecorder
 
 class SharedBatches:
     """
-    The statistics that one process would take over all batches, bit for bit where ranks compute alike.
+    Calibrate on several ranks, and get the statistics that one process would get from all batches.
 
-    images: of this rank, on its device. The order of all is the one in which `fxquant.distributed.shard` deals them out: the
-    first of rank 0, of rank 1, ..., the second of rank 0. Ranks run a batch each, and every rank absorbs what all of them
-    said, in order. Two kinds of batches run on every rank: all of them where an observer does not summarise, as those of
-    torch.ao, and the last one where what is kept of it depends on those before (power-of-two factors, integer softmax).
+    They are equal to the bit where the ranks compute alike. images: the batches of this rank, on its device. Batches count in
+    the order in which `fxquant.distributed.shard` deals them out: the first of rank 0, the first of rank 1, ..., the second of
+    rank 0. Each rank runs its own batch, and then every rank absorbs the summaries of all ranks in that order.
+
+    Some batches run on every rank: all of them if an observer does not summarise, as those of torch.ao, and the last one if
+    an observer keeps something of it that depends on the batches before (power-of-two factors, integer softmax).
     """
 
     def __init__(self, prepared: fx.GraphModule, images: Iterator[Tensor]) -> None:

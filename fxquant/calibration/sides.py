@@ -26,8 +26,11 @@ class Groups(Enum):
 @dataclass(eq=False)
 class Part:
     """
-    A tensor that one observer stands for, as the product reads it: ``(O, K)`` of a weight, ``(T, K)`` of an input or
-    ``(E, H, N, K)`` of attention. `initial` is its quantisation by the observer alone, `qparams` the best so far.
+    One tensor under search, and its observer: None where it stays float.
+
+    values: the tensor as the product reads it, ``(O, K)`` of a weight, ``(T, K)`` of an input or ``(E, H, N, K)`` of attention.
+    initial: the quantisation that the observer gives before any search. qparams: the best one so far. multipliers: by what
+    scales are multiplied to get the candidates, ``(steps,)``.
     """
 
     observer: Observer | None
@@ -88,10 +91,11 @@ class Part:
 @dataclass(eq=False)
 class Side:
     """
-    All parts of one side, one below the other, as rows ``(E, H, R, K)`` of which the product takes the dot products.
+    One side of a product: its parts below each other, as R rows ``(E, H, R, K)``.
 
-    transposed: the parts hold ``(..., K, R)``, as the right operand of a product of activations does. weight: they are weights,
-    ``(R, K)`` once flattened.
+    The product is the dot products of the rows of one side with those of the other. transposed: the parts hold ``(..., K, R)``,
+    as the right operand of a product of activations does. weight: the parts are weights, ``(R, K)`` when their last axes are
+    flattened.
     """
 
     parts: list[Part]

@@ -17,7 +17,7 @@ from fxquant.observers.base import Observer
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """Linear layers that share a quantised input, which is searched for all of them at once, or one other product."""
+    """Products that are searched together: all linear layers that read one quantised input, or a single other product."""
 
     products: tuple[fx.Node, ...]
 
@@ -77,7 +77,7 @@ def find_sites(gm: fx.GraphModule, every: bool) -> list[Site]:
     """
     Return the sites of a prepared graph in the order in which they run.
 
-    every: also products that nothing is searched for, because later ones are to read what they give once quantised.
+    every: include products that nothing is searched for. Later products read their quantised results.
     """
     groups: dict[object, list[fx.Node]] = {}
     for node in gm.graph.nodes:

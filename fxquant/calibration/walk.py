@@ -20,10 +20,11 @@ Stop = Callable[[Site, "Walk"], None]
 
 class Walk(fx.Interpreter):
     """
-    Compute each node for every batch before the next site is passed; observers see the batches in order, as in a plain loop.
+    Run the graph from site to site: all batches up to one site, then all batches up to the next.
 
-    stop is called before the first product of each site: `operand` then gives what it reads. quantised: products that follow
-    read what quantised products give, else float. Between sites only those values are kept that later nodes read.
+    Observers see the batches in the same order as in a plain loop. `stop` is called before the first product of each site, and
+    may ask `operand` for what that product reads. quantised: whether a product reads the quantised results of the products
+    before it, or float ones. Between sites, only values that later nodes read are kept.
     """
 
     def __init__(self, gm: fx.GraphModule, sites: Sequence[Site], values: Values, quantised: bool) -> None:

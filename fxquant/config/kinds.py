@@ -31,9 +31,10 @@ class Kind:
     """
     What the rest of fxquant has to know of one type of spec.
 
-    quantize: the operator that gives int8 codes; dequantize: the one that gives float32 values for them. A graph calls each on
-    what it reads and on those of `Observer.operator_arguments` that are among its parameters. simulation: the operator from
-    values to values for a spec that has no codes. roles, values: what may be quantised so, in a `LayerSpec` and a `Placement`.
+    quantize: the operator from values to int8 codes. dequantize: the operator from codes to float32 values. simulation: one
+    operator in place of both, for a spec that has no codes. Beside the tensor that it reads, each is called with those of
+    `Observer.operator_arguments` that it has a parameter for. roles: which operands of a `LayerSpec` may be quantised so.
+    values: which values of a `Placement`.
     """
 
     quantize: Operator

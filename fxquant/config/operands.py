@@ -60,8 +60,8 @@ class TensorSpec(Codes, OperandSpec):
     How one operand is quantised.
 
     bits: 2..8. signed: codes ``[-2^(b-1), 2^(b-1) - 1]`` rather than ``[0, 2^b - 1]``. symmetric: the zero point is 0.
-    observer: frozen options of the observer that finds the range. narrow: signed codes go without the smallest, as in
-    ``[-127, 127]``.
+    granularity: which values share a scale. observer: how the range is found, such as ``MinMax()``. narrow: signed codes
+    without the smallest, as in ``[-127, 127]``.
 
     Raises `ConfigError` for a value of the wrong type or range, and where the observer cannot find such a range.
     """

@@ -57,10 +57,10 @@ class RowGroups:
 @dataclass(frozen=True)
 class PerProjection:
     """
-    One scale for each of query, key and value where one weight computes several of them, else one for the whole weight.
+    One scale for each projection of a weight: three for one that computes query, key and value, one for any other.
 
-    heads: one for each head of each of them. Which weights do is found from the data flow; `prepare` turns this into
-    `RowGroups` or `PerTensor`.
+    heads: one scale for each head of each projection. `prepare` finds the projections from the data flow, and puts `RowGroups`
+    or `PerTensor` in the place of this.
     """
 
     heads: bool = False

@@ -47,11 +47,12 @@ class Observer(nn.Module):
     Accumulate the range of one operand over the calibration batches.
 
     Calling it returns its input unchanged. `spec` says how the operand will be quantised, `operand` names it in errors.
-    Subclasses take in the ``(G, n)`` view of a batch (one row per scale) by `summarise` and `absorb`, or by an `observe` of
-    their own, and keep their statistics in buffers, so that a half-calibrated model can be saved. Four more hold what
-    `fxquant.calibration` finds by searching, and are empty until then: `found_scale` and `found_zero_point` ``(G,)`` in place
-    of those that the statistics give, `noise` ``(K,)`` to be added to the rows of the operand, tokens or patches, before they
-    are quantised, and, on a weight's observer, `bias_shift` ``(O,)`` to be added to the product's bias.
+    Subclasses are given each batch as ``(G, n)``, one row for each scale. They take it in by `summarise` and `absorb`, or by an
+    `observe` of their own. They keep statistics in buffers, so that a half-calibrated model can be saved.
+
+    Four more buffers hold what `fxquant.calibration` finds by searching, and are empty until then. `found_scale` and
+    `found_zero_point`, ``(G,)``, take the place of those that the statistics give. `noise`, ``(K,)``, is added to each token or
+    patch before it is quantised. `bias_shift`, ``(O,)``, on the observer of a weight, is added to the bias of the product.
     """
 
     batches: Tensor
@@ -155,9 +156,10 @@ class Observer(nn.Module):
 
     def operator_arguments(self) -> dict[str, Tensor | int]:
         """
-        Return what the operators in the table of quantisers are called with after `convert`, by the name of the parameter.
+        Return the arguments, by name, of the operators that `convert` writes for this kind of spec.
 
-        Of what an operator has no parameter for it is given nothing. Raises `CalibrationError` when nothing was observed.
+        The operators stand in `fxquant.config.kinds`. Each is given those of the arguments that it has a parameter for. Raises
+        `CalibrationError` when nothing was observed.
         """
         return {"scale": self.calculate_qparams().scale, "qmin": self.spec.qmin, "qmax": self.spec.qmax}
 
@@ -184,19 +186,19 @@ class Observer(nn.Module):
         return QParams(scale, zero_point, self.axis)
 
     def candidates(self, multipliers: Tensor) -> int:
-        """Return how many quantisations a search has to choose from where scales are to be tried times `multipliers`."""
+        """Return how many candidates a search has, where it may multiply scales by each of `multipliers`, ``(steps,)``."""
         return int(multipliers.numel())
 
     def candidate(self, initial: QParams, multipliers: Tensor, index: Tensor) -> QParams:
         """
-        Return one of these quantisations, made from the `initial` one.
+        Return the candidate with number `index`, made from the `initial` quantisation.
 
-        index: its number, 0-dim, or with a scale for each of G groups the number of each, ``(G,)``.
+        index: 0-dim, one number for the whole tensor; or ``(G,)``, a number for each of its G scales.
         """
         return QParams(initial.scale * multipliers[index], initial.zero_point, initial.axis)
 
     def step(self, qparams: QParams) -> Tensor:
-        """Return the distance between two neighbouring codes, 0-dim or ``(G,)``: in it a noisy bias is measured."""
+        """Return the distance between neighbouring codes, 0-dim or ``(G,)``: the unit in which a noisy bias is searched."""
         return qparams.scale
 
     def fake_quantize(self, x: Tensor, qparams: QParams) -> Tensor:
@@ -206,7 +208,7 @@ class Observer(nn.Module):
         return dequantize(codes, params.scale, params.zero_point, params.axis)
 
     def per_row(self, qparams: QParams, x: Tensor) -> QParams:
-        """Repeat what each row group of a weight shares for its rows, so that one form of a row-wise weight is left."""
+        """Turn the scales of row groups, ``(G,)``, into one for each row of a weight, ``(O,)``; leave all others alone."""
         if not isinstance(self.spec.granularity, RowGroups):
             return qparams
         rows, zero_point = x.shape[0] // qparams.scale.shape[0], qparams.zero_point

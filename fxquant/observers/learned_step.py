@@ -44,10 +44,9 @@ class LearnedStep(ObserverOptions):
     """
     The scale of an activation is trained; the first batch it sees sets it to ``2 mean|x| / sqrt(qmax)``.
 
-    An affine spec, ``symmetric=False``, learns an offset too, which is rounded to whole steps so that it has an integer zero
-    point; real_offset leaves it as it is, and then only what linear layers read can become codes. learned_bits: the
-    bit width is trained with one scale for each of 2 to 8 bits, starting from the spec's. train: False keeps the scale where it
-    starts.
+    With an affine spec, ``symmetric=False``, an offset is trained too. It is rounded to whole steps, which gives an integer
+    zero point. real_offset: do not round it; then only what linear layers read can become codes. learned_bits: train the bit
+    width, from that of the spec on; there is one scale for each of 2 to 8 bits. train: False keeps the scale where it starts.
     """
 
     gradient_scale: GradientScale = GradientScale.VARIATION
@@ -95,10 +94,10 @@ class LearnedWeightStep(LearnedStep):
 
 class LearnedStepQuantizer(Observer):
     """
-    Quantise and dequantise an operand with a learned `scale`, ``(G,)``, or ``(7, G)`` for 2 to 8 bits where these are learned.
+    Quantise and dequantise an operand with a learned scale.
 
-    `offset` has the shape of `scale`, and is None where the spec is symmetric; `bits` ``(G,)`` is None where it is not learned.
-    The first values seen initialise it, and are quantised by it already.
+    scale: ``(G,)``, or where bit widths are learned ``(7, G)``, a row for each of 2 to 8 bits. offset: of the same shape, None
+    for a symmetric spec. bits: the learned widths, ``(G,)``, or None. The first batch sets all of them before it is quantised.
     """
 
     trained = True

@@ -30,9 +30,10 @@ def refuse_coarse(scale: Tensor, operand: str) -> None:
 @dataclass(frozen=True)
 class Log2(OperandSpec):
     """
-    How the output of softmax is quantised: ``2^-q``, ``q = round(-log2 p)`` in ``[0, 2^b - 1]``, and 0 beyond.
+    How the output of softmax is quantised: to powers of two.
 
-    bits: 2..7. Products of such codes are shifts, for which there is no int8 kernel: they run on float values.
+    A probability p becomes ``2^-q`` with ``q = round(-log2 p)``, and 0 where q exceeds ``2^b - 1``. bits: b, 2..7. A product
+    with powers of two is made of shifts, for which there is no int8 kernel: it runs on float values.
     """
 
     bits: int = 4

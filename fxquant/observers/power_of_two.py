@@ -21,10 +21,10 @@ VALUES = 2**20  # compared at a time, to keep the temporaries small
 @dataclass(frozen=True)
 class PowerOfTwoFactor(ObserverOptions):
     """
-    Channel c has the scale ``s 2^k``, k in 0..3, and all share one zero point: normalisation then only needs shifts.
+    Each channel has a scale of its own, ``s 2^k`` with k in 0..3, and all channels share s and one zero point.
 
-    ``8 s`` and the zero point are those of the range of all channels; k has the least squared error on the latest batch. For
-    affine unsigned codes with ``PerChannel(-1)``, such as what a layer norm reads.
+    A layer norm can then read the codes with shifts alone. ``8 s`` and the zero point are those of the range of all channels
+    together. k is the one with the least squared error on the latest batch. For affine unsigned codes with ``PerChannel(-1)``.
     """
 
     def check(self, spec: Codes) -> None:

@@ -145,7 +145,7 @@ class TwinObserver(MinMaxObserver):
         raise NotImplementedError
 
     def step(self, qparams: TwinQParams) -> Tensor:  # type: ignore[override]
-        """Return the high scale, 0-dim: in it a noisy bias is measured."""
+        """Return the high scale, 0-dim: the unit in which a noisy bias is searched."""
         return qparams.high
 
     def fake_quantize(self, x: Tensor, qparams: TwinQParams) -> Tensor:  # type: ignore[override]
