@@ -6,7 +6,8 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant import ops
-from fxquant.graph.attributes import called_module, read_buffer, weight_of
+from fxquant.graph.attributes import bias_of, called_module, read_buffer, weight_of
+from fxquant.graph.calls import call
 from fxquant.graph.dataflow import PRODUCTS
 from fxquant.graph.meta import drop_value, inherit_meta, provenance
 from fxquant.graph.rewrite import blame, edit
@@ -45,14 +46,14 @@ def _add_one(graph: fx.Graph, node: fx.Node, observer: Observer) -> None:
     shape = weight_of(products[0]).shape[1:]
     with graph.inserting_before(node):
         noise = read_buffer(graph, f"{observer.operand}_noise", observer.noise.reshape(shape))
-        noisy = graph.call_function(ops.add_noise, (node.args[0], noise))
+        noisy = call(graph, ops.add_noise, {"x": node.args[0], "noise": noise})
     inherit_meta(noisy, node)
     drop_value(noisy)
     node.update_arg(0, noisy)
     for product in products:
-        bias = product.args[2] if len(product.args) > 2 else None
+        weight = product.args[1]
         with graph.inserting_before(product):
-            denoised = graph.call_function(ops.denoise_bias, (bias, noise, product.args[1]))
+            denoised = call(graph, ops.denoise_bias, {"bias": bias_of(product), "noise": noise, "weight": weight})
         provenance(denoised, product)
         product.args = (*product.args[:2], denoised, *product.args[3:])
 

@@ -16,7 +16,7 @@ from fxquant.config.overrides import Scope, refuse_unmatched
 from fxquant.config.quant_config import QuantConfig
 from fxquant.errors import ConfigError
 from fxquant.graph import dataflow
-from fxquant.graph.attributes import stride_and_padding, weight_of
+from fxquant.graph.attributes import weight_of, window_of
 from fxquant.graph.meta import Operand, Product, Record, module_path, record_of, set_record
 from fxquant.graph.products import operand_role, product_of
 from fxquant.graph.rewrite import edit
@@ -134,10 +134,9 @@ def _resolved(node: fx.Node, operand: Operand) -> Operand:
 def _takes_noise(node: fx.Node, operands: tuple[Operand, ...]) -> bool:
     """Say whether the noise of a product's input can be taken off its bias: of a convolution where patches tile the image."""
     if node.target is F.conv2d:
-        stride, padding = stride_and_padding(node)
-        weight = node.args[1]
-        tiles = isinstance(weight, fx.Node) and weight.op == "get_attr" and tuple(stride) == weight_of(node).shape[2:]
-        return tiles and tuple(padding) == (0, 0) and operands[0].spec is not None
+        window, weight = window_of(node), node.args[1]
+        tiles = isinstance(weight, fx.Node) and weight.op == "get_attr" and window.stride == weight_of(node).shape[2:]
+        return tiles and window.padding == (0, 0) and operands[0].spec is not None
     return node.target is F.linear and operands[0].spec is not None
 
 
@@ -171,11 +170,9 @@ def _obstacle(node: fx.Node, product: Product, operands: tuple[Operand, ...]) ->
 
 
 def _convolution_obstacle(node: fx.Node, learned: bool) -> str | None:
-    given: tuple[Any, ...] = node.args[4:]  # after the stride
-    defaults: tuple[Any, ...] = (0, 1, 1)
-    padding, dilation, groups = (*given, *defaults[len(given) :])
-    if groups != 1 and not learned:
-        return f"grouped convolution ({groups} groups): not one matrix product"
-    if dilation not in (1, (1, 1), [1, 1]):
+    window = window_of(node)
+    if window.groups != 1 and not learned:
+        return f"grouped convolution ({window.groups} groups): not one matrix product"
+    if window.dilation != (1, 1):
         return "dilated convolution: no int8 form"
-    return "convolution with padding given by name: no int8 form" if isinstance(padding, str) else None
+    return "convolution with padding given by name: no int8 form" if isinstance(window.padding, str) else None

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.graph.attributes import called_module, read_buffer, tensor_of
+from fxquant.graph.attributes import bias_of, called_module, read_buffer, tensor_of
 from fxquant.graph.meta import record_of
 from fxquant.graph.rewrite import blame, edit
 from fxquant.observers.base import Observer
@@ -30,7 +30,7 @@ def _correct(gm: fx.GraphModule) -> bool:
         observer = _weight_observer(node)
         if record is None or observer is None or observer.bias_shift.numel() == 0:
             continue
-        bias = node.args[2] if len(node.args) > 2 else None
+        bias = bias_of(node)
         name = f"{record.label}.bias_corrected"
         if isinstance(bias, fx.Node) and (bias.op != "get_attr" or str(bias.target).startswith(name)):
             continue

@@ -49,8 +49,8 @@ def _fold_correction(graph: fx.Graph, m: Match) -> fx.Node | None:
 
 def _fold_into_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
     norm: fx.Node = m["norm"]
-    arguments: list[Any] = [*norm.args, None, None][: max(4, len(norm.args))]
-    x, shape, gamma, beta, *rest = arguments
+    given = arguments_of(norm)
+    shape, beta = given["normalized_shape"], given["bias"]
     constant = all(isinstance(a, fx.Node) and a.op == "get_attr" for a in (beta, m["noise"]))
     if len(norm.users) > 1 or not constant or len(shape) != 1 or tensor_of(m["noise"]).dim() != 1:
         return None
@@ -58,7 +58,7 @@ def _fold_into_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
     if tensor_of(beta).dtype is not noisy.dtype:
         return None  # rounded to the model's dtype, the noise would be another
     new = read_buffer(graph, f"{beta.target}_noisy", noisy)
-    return graph.call_function(F.layer_norm, (x, shape, gamma, new, *rest), norm.kwargs)
+    return call_again(graph, norm, bias=new)
 
 
 def _fold_into_quantize(graph: fx.Graph, m: Match) -> fx.Node | None:

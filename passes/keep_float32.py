@@ -10,7 +10,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
-from fxquant.graph.calls import call_again
+from fxquant.graph.calls import arguments_of, call_again
 from fxquant.graph.dataflow import moves_values
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.meta import set_value, value_of
@@ -52,16 +52,19 @@ def _drop_cast(graph: fx.Graph, m: Match) -> fx.Node | None:
 
 def _widen_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
     root, value = m["root"], value_of(m["root"])
-    _, shape, *rest = root.args
-    parameters, options = rest[:2], rest[2:]
+    given = arguments_of(root)
+    parameters = {name: given[name] for name in ("weight", "bias")}
     if value is None or value.dtype not in _HALF or root.kwargs or not _becomes_codes(root):
         return None
-    if any(p is not None and (not isinstance(p, fx.Node) or p.op != "get_attr") for p in parameters):
+    if any(p is not None and (not isinstance(p, fx.Node) or p.op != "get_attr") for p in parameters.values()):
         return None
-    wide = [p if p is None else read_buffer(graph, f"{p.target}_float32", tensor_of(p).float()) for p in parameters]
+    wide = {
+        name: p if p is None else read_buffer(graph, f"{p.target}_float32", tensor_of(p).float())
+        for name, p in parameters.items()
+    }
     x = graph.call_method("to", (m["x"], torch.float32))
     set_value(x, _in_float32(m["x"]))
-    norm = graph.call_function(F.layer_norm, (x, shape, *wide, *options))
+    norm = call_again(graph, root, input=x, **wide)
     set_value(norm, _in_float32(root))
     return norm
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.graph.attributes import tensor_of
+from fxquant.graph.attributes import bias_of, tensor_of, window_of
 from fxquant.graph.calls import call
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.rewrite import Rule, rewrite
@@ -18,16 +16,7 @@ from fxquant.lowering.obstacles import obstacle
 from fxquant.lowering.quantized import quantized
 from fxquant.ops import dequantize, dequantize_twin, extract_patches, int8_linear, int8_linear_twin
 
-_SIMULATED = Call(
-    F.conv2d,
-    Call((dequantize, dequantize_twin), ...),
-    Call(dequantize, ...),
-    Var("bias", optional=True),
-    Var("stride", optional=True),
-    Var("padding", optional=True),
-    Var("dilation", optional=True),
-    Var("groups", optional=True),
-)
+_SIMULATED = Call(F.conv2d, Call((dequantize, dequantize_twin), ...), Call(dequantize, ...), ...)
 _CAST = Call(
     "to",
     Call("permute", Call((int8_linear, int8_linear_twin), ..., name="product"), ..., name="permuted"),
@@ -55,16 +44,10 @@ def _lower(graph: fx.Graph, m: Match) -> fx.Node | None:
     # The code of zero is 0 where the codes are twin.
     zero_point, qmax = (None, 127) if x is None else (x.zero_point, x.qmax)
     kernel = (tensor_of(weight.codes).shape[2], tensor_of(weight.codes).shape[3])
-    stride = _pair(m["stride"], 1)
-    window = {"kernel": kernel, "stride": stride, "padding": _pair(m["padding"], 0)}
+    window = {"kernel": kernel, "stride": window_of(root).stride, "padding": window_of(root).padding}
     patches = call(graph, extract_patches, {"codes": codes, **window, "zero_point": zero_point, "qmax": qmax})
-    product = int8_product(graph, root, patches, m["bias"], few_rows(root, 1))
+    product = int8_product(graph, root, patches, bias_of(root), few_rows(root, 1))
     return graph.call_method("permute", (product, 0, 3, 1, 2))
-
-
-def _pair(value: Any, default: int) -> tuple[int, int]:
-    value = default if value is None else value
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _fold_cast(graph: fx.Graph, m: Match) -> fx.Node | None:

@@ -15,7 +15,7 @@ from fxquant.config.operands import IntegerNorm
 from fxquant.errors import CalibrationError, ConfigError
 from fxquant.graph import dataflow
 from fxquant.graph.attributes import called_module, read_buffer, tensor_of
-from fxquant.graph.calls import call, parameters
+from fxquant.graph.calls import arguments_of, call, parameters
 from fxquant.graph.meta import (
     copy_knowledge,
     has_value,
@@ -76,7 +76,8 @@ def _quantize(gm: fx.GraphModule) -> bool:
             if isinstance(module, Observer):
                 value = _quantized(gm.graph, source, module)
             else:
-                value = gm.graph.call_function(check_input, (source, checks[module], str(module.operand)))
+                checked = {"x": source, "shape": checks[module], "name": str(module.operand)}
+                value = call(gm.graph, check_input, checked)
                 inherit_meta(value, source)
         node.replace_all_uses_with(value)
         gm.graph.erase_node(node)
@@ -158,9 +159,9 @@ def _as_the_table_says(graph: fx.Graph, source: fx.Node, observer: Observer) -> 
 
 def _integer_softmax(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple[fx.Node, fx.Node]:
     observer.calculate_qparams()  # which there are none of, but the operand has to be calibrated
-    scores = source.args[0]
-    codes = graph.call_function(log_int_softmax, (scores, _scale_of(scores, observer), observer.spec.qmax))
-    return codes, graph.call_function(dequantize_log2, (codes,))
+    read = {"scores": source.args[0], "scale": _scale_of(source.args[0], observer)}
+    codes = call(graph, log_int_softmax, read | {"qmax": observer.spec.qmax})
+    return codes, call(graph, dequantize_log2, {"codes": codes})
 
 
 def _scale_of(scores: object, observer: Observer) -> fx.Node:
@@ -191,9 +192,9 @@ def _integer_norm(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple
     scale = read_buffer(graph, f"{name}_scale", params.scale)
     zero_point = None if params.zero_point is None else read_buffer(graph, f"{name}_zero_point", params.zero_point)
     site = QuantizerSite(read.codes, scale, zero_point, None, None, None, spec.qmin, spec.qmax)
-    weight, bias = (*norm.args[2:4], None, None)[:2]
+    own = arguments_of(norm)
     normed = {"codes": read.codes, "factor": factor, "zero_point": zero, "qmax_in": read.qmax}
-    parameters = {"weight": weight, "bias": bias} | quantizer_arguments(site, integer_layer_norm)
+    parameters = {"weight": own["weight"], "bias": own["bias"]} | quantizer_arguments(site, integer_layer_norm)
     codes = call(graph, integer_layer_norm, normed | parameters)
     if source is not norm:
         codes = graph.call_function(operator.getitem, (codes, source.args[1]))

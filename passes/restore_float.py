@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
-from fxquant.graph.calls import arguments_of
+from fxquant.graph.calls import arguments_of, call
 from fxquant.graph.match import Call, Match
 from fxquant.graph.meta import Record, known_value, model_dtype, record_of, set_record, set_value, value_of
 from fxquant.graph.rewrite import Rule, rewrite
@@ -119,19 +118,10 @@ def _open_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
     known = value_of(x)
     if known is not None and known.dtype is not torch.float32:
         x = _cast(graph, x, known.dtype, torch.float32)
-    parameters = (given["weight"], given["bias"], given["epsilon"])
-    norm = graph.call_function(F.layer_norm, _without_defaults(x, (value.shape[-1],), *parameters))
+    parameters = {"weight": given["weight"], "bias": given["bias"], "eps": given["epsilon"]}
+    norm = call(graph, F.layer_norm, {"input": x, "normalized_shape": (value.shape[-1],), **parameters})
     set_value(norm, torch.empty_like(value, dtype=torch.float32))
     return quantize_node(graph, replace(site, source=norm))
 
 
-def _without_defaults(x: Any, shape: tuple[int, ...], *rest: Any) -> tuple[Any, ...]:
-    """Return the arguments of a layer norm as canonical graphs spell them."""
-    count = max(
-        (i + 1 for i, (a, default) in enumerate(zip(rest, _NORM_DEFAULTS, strict=True)) if a != default), default=0
-    )
-    return (x, shape, *rest[:count])
-
-
-_NORM_DEFAULTS = (None, None, 1e-5)
 _OPEN_NORM: Rule = (Call(layer_norm_quantize, ...), _open_norm)

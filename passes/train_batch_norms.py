@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.graph.calls import arguments_of
 from fxquant.graph.meta import inherit_meta
 from fxquant.graph.rewrite import blame, edit
 from fxquant.ops.train_modules import BatchNorm
 
-_NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-_DEFAULTS = (None, None, None, None, None, False, 0.1, 1e-5)
+_READ = ("input", "running_mean", "running_var", "weight", "bias")
 
 
 def train_batch_norms(gm: fx.GraphModule) -> PassResult:
@@ -39,13 +37,12 @@ def _train(gm: fx.GraphModule) -> bool:
 
 
 def _replace(gm: fx.GraphModule, node: fx.Node, name: str) -> bool:
-    given = {**dict(zip(_NAMES, node.args, strict=False)), **node.kwargs}
-    values: list[Any] = [given.get(key, default) for key, default in zip(_NAMES, _DEFAULTS, strict=True)]
-    if node.target is torch.batch_norm or values[1] is None or values[5]:
+    given = arguments_of(node) if node.target is F.batch_norm else None
+    if given is None or given["running_mean"] is None or given["training"]:
         return False
-    gm.add_submodule(f"train_modules.{name}", BatchNorm(values[6], values[7]).train(gm.training))
+    gm.add_submodule(f"train_modules.{name}", BatchNorm(given["momentum"], given["eps"]).train(gm.training))
     with gm.graph.inserting_before(node):
-        call = gm.graph.call_module(f"train_modules.{name}", tuple(values[:5]))
+        call = gm.graph.call_module(f"train_modules.{name}", tuple(given[key] for key in _READ))
     inherit_meta(call, node)
     node.replace_all_uses_with(call)
     gm.graph.erase_node(node)

@@ -22,6 +22,10 @@ from fxquant.lowering.quantized import INT8_LINEARS, factors
 from fxquant.lowering.quantizer_site import quantizer_arguments, quantizer_site
 from fxquant.ops import attention_quantize, layer_norm_quantize, quantize, quantize_twin
 
+# What the kernel of linear layers is told where its result stays float.
+_NO_CODES = dict(
+    zip(("q_scale", "q_zero_point", "q_low", "q_split", "q_noise", "qmin", "qmax"), NO_QUANTIZER, strict=True)
+)
 _FLOATS = (torch.float32, torch.bfloat16)
 
 
@@ -51,15 +55,15 @@ def _linear(graph: fx.Graph, m: Match) -> fx.Node | None:
     table = (
         None if site.gelu is None else read_buffer(graph, f"{record.label}.gelu_table", gelu_table(site.gelu).clone())
     )
-    arguments = (
-        site.codes,
-        read_buffer(graph, f"{record.label}.weight_packed", packed),
-        read_buffer(graph, f"{record.label}.compensation", compensation),
-        *(site.scale, site.low, site.bias, table, site.residual),
-        *(NO_QUANTIZER if site.quantizer is None else site.quantizer.steps),
-        site.dtype is torch.bfloat16,
-    )
-    new = graph.call_function(KERNELS.cpu_gemm.default, arguments)
+    target, quantizer = KERNELS.cpu_gemm.default, site.quantizer
+    product: dict[str, Any] = {
+        "codes": site.codes,
+        "packed": read_buffer(graph, f"{record.label}.weight_packed", packed),
+        "compensation": read_buffer(graph, f"{record.label}.compensation", compensation),
+        **{"scale": site.scale, "scale_low": site.low, "bias": site.bias},
+        **{"activation": table, "residual": site.residual, "bfloat16": site.dtype is torch.bfloat16},
+    }
+    new = call(graph, target, product | (_NO_CODES if quantizer is None else quantizer_arguments(quantizer, target)))
     set_record(new, record)
     return new
 

@@ -24,7 +24,7 @@ from fxquant.calibration.walk import Walk
 from fxquant.config.search import Gradient, ScaleSearch
 from fxquant.distributed import bar_hidden, rank, together, world_size
 from fxquant.errors import CalibrationError, InputError
-from fxquant.graph.attributes import tensor_of, weight_of
+from fxquant.graph.attributes import bias_of, tensor_of, weight_of
 from fxquant.graph.meta import record_of, set_record
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.observers.base import Observer
@@ -190,8 +190,7 @@ def _order(site: Site, problem: Problem, options: ScaleSearch) -> list[Side]:
 
 
 def _bias(product: fx.Node) -> Tensor:
-    weight = weight_of(product)
-    bias = product.args[2] if len(product.args) > 2 else None
+    weight, bias = weight_of(product), bias_of(product)
     if isinstance(bias, fx.Node) and bias.op == "get_attr":
         return tensor_of(bias).float()
     return torch.zeros(len(weight), device=weight.device)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxquant.errors import ConfigError
-from fxquant.graph.attributes import called_module, stride_and_padding, weight_of
+from fxquant.graph.attributes import called_module, weight_of, window_of
 from fxquant.graph.meta import Record, known_value, record_of
 from fxquant.numerics.granularity import PerTensor
 from fxquant.observers.base import Observer
@@ -68,8 +68,10 @@ class Site:
 
     def _patches(self, value: Tensor) -> Tensor:
         weight = weight_of(self.first)
-        stride, padding = stride_and_padding(self.first)
-        columns = F.unfold(value.float(), weight.shape[2:], padding=padding, stride=stride)  # (B, C*kh*kw, L)
+        window = window_of(self.first)
+        columns = F.unfold(
+            value.float(), weight.shape[2:], padding=window.padding, stride=window.stride
+        )  # (B, C*kh*kw, L)
         return columns.mT.reshape(-1, columns.shape[1])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -71,12 +71,30 @@ def weight_of(product: fx.Node) -> Tensor:
     return tensor_of(weight)
 
 
-def stride_and_padding(convolution: fx.Node) -> tuple[Any, Any]:
-    """Return both settings of a convolution as pairs, or as the name that stands for a padding."""
-    given: tuple[Any, ...] = convolution.args[3:5]
-    defaults: tuple[Any, ...] = (1, 0)
-    stride, padding = ((n, n) if isinstance(n, int) else n for n in (*given, *defaults[len(given) :]))
-    return stride, padding
+def bias_of(product: fx.Node) -> Any:
+    """Return the bias among the arguments of a linear layer or convolution, None where there is none."""
+    return product.args[2] if len(product.args) > 2 else None
+
+
+class Window(NamedTuple):
+    """The settings of a convolution: pairs of rows and columns, the number of groups, or the name of a padding."""
+
+    stride: Any
+    padding: Any
+    dilation: Any
+    groups: int
+
+
+def window_of(convolution: fx.Node) -> Window:
+    """Return the settings of a convolution, defaults among them."""
+    given: tuple[Any, ...] = convolution.args[3:]
+    defaults: tuple[Any, ...] = (1, 0, 1, 1)
+    stride, padding, dilation, groups = (*given, *defaults[len(given) :])
+    return Window(_pair(stride), _pair(padding), _pair(dilation), groups)
+
+
+def _pair(value: Any) -> Any:
+    return (value, value) if isinstance(value, int) else value if isinstance(value, str) else tuple(value)
 
 
 def prune(gm: fx.GraphModule) -> None:

@@ -14,7 +14,11 @@ _NONE = inspect.Parameter.empty
 
 
 def arguments_of(node: fx.Node) -> dict[str, Any]:
-    """Return all arguments of a call of one of fxquant's operators by name, defaults among them."""
+    """
+    Return all arguments of a call by name, defaults among them.
+
+    node: calls one of fxquant's operators, or another function with a signature, such as `torch.nn.functional.layer_norm`.
+    """
     return named(node.target, node.args, node.kwargs)
 
 
@@ -42,7 +46,7 @@ def call(graph: fx.Graph, target: Any, arguments: Mapping[str, Any], spelled_out
         raise TypeError(f"{_name(target)} has no argument {min(unknown)!r}")
     values = list(named(target, (), arguments).values())
     for default in reversed(() if spelled_out else tuple(defaults.values())):
-        if default is _NONE or values[-1] is not default:
+        if type(values[-1]) is not type(default) or values[-1] != default:
             break
         values.pop()
     return graph.call_function(target, tuple(values))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxquant.graph.attributes import tensor_of
+from fxquant.graph.calls import arguments_of
 from fxquant.graph.dataflow import moves_values
 from fxquant.graph.meta import known_value, set_value, value_of
 from fxquant.lowering.quantized import quantized
@@ -29,10 +30,11 @@ class IntegerInput(NamedTuple):
 
 def integer_input(graph: fx.Graph, norm: fx.Node) -> IntegerInput | str:
     """Return what `norm` reads as integers, adding the moves of its codes to `graph`; or why that cannot be."""
-    if len(norm.args[1]) != 1:  # type: ignore[arg-type]
+    given = arguments_of(norm)
+    if len(given["normalized_shape"]) != 1:
         return "it normalises over several axes"
     moves: list[fx.Node] = []
-    value = norm.args[0]
+    value = given["input"]
     while isinstance(value, fx.Node) and moves_values(value):
         moves.insert(0, value)
         value = value.args[0]

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from fxquant.graph.attributes import bias_of, window_of
 from fxquant.graph.meta import value_of
 from fxquant.lowering.quantized import is_quantized, quantized, quantized_twin, rank_of, stored_zero_point
 from fxquant.ops import (
@@ -40,10 +41,10 @@ def _weight_obstacle(node: fx.Node) -> str | None:
     value = value_of(node)
     if node.target is F.conv2d and value is not None and value.dim() != 4:
         return "simulated: a convolution of one image without a batch axis"
-    groups = node.args[6] if node.target is F.conv2d and len(node.args) > 6 else 1
+    groups = window_of(node).groups if node.target is F.conv2d else 1
     if groups != 1:
         return f"simulated: a convolution in {groups} groups is not one matrix product"
-    bias = node.args[2] if len(node.args) > 2 else None
+    bias = bias_of(node)
     if bias is not None and (not isinstance(bias, fx.Node) or bias.op != "get_attr"):
         return "simulated: the bias is computed at run time"
     if twin is not None and stored_zero_point(weight) is not None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
-from fxquant.graph.attributes import add_buffer, called_module, get_tensor, own_tensors, prune, read_buffer, tensor_of
+from fxquant.graph.attributes import (
+    add_buffer,
+    bias_of,
+    called_module,
+    get_tensor,
+    own_tensors,
+    prune,
+    read_buffer,
+    tensor_of,
+    window_of,
+)
 from tests.support.check_pass import graph_of, module_of
 
 
@@ -42,6 +55,30 @@ def test_only_calls_of_modules_have_one() -> None:
     assert [called_module(other) for other in (*gm.graph.nodes, None, 3) if other is not call] == [None] * (
         len(gm.graph.nodes) + 1
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((), ((1, 1), (0, 0), (1, 1), 1)),
+        ((4,), ((4, 4), (0, 0), (1, 1), 1)),
+        (([4, 2], "same"), ((4, 2), "same", (1, 1), 1)),
+        (((4, 2), 1, (2, 2), 8), ((4, 2), (1, 1), (2, 2), 8)),
+    ],
+)
+def test_the_settings_of_a_convolution_are_pairs(given: tuple[Any, ...], expected: tuple[Any, ...]) -> None:
+    values = fx.Graph()
+    x, weight, bias = (values.placeholder(name) for name in ("x", "weight", "bias"))
+    convolution = values.call_function(F.conv2d, (x, weight, bias, *given))
+    assert window_of(convolution) == expected
+    assert bias_of(convolution) is bias
+
+
+def test_a_product_without_a_bias_has_none() -> None:
+    values = fx.Graph()
+    x, weight = (values.placeholder(name) for name in ("x", "weight"))
+    assert bias_of(values.call_function(F.linear, (x, weight))) is None
+    assert window_of(values.call_function(F.conv2d, (x, weight))) == ((1, 1), (0, 0), (1, 1), 1)
 
 
 def test_adds_buffers_where_there_is_room() -> None:
