@@ -26,7 +26,7 @@ def int8_linear(
 
     codes ``(..., K)`` int8 and weight ``(O', K')`` int8 are as stored; K' and O' may be K and O rounded up to a multiple of
     8 with zero rows and columns, which CUDA's `torch._int_mm` asks for. scale ``(O,)`` float32 is the product of the input's
-    and the weight's scale. bias ``(O,)`` float32 has swallowed the zero points (fold_zero_point in the lowering pass).
+    and the weight's scale. bias ``(O,)`` float32 has swallowed the zero points (`fxquant.lowering.epilogue.fold_epilogue`).
     An affine weight adds ``-weight_zero_point[o] * sum_k (codes - input_zero_point)``, which depends on the input: those two
     ``(O,)`` and 0-dim int32 tensors are None for a symmetric weight. pad_rows pads small batches for CUDA.
     """
