@@ -8,6 +8,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 from hypothesis import settings
 
 pytest.register_assert_rewrite("tests.support")
@@ -17,3 +18,9 @@ pytest_plugins = ["tests.support.folders"]
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=2000)
 settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let each test and its fixtures draw the same numbers, whichever tests ran before it on this worker."""
+    torch.manual_seed(0)

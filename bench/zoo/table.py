@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.harness.results import Row
 from bench.markdown import markdown
+from bench.zoo.entries import FAMILIES
 
 VERBS = ("trace", "prepare", "calibrate", "convert", "run")
 _HEADER = ("family", "model", "capture", "exact", "prepare", "convert", "run", "int8", "SQNR, dB", "stays float")
@@ -14,6 +15,7 @@ One small variant of each transformer family in timm {timm}, of its hybrids and 
 weights, recipe `default` at W8A8, calibrated on four random images. Written by `python -m bench.zoo`.
 
 {done} of {total} trace, prepare, convert and run; {exact} of the graphs equal their model bit for bit.
+Not walked yet: {missing}.
 
 - **capture**: `symbolic` needs no example; `export` needs `fxquant.trace(model, example_inputs=images)`.
 - **exact**: the graph gives exactly what the model gives, at two batch sizes that it was not traced with, 1 and 3; otherwise
@@ -29,7 +31,8 @@ def render(rows: dict[str, Row], timm_version: str) -> str:
     """Return the page."""
     done = sum("stopped" not in row for row in rows.values())
     exact = sum(row["exact"] is True for row in rows.values())
-    text = _TEXT.format(timm=timm_version, done=done, total=len(rows), exact=exact)
+    missing = ", ".join(family for family in FAMILIES if family not in rows) or "none"
+    text = _TEXT.format(timm=timm_version, done=done, total=len(rows), exact=exact, missing=missing)
     return f"{text}\n{markdown(_HEADER, [_cells(*item) for item in rows.items()], text=len(_HEADER))}\n"
 
 
