@@ -8,6 +8,7 @@ import torch
 from bench import startup
 
 
+@pytest.mark.long
 def test_stages_of_a_small_model() -> None:
     row = startup.measure_model("test_vit", torch.get_num_threads(), img_size=32)
     stages = row["stages"]

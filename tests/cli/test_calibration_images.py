@@ -85,6 +85,7 @@ def test_noise(
     assert calibration == {"source": "noise:5", "images": 5, "synthesis": {}}
 
 
+@pytest.mark.long
 def test_synthetic_images_are_made_once_and_serve_any_recipe(
     folder: Path, checkpoint: Path, tmp_path: Path, seen: list[list[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

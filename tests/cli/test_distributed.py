@@ -37,6 +37,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment, timeout=300)
 
 
+@pytest.mark.long
 def test_eval_equals_that_of_one_process_and_prints_once(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     def options(name: str) -> list[object]:
         written = ["--json", tmp_path / f"{name}.json", "--save", tmp_path / f"{name}.safetensors"]
