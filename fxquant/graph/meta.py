@@ -143,6 +143,11 @@ def take_provenance(node: fx.Node, other: fx.Node) -> None:
     node.meta |= {key: other.meta[key] for key in (_STACK, _MODULES) if other.meta.get(key)}
 
 
+def keep_provenance(node: fx.Node) -> None:
+    """Forget all that `node` knows but its source line and its module, as far as they are known."""
+    node.meta = {key: node.meta[key] for key in (_STACK, _MODULES) if node.meta.get(key)}
+
+
 def copy_knowledge(new: fx.Node, old: fx.Node) -> None:
     """Give `new` all that `old` knows but its record, in place of its own."""
     new.meta |= {key: known for key, known in old.meta.items() if key != _RECORD}

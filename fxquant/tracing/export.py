@@ -23,6 +23,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from fxquant.errors import InputError, UnsupportedGraphError
+from fxquant.graph.meta import keep_provenance
 from fxquant.graph.rewrite import LIBRARIES, location
 from fxquant.passes.functionalize import functionalize
 from fxquant.passes.respell_aten import respell_aten
@@ -31,7 +32,6 @@ from fxquant.tracing.untouched import attributes_kept
 
 _TRACED_BATCH = 2  # export takes sizes 0 and 1 for constants
 _CHECKED_BATCHES = (1, 3)
-_KEPT_META = ("stack_trace", "nn_module_stack")
 # Largest difference from the model, relative to its largest output, that rounding explains where kernels vary between runs.
 _ROUNDING = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -86,7 +86,7 @@ def _normalize(model: nn.Module, program: ExportedProgram) -> fx.GraphModule:
             program = program.run_decompositions({})
         gm = _functional(model, program)
     for node in gm.graph.nodes:
-        node.meta = {key: node.meta[key] for key in _KEPT_META if node.meta.get(key)}
+        keep_provenance(node)
     return gm
 
 
