@@ -164,7 +164,7 @@ def _reason(node: fx.Node, record: Record | None, stage: Stage | None) -> str | 
         return "not prepared yet"
     if stage is Stage.PREPARED:
         return None
-    simulated = any(is_quantized(a) for a in node.args[:2])
+    simulated = any(is_quantized(a) for a in factors(node)[:2])
     return obstacle(node) if stage is Stage.LOWERED or not simulated else None
 
 

@@ -9,12 +9,14 @@ from torch import fx
 
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.calls import arguments_of, call, parameters
+from fxquant.graph.dataflow import moves_values
 from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.kernels.quantizer import Quantizer
 from fxquant.ops import (
     attention_quantize,
     dequantize,
     dequantize_twin,
+    extract_patches,
     int8_linear_gelu_quantize,
     int8_linear_gelu_quantize_twin,
     integer_layer_norm,
@@ -105,11 +107,9 @@ def quantizer_site(node: object) -> QuantizerSite | None:
 
 def quantizer_behind(codes: object) -> QuantizerSite | None:
     """Return how `codes` were made, behind patches and moves; None where nothing in the graph makes them."""
-    site = quantizer_site(codes)
-    while site is None and isinstance(codes, fx.Node) and codes.args:
-        codes = codes.args[0]
-        site = quantizer_site(codes)
-    return site
+    while isinstance(codes, fx.Node) and (codes.target is extract_patches or moves_values(codes)):
+        codes = arguments_of(codes)["codes"] if codes.target is extract_patches else codes.args[0]
+    return quantizer_site(codes)
 
 
 def quantizer_arguments(site: QuantizerSite, target: Any) -> dict[str, Any]:

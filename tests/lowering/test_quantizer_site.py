@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from dataclasses import replace
 from typing import Any
 
@@ -198,8 +199,18 @@ def test_finds_the_quantizer_behind_moves(nodes: dict[str, fx.Node]) -> None:
     node = call(nodes, ops.quantize, "x", "scale", "zero", 0, 255)
     moved = node.graph.call_method("reshape", (node.graph.call_method("permute", (node, 1, 0)), -1))
     assert quantizer_behind(moved) == quantizer_behind(node) == site(nodes, *UNIFORM)
+    patches = call(nodes, ops.extract_patches, node, (4, 4), (4, 4), (0, 0), "zero", 255)
+    assert quantizer_behind(patches) == site(nodes, *UNIFORM)
     assert quantizer_behind(nodes["x"]) is None
     assert quantizer_behind(node.graph.call_function(torch.cat, ([node, node],))) is None
+
+
+@pytest.mark.parametrize("target", [torch.relu, operator.neg, torch.abs])
+def test_looks_behind_nothing_that_computes(target: Any, nodes: dict[str, fx.Node]) -> None:
+    node = call(nodes, ops.quantize, "x", "scale", "zero", 0, 255)
+    assert quantizer_behind(node.graph.call_function(target, (node,))) is None
+    product = call(nodes, ops.int8_linear, node, "weight", "w_scale", "bias", None, None, torch.float32, False)
+    assert quantizer_behind(product) is None
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 2, 2)])
