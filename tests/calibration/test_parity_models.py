@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 import fxquant
 from fxquant import Metric, Role, TwinGELU, TwinSoftmax
+from fxquant.graph.attributes import called_module
 from fxquant.graph.meta import Operand, Product, Record, record_of
 from fxquant.observers.base import Observer, QParams
 from tests.support.published import METRICS, interval, recorded, recorded_model
@@ -31,7 +32,7 @@ def observers(prepared: fx.GraphModule) -> Iterator[tuple[Record, Operand, Obser
     for node in prepared.graph.nodes:
         record = record_of(node)
         for argument, operand in zip(node.args, record.operands if record else (), strict=False):
-            module = prepared.get_submodule(str(argument.target)) if argument.op == "call_module" else None
+            module = called_module(argument)
             if record is not None and isinstance(module, Observer):
                 yield record, operand, module
 

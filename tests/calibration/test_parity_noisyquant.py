@@ -15,6 +15,7 @@ from fxquant.calibration import noise_search
 from fxquant.calibration.problem import Problem
 from fxquant.calibration.scales import search_scales
 from fxquant.calibration.sides import Part, Side
+from fxquant.graph.attributes import called_module
 from fxquant.graph.meta import record_of
 from fxquant.observers.base import Observer, QParams
 from tests.support.published import observer_of, recorded, recorded_model
@@ -150,7 +151,7 @@ def inputs(prepared: fx.GraphModule) -> dict[str, Observer]:
     found: dict[str, Observer] = {}
     for node in prepared.graph.nodes:
         record = record_of(node)
-        module = prepared.get_submodule(node.args[0].target) if record and node.args[0].op == "call_module" else None
+        module = called_module(node.args[0]) if record else None
         if record is not None and isinstance(module, Observer):
             found[record.label] = module
     return found

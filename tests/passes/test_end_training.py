@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant.config.operands import TensorSpec
 from fxquant.errors import UnsupportedGraphError
+from fxquant.graph.attributes import called_module
 from fxquant.graph.meta import record_of
 from fxquant.graph.stages import Stage
-from fxquant.observers import LearnedStepQuantizer
+from fxquant.observers import LearnedStepQuantizer, Observer
 from fxquant.passes.end_training import end_training
 from tests.support.check_pass import assert_close, check_unchanged, render
 
@@ -78,7 +79,9 @@ def test_learned_bits_become_those_of_specs_and_records() -> None:
         record = record_of(node)
         for argument, operand in zip(node.args, record.operands if record else (), strict=False):
             assert isinstance(operand.spec, TensorSpec)
-            assert operand.spec == after.get_submodule(str(argument.target)).spec
+            observer = called_module(argument)
+            assert isinstance(observer, Observer)
+            assert operand.spec == observer.spec
     int8 = fxquant.convert(gm)
     assert_close(gm, int8, (IMAGES,), 1e-5)
     assert fxquant.report(int8).coverage == 1.0
