@@ -6,7 +6,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant import ops
-from fxquant.graph.attributes import bias_of, called_module, read_buffer, weight_of
+from fxquant.graph.attributes import bias_of, called_module, read_buffer, set_bias, weight_of
 from fxquant.graph.calls import call
 from fxquant.graph.dataflow import PRODUCTS
 from fxquant.graph.meta import drop_value, inherit_meta, provenance
@@ -55,7 +55,7 @@ def _add_one(graph: fx.Graph, node: fx.Node, observer: Observer) -> None:
         with graph.inserting_before(product):
             denoised = call(graph, ops.denoise_bias, {"bias": bias_of(product), "noise": noise, "weight": weight})
         provenance(denoised, product)
-        product.args = (*product.args[:2], denoised, *product.args[3:])
+        set_bias(product, denoised)
 
 
 def _is_noisy(source: object) -> bool:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.graph.attributes import bias_of, called_module, read_buffer, tensor_of
+from fxquant.graph.attributes import bias_of, called_module, read_buffer, set_bias, tensor_of
 from fxquant.graph.meta import record_of
 from fxquant.graph.rewrite import blame, edit
 from fxquant.observers.base import Observer
@@ -37,7 +37,7 @@ def _correct(gm: fx.GraphModule) -> bool:
         with blame("correct_bias", node), gm.graph.inserting_before(node):
             shift = observer.bias_shift
             corrected = shift if bias is None else tensor_of(bias).to(torch.float32) + shift
-            node.args = (*node.args[:2], read_buffer(gm.graph, name, corrected), *node.args[3:])
+            set_bias(node, read_buffer(gm.graph, name, corrected))
         modified = True
     return modified
 

@@ -40,10 +40,12 @@ def _refuse(gm: fx.GraphModule) -> bool:
     """Let the record of each attention node that has to stay fused say why; return whether there is one."""
     modified = False
     for node in gm.graph.nodes:
-        record = _record_to_open(node) if match(_FUSED, node) else None
+        found, record = match(_FUSED, node), _record_to_open(node)
+        if found is None or record is None:
+            continue
         with blame("decompose_attention", node):
-            refusal = _refusal(node) if record is not None else None
-        if record is not None and refusal is not None:
+            refusal = _refusal(node, found["mask"])
+        if refusal is not None:
             set_record(node, record.left_float(refusal))
             modified = True
     return modified
@@ -77,12 +79,11 @@ def _open(graph: fx.Graph, m: Match) -> fx.Node | None:
 RULES: tuple[Rule, ...] = ((_FUSED, _open),)
 
 
-def _refusal(node: fx.Node) -> str | None:
+def _refusal(node: fx.Node, mask: Any) -> str | None:
     if node.kwargs.get("is_causal") or node.kwargs.get("enable_gqa"):
         return "causal or grouped-query attention stays fused"
     if node.kwargs.get("dropout_p"):
         return "attention with dropout stays fused"
-    mask = node.args[3] if len(node.args) > 3 else None
     if not isinstance(mask, fx.Node):
         return None
     value = tensor_of(mask) if mask.op == "get_attr" else value_of(mask)

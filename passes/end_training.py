@@ -12,13 +12,14 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxquant.config.operands import TensorSpec
 from fxquant.errors import UnsupportedGraphError
 from fxquant.graph.attributes import called_module, read_buffer, tensor_of, weight_of
+from fxquant.graph.calls import call
 from fxquant.graph.dataflow import PRODUCTS
 from fxquant.graph.meta import inherit_meta, record_of, set_record
 from fxquant.graph.rewrite import blame, edit
 from fxquant.numerics.arithmetic import code_range
 from fxquant.observers.binary import BinaryWeightQuantizer
 from fxquant.observers.learned_step import LearnedStepQuantizer
-from fxquant.ops.train_modules import BatchNorm, DropPath
+from fxquant.ops.train_modules import BATCH_NORM_OPERANDS, BatchNorm, DropPath
 
 
 def end_training(gm: fx.GraphModule) -> PassResult:
@@ -62,10 +63,11 @@ def _end(gm: fx.GraphModule) -> bool:
 
 def _fix_statistics(gm: fx.GraphModule, node: fx.Node, module: BatchNorm) -> None:
     with gm.graph.inserting_before(node):
-        values = (*node.args, None, None)[:5]
-        call = gm.graph.call_function(F.batch_norm, (*values, False, module.momentum, module.eps))
-    inherit_meta(call, node)
-    node.replace_all_uses_with(call)
+        given = dict(zip(BATCH_NORM_OPERANDS, node.args, strict=False))
+        settings = {"training": False, "momentum": module.momentum, "eps": module.eps}
+        new = call(gm.graph, F.batch_norm, given | settings, spelled_out=True)
+    inherit_meta(new, node)
+    node.replace_all_uses_with(new)
     gm.graph.erase_node(node)
 
 

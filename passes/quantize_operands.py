@@ -14,7 +14,7 @@ from fxquant.config.kinds import kind_of
 from fxquant.config.operands import IntegerNorm
 from fxquant.errors import CalibrationError, ConfigError
 from fxquant.graph import dataflow
-from fxquant.graph.attributes import called_module, read_buffer, tensor_of
+from fxquant.graph.attributes import bias_of, called_module, read_buffer, set_bias, tensor_of
 from fxquant.graph.calls import arguments_of, call, parameters
 from fxquant.graph.meta import (
     copy_knowledge,
@@ -233,9 +233,10 @@ def _restore_dtype(node: fx.Node) -> None:
             with graph.inserting_before(node):
                 node.replace_input_with(operand, graph.call_method("to", (operand, dtype)))
         return
-    if len(node.args) > 2 and isinstance(node.args[2], fx.Node):
+    bias = bias_of(node)
+    if isinstance(bias, fx.Node):
         with graph.inserting_before(node):
-            node.update_arg(2, _in_float32(node, node.args[2]))
+            set_bias(node, _in_float32(node, bias))
     with graph.inserting_after(node):
         cast = graph.call_method("to", (node, dtype))
     copy_knowledge(cast, node)

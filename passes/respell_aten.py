@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import fx
 from torch._ops import OpOverload
 from torch.fx.passes.infra.pass_base import PassResult
 
@@ -142,20 +142,20 @@ def _index(given: dict[str, Any]) -> Spelling:
 
 def _dim(given: dict[str, Any]) -> int | None:
     dim: int = given.get("dim", 0)
-    value = _value(given["self"])
+    value = value_of(given["self"])
     if dim >= 0:
         return dim
     return None if value is None else dim + value.ndim
 
 
 def _size(source: fx.Node, dim: int) -> object:
-    value = _value(source)
+    value = value_of(source)
     return None if value is None else value.shape[dim]
 
 
 def _cast(given: dict[str, Any]) -> Spelling | fx.Node | None:
     source, device, dtype = given["self"], given.get("device"), given.get("dtype")
-    value = _value(source)
+    value = value_of(source)
     if value is None or (device is not None and not _same_device(device, value.device)):
         return None
     if given.get("memory_format") not in (None, torch.preserve_format):
@@ -168,7 +168,7 @@ def _cast(given: dict[str, Any]) -> Spelling | fx.Node | None:
 
 def _cast_like(given: dict[str, Any]) -> Spelling | fx.Node | None:
     source, other = given["self"], given["other"]
-    value, wanted = _value(source), _value(other)
+    value, wanted = value_of(source), value_of(other)
     if value is not None and wanted is not None and value.dtype == wanted.dtype and value.device == wanted.device:
         return source  # type: ignore[no-any-return]
     return "type_as", (source, other), {}
@@ -184,7 +184,7 @@ def _slice_scatter(given: dict[str, Any]) -> Spelling | fx.Node:
 def _copy(given: dict[str, Any]) -> Spelling | fx.Node | None:
     # What is left of an assignment ``x[i] = source`` once it is a value: the source in the shape of x[i].
     source, place = given["src"], given["self"]
-    value, wanted = _value(source), _value(place)
+    value, wanted = value_of(source), value_of(place)
     if value is None or wanted is None or value.dtype != wanted.dtype or value.device != wanted.device:
         return None
     return source if value.shape == wanted.shape else ("expand_as", (source, place), {})
@@ -195,11 +195,6 @@ def _resize(given: dict[str, Any], mode: str, antialias: bool) -> Spelling:
     options = {"align_corners": given.get("align_corners") or None, "antialias": antialias or None}
     kwargs = {name: _tuple_of_sizes(value) for name, value in (sizes | options).items() if value is not None}
     return F.interpolate, (given["input"],), kwargs | {"mode": mode}
-
-
-def _value(node: object) -> Tensor | None:
-    value = value_of(node)
-    return value
 
 
 def _same_device(one: torch.device, other: torch.device) -> bool:

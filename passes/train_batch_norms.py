@@ -10,9 +10,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxquant.graph.calls import arguments_of
 from fxquant.graph.meta import inherit_meta
 from fxquant.graph.rewrite import blame, edit
-from fxquant.ops.train_modules import BatchNorm
-
-_READ = ("input", "running_mean", "running_var", "weight", "bias")
+from fxquant.ops.train_modules import BATCH_NORM_OPERANDS, BatchNorm
 
 
 def train_batch_norms(gm: fx.GraphModule) -> PassResult:
@@ -42,7 +40,7 @@ def _replace(gm: fx.GraphModule, node: fx.Node, name: str) -> bool:
         return False
     gm.add_submodule(f"train_modules.{name}", BatchNorm(given["momentum"], given["eps"]).train(gm.training))
     with gm.graph.inserting_before(node):
-        call = gm.graph.call_module(f"train_modules.{name}", tuple(given[key] for key in _READ))
+        call = gm.graph.call_module(f"train_modules.{name}", tuple(given[key] for key in BATCH_NORM_OPERANDS))
     inherit_meta(call, node)
     node.replace_all_uses_with(call)
     gm.graph.erase_node(node)

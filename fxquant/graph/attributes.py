@@ -76,6 +76,11 @@ def bias_of(product: fx.Node) -> Any:
     return product.args[2] if len(product.args) > 2 else None
 
 
+def set_bias(product: fx.Node, bias: fx.Node) -> None:
+    """Let a linear layer or convolution add `bias`, ``(O,)``, in place of its own or of none."""
+    product.args = (*product.args[:2], bias, *product.args[3:])
+
+
 class Window(NamedTuple):
     """The settings of a convolution: pairs of rows and columns, the number of groups, or the name of a padding."""
 

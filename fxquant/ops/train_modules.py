@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from fxquant.distributed import sum_over_ranks, world_size
 
+# What a graph hands to `BatchNorm`, in order, by the names that `torch.nn.functional.batch_norm` has for it.
+BATCH_NORM_OPERANDS = ("input", "running_mean", "running_var", "weight", "bias")
+
 
 class BatchNorm(nn.Module):
     """A batch norm that learns its statistics in training mode; they and its parameters belong to the graph."""

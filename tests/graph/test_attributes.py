@@ -17,6 +17,7 @@ from fxquant.graph.attributes import (
     own_tensors,
     prune,
     read_buffer,
+    set_bias,
     tensor_of,
     window_of,
 )
@@ -79,6 +80,18 @@ def test_a_product_without_a_bias_has_none() -> None:
     x, weight = (values.placeholder(name) for name in ("x", "weight"))
     assert bias_of(values.call_function(F.linear, (x, weight))) is None
     assert window_of(values.call_function(F.conv2d, (x, weight))) == ((1, 1), (0, 0), (1, 1), 1)
+
+
+@pytest.mark.parametrize("given", [(), ("bias",), ("bias", 4, (1, 2))])
+def test_sets_a_bias_and_nothing_else(given: tuple[Any, ...]) -> None:
+    values = fx.Graph()
+    nodes = {name: values.placeholder(name) for name in ("x", "weight", "bias", "new")}
+    convolution = values.call_function(F.conv2d, (nodes["x"], nodes["weight"], *(nodes.get(a, a) for a in given)))
+    window = window_of(convolution)
+    set_bias(convolution, nodes["new"])
+    assert bias_of(convolution) is nodes["new"]
+    assert convolution.args[:2] == (nodes["x"], nodes["weight"])
+    assert window_of(convolution) == window
 
 
 def test_adds_buffers_where_there_is_room() -> None:
