@@ -25,11 +25,11 @@ from torch import Tensor, fx, nn
 import fxquant
 from bench.harness.results import write_results
 from bench.harness.timing import measure, summarize
+from fxquant.graph.trained import weight_quantizers
 from fxquant.models import SReT
 from fxquant.numerics.learned_step import MAX_BITS, MIN_BITS, MIN_SCALE, WIDTHS, initial_weight_scales
 from fxquant.observers import LearnedStepQuantizer
 from fxquant.observers.learned_step import LearnedWeightQuantizer
-from fxquant.observers.trained import weight_quantizers
 from fxquant.training.regulariser import variation_regulariser
 
 REGULARISER, LR = 0.01, 1e-6

@@ -24,10 +24,10 @@ from fxquant.graph.attributes import called_module, own_tensors
 from fxquant.graph.meta import model_dtype, record_of, refuse_training, set_model_dtype
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
+from fxquant.graph.trained import is_trained
 from fxquant.inspection.report import report
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.observers.trained import is_trained
 from fxquant.tracing.capture import capture
 from fxquant.tracing.example_inputs import tensor_arguments
 

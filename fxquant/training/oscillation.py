@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fxquant.errors import CheckpointError, ConfigError
+from fxquant.graph.trained import weight_quantizers
 from fxquant.observers.learned_step import LearnedWeightQuantizer
-from fxquant.observers.trained import weight_quantizers
 
 OSCILLATING = 0.005  # frequency above which a weight counts as oscillating
 

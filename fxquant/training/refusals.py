@@ -8,8 +8,8 @@ from torch import Tensor, fx, nn
 from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
 from fxquant.graph.meta import is_trainable
 from fxquant.graph.stages import Stage, stage_of
+from fxquant.graph.trained import is_trained
 from fxquant.observers.base import Observer
-from fxquant.observers.trained import is_trained
 from fxquant.training.options import TrainingOptions
 
 

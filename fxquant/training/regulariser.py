@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxquant.graph.trained import weight_quantizers
 from fxquant.kernels import cpu, on_cpu_kernels
 from fxquant.numerics.learned_step import scale_gradient
 from fxquant.observers.binary import BinaryWeightQuantizer
-from fxquant.observers.trained import weight_quantizers
 
 START = 0.25  # share of the training before which it has no weight
 

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 import fxquant
 from fxquant.errors import CheckpointError, ConfigError
-from fxquant.observers.trained import weight_quantizers
+from fxquant.graph.trained import weight_quantizers
 from fxquant.training.oscillation import OscillationFreezer
 
 MOMENTUM = 0.1

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant.config.quant_config import QuantConfig
-from fxquant.observers.trained import weight_quantizers
+from fxquant.graph.trained import weight_quantizers
 from fxquant.training.regulariser import regulariser_weight, variation_regulariser
 
 RECORDED = load_file(Path(__file__).parents[1] / "data" / "vvtq_quant.safetensors")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 from torch import fx, nn
 
+from fxquant.graph.attributes import called_module, tensor_of
 from fxquant.observers.base import Observer
 from fxquant.observers.learned_step import LearnedWeightQuantizer
 
@@ -21,8 +23,7 @@ def weight_quantizers(prepared: nn.Module) -> Iterator[tuple[LearnedWeightQuanti
         raise TypeError(f"expected a graph of fxquant.prepare_qat, found a {type(prepared).__name__}")
     seen = set[str]()
     for node in prepared.graph.nodes:
-        module = prepared.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module = called_module(node)
         if isinstance(module, LearnedWeightQuantizer) and str(node.target) not in seen:
             seen.add(str(node.target))
-            owner, _, name = str(node.args[0].target).rpartition(".")
-            yield module, getattr(prepared.get_submodule(owner), name)
+            yield module, cast(nn.Parameter, tensor_of(node.args[0]))

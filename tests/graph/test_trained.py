@@ -8,8 +8,8 @@ from torch import fx, nn
 
 import fxquant
 from fxquant import LayerSpec, LearnedStep, QuantConfig, TensorSpec
+from fxquant.graph.trained import is_trained, weight_quantizers
 from fxquant.observers import BinaryWeightStep, LearnedWeightStep, MinMax, Observer
-from fxquant.observers.trained import is_trained, weight_quantizers
 from tests.support.models import Shared
 
 STEP = TensorSpec(4, signed=True, symmetric=True, observer=LearnedStep())
