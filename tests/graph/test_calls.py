@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from torch import fx
 from fxquant import ops
 from fxquant.graph.calls import arguments_of, call, call_again, named, parameters
 from fxquant.kernels.cpu.operators import KERNELS
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -59,3 +63,28 @@ def test_says_which_argument_is_wrong(graph: fx.Graph) -> None:
 def test_knows_the_operators_of_the_kernels() -> None:
     names = list(parameters(KERNELS.cpu_quantize.default))
     assert names == ["x", "scale", "zero_point", "low", "split", "qmin", "qmax", "noise"]
+
+
+def pads_and_cuts(node: ast.AST) -> bool:
+    """Say whether `node` is of the kind ``(*node.args, None, None)[:7]``, which counts the arguments of an operator."""
+    cut = isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice) and isinstance(node.value, ast.Tuple)
+    return cut and any(isinstance(part, ast.Starred) for part in node.value.elts)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("(*node.args, None, None)[:7]", True), ("(*given, 1)[2:]", True), ("node.args[:2]", False), ("(*a, b)", False)],
+)
+def test_knows_a_padded_argument_list(line: str, expected: bool) -> None:
+    assert any(pads_and_cuts(node) for node in ast.walk(ast.parse(line))) is expected
+
+
+def test_no_module_counts_arguments() -> None:
+    files = [f for folder in ("fxquant", "passes", "bench") for f in (ROOT / folder).rglob("*.py")]
+    found = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"  # type: ignore[attr-defined]
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if pads_and_cuts(node)
+    ]
+    assert not found, "\n".join(found)
