@@ -20,7 +20,7 @@ _PATH = "train_modules.drop_path"
 @dataclass(frozen=True)
 class AddDropPath:
     """
-    Let the branches of transformer blocks drop whole images in training mode.
+    Set the branches of transformer blocks to zero for some of the images, in training mode.
 
     Before:  y = x + proj                             # proj: computed from x by products
     Becomes: y = x + train_modules.drop_path_3(proj)

@@ -28,14 +28,14 @@ _MUL = (operator.mul, torch.mul)
 
 def dequantize_late(gm: fx.GraphModule) -> PassResult:
     """
-    Let what only moves values of one scale, or multiplies them by a number, do so to their codes.
+    Move codes in place of the values that they stand for, where these have one scale; multiply that scale in place of them.
 
     Before:  q, k, v = dequantize(codes, s, z, 0, 255).reshape(B, N, 3, H, D).permute(2, 0, 3, 1, 4).unbind(0)
              scores = matmul(q * 0.125, k.transpose(-2, -1))
     Becomes: q, k, v = codes.reshape(B, N, 3, H, D).permute(2, 0, 3, 1, 4).unbind(0)
              scores = matmul(dequantize(q, s * 0.125, z, 0, 255), dequantize(k.transpose(-2, -1), s, z, 0, 255))
 
-    Zeros that are padded become the code of zero.
+    Where values are padded with zeros, codes are padded with the code of zero.
     """
     return rewrite(gm, RULES, "dequantize_late")
 

@@ -24,15 +24,15 @@ from fxquant.ops.train_modules import BATCH_NORM_OPERANDS, BatchNorm, DropPath
 
 def end_training(gm: fx.GraphModule) -> PassResult:
     """
-    Fix what training moved, and undo what it added to the graph.
+    Fix what training learned, and take out of the graph what `fxquant.prepare_qat` added for training.
 
     Before:  y = x + drop_path_3(batch_norm_0(h, mean, variance, w, b))
     Becomes: y = x + batch_norm(h, mean, variance, w, b, False, 0.1, 1e-5)
 
-    Weights of one bit become the two values they stand for. Learned bit widths become those of the specs. Where row groups of
-    a weight have learned different ones, the weight is clamped to what each group's codes reach, and the widest codes hold
-    them all. A real offset becomes a noisy bias of one
-    value, as an input shifted by a constant can be taken off the bias; products of two activations have none, and raise
+    Weights of one bit become the two values that they stand for. Learned bit widths are written into the specs. Where the row
+    groups of a weight ``(O, K)`` have learned different widths, each group is clamped to the range of its own codes, and the
+    spec names the widest. An input with a learned real offset gets a noisy bias ``(K,)``, minus that offset everywhere, and
+    the bias of the layer takes off what it adds. A product of two activations has no bias: an offset of its operands raises
     `UnsupportedGraphError`.
     """
     return edit(gm, _end)

@@ -40,8 +40,8 @@ def fuse_attention(gm: fx.GraphModule) -> PassResult:
              y = quantize(matmul(p, v).transpose(1, 2).reshape(B, N, C), s, z, 0, 255)
     Becomes: y = attention_quantize(q, k, v, f, relative_bias, None, s, z, 0, 255)
 
-    q, k, v: (B, H, N, D), y: (B, N, C) int8. Constant biases per head and masks per window are taken along. Scores that
-    depend on the input in any other way, such as a computed bias, stay as they are.
+    q, k, v: (B, H, N, D), y: (B, N, C) int8. A constant bias per head, (H, N, M), and a constant mask per window, (W, N, M),
+    become arguments. Attention that adds anything else to its scores, such as a computed bias, stays as it is.
     """
     return rewrite(gm, RULES, "fuse_attention")
 

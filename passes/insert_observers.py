@@ -23,8 +23,9 @@ def insert_observers(gm: fx.GraphModule) -> PassResult:
     Before:  y = linear(x, w, b)
     Becomes: y = linear(observers.fc_input(x), observers.fc_weight(w), b)
 
-    Operands that are one value quantised one way share an observer; those of a value that was observed before need none.
-    Weights are observed here, once. A module that runs twice with one set of weights has one set of learned steps.
+    Products that read one value and quantise it one way share its observer. A value that `ObserveValues` observed gets no
+    other. The observer of a weight sees it here, once. A module that runs twice with one set of weights learns one set of
+    steps.
     """
     return edit(gm, _insert)
 

@@ -25,12 +25,13 @@ from fxquant.observers.operand_spec import OperandSpec
 @dataclass(frozen=True)
 class ObserveValues:
     """
-    Observe the values of `placement`, whoever reads them; products then read what was observed.
+    Observe each value that `placement` has a spec for, whatever reads it.
 
     Before:  y = x + linear(h, w, b); z = layer_norm(y, ...)
     Becomes: y = observers.residual(x + observers.linear(linear(h, w, b))); z = observers.norm(layer_norm(y, ...))
 
-    The records of the products say how their operands are quantised by it; what reads a value that is not, reads floats.
+    The record of a product then has, for each activation, the spec of the observed value that it reads, and none where that
+    value has no observer. Raises `ConfigError` for a model that is not float32.
     """
 
     placement: Placement

@@ -26,13 +26,13 @@ _MOVES = {"reshape", "view", "permute", "transpose", "contiguous", "flatten", to
 
 def quantize_early(gm: fx.GraphModule) -> PassResult:
     """
-    Move a quantiser of one scale up to the layer norm that it reads through moves, as where windows are cut.
+    Quantise the result of a layer norm before it is moved, as where it is cut into windows, and move the codes.
 
     Before:  q = quantize(layer_norm(x, ...).view(-1, 8, 7, 8, 7, C).permute(0, 1, 3, 2, 4, 5), s, z, 0, 255)
     Becomes: q = quantize(layer_norm(x, ...), s, z, 0, 255).view(-1, 8, 7, 8, 7, C).permute(0, 1, 3, 2, 4, 5)
 
-    Padding pads with the code of zero. Where values in between have other readers, or noise would land on other channels, the
-    quantiser stays.
+    Codes are padded with the code of zero. A quantiser with a scale per channel stays, and so does one where a value in between
+    has another reader, or where noise would be added to other channels.
     """
     return rewrite(gm, RULES, "quantize_early")
 

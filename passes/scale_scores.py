@@ -21,7 +21,8 @@ def scale_scores(gm: fx.GraphModule) -> PassResult:
     Before:  scores = matmul(q * 0.125, k)
     Becomes: scores = matmul(q, k) * 0.125
 
-    So that a learned step is one of the queries themselves, whichever way the model spells attention.
+    q: (B, H, N, D), k: (B, H, D, N). A learned step is then that of the queries themselves, whether the model scales queries or
+    scores.
     """
     return rewrite(gm, RULES, "scale_scores")
 

@@ -26,6 +26,7 @@ def mutates(node: fx.Node) -> bool:
 
 
 def has_inplace_flag(node: fx.Node) -> bool:
+    """Say whether `node` is called with ``inplace=True``, by keyword or by position."""
     if node.kwargs.get("inplace") is True:
         return True
     if node.op != "call_function" or True not in [a for a in node.args if isinstance(a, bool)]:
@@ -38,4 +39,5 @@ def has_inplace_flag(node: fx.Node) -> bool:
 
 
 def operator_name(node: fx.Node) -> str:
+    """Return the name of the function or tensor method that `node` calls, such as ``"relu_"``; "" where it has none."""
     return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))

@@ -85,7 +85,7 @@ _ARITHMETIC = {operator.add, operator.mul, operator.sub, operator.truediv}
 
 
 def respelling(node: fx.Node) -> Spelling | None:
-    """Return the canonical ``(target, args, kwargs)`` of `node`; None where it is spelled so, or has no canonical form."""
+    """Return the canonical ``(target, args, kwargs)`` of `node`; None where it has these already, or has no canonical form."""
     if node.op not in ("call_function", "call_method"):
         return None
     target = SPELLINGS.get(node.target, node.target)

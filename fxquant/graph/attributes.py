@@ -1,4 +1,8 @@
-"""Tensors of a graph module by dotted name: read, add, and drop those no node reads."""
+"""
+Tensors and modules that the nodes of a graph module name: read them, add them, and drop those that no node reads.
+
+Also the weight, the bias and the settings of linear layers and convolutions.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +122,7 @@ def prune(gm: fx.GraphModule) -> None:
 
 
 def own_tensors(gm: fx.GraphModule, shared: Iterable[Tensor]) -> None:
-    """Replace the parameters and buffers that lie in the memory of `shared` tensors by copies; what was one stays one."""
+    """Copy the parameters and buffers that share memory with a tensor of `shared`; one with two names becomes one copy."""
     storages = {t.untyped_storage().data_ptr() for t in shared}
     copies: dict[int, Tensor] = {}
     for module in gm.modules():

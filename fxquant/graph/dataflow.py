@@ -75,7 +75,7 @@ def origin(value: object) -> fx.Node | None:
 
 
 def observed(value: object) -> fx.Node | None:
-    """Return the call of the observer whose value `value` is, moved or times a number; None where it was not observed."""
+    """Return the call of the observer that `value` comes from, moved or multiplied by a number; None where there is none."""
     while isinstance(value, fx.Node) and (moves_values(value) or _scales(value)):
         value = value.args[0]
     return value if isinstance(value, fx.Node) and value.op == "call_module" else None
@@ -105,9 +105,9 @@ def flows_to(node: fx.Node, target: object) -> bool:
 
 def reaches_output(node: fx.Node) -> bool:
     """
-    Say whether the result of `node` reaches the graph's output, and no other product, through any operators.
+    Say whether the result of `node` reaches the graph's output, and no other product, through any operators but layer norms.
 
-    A layer norm on the way is that of a model without a head: what it normalises are features, not the output.
+    A model without a head ends in a layer norm, and the linear layer before it is no head.
     """
     seen: set[fx.Node] = set()
     stack = list(node.users)
@@ -163,7 +163,11 @@ def _reaches(node: fx.Node, value: object) -> bool:
 
 
 def on_trunk(node: fx.Node) -> bool:
-    """Say whether every path from the model's inputs to its output passes `node`, as it does no block with a skip beside it."""
+    """
+    Say whether every path from the model's inputs to its output passes through `node`.
+
+    It does through a patch embedding, and not through a layer of a block, which a skip connection goes around.
+    """
     stack, seen = [n for n in node.graph.nodes if n.op == "placeholder"], set[fx.Node]()
     while stack:
         current = stack.pop()
@@ -187,7 +191,7 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
 
 
 def weights_behind(node: fx.Node) -> frozenset[str]:
-    """Return the names of the weights of the linear layers and convolutions that are the last to compute what `node` reads."""
+    """Return the names of the weights of the linear layers and convolutions before `node`, with none of these in between."""
     stack, seen, found = list(node.all_input_nodes), set[fx.Node](), set[str]()
     while stack:
         current = stack.pop()

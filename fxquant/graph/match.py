@@ -23,9 +23,9 @@ Match = dict[str, Any]
 @dataclass(frozen=True)
 class Var:
     """
-    Match anything and keep it as `name`, the same everywhere `name` stands.
+    Match any argument and keep it as `name`; where a pattern has `name` twice, both arguments have to be the same.
 
-    An `optional` one also matches an absent argument, as None. `where` must hold for the value.
+    optional: match an absent argument too, and keep None. where: what has to hold for the argument.
     """
 
     name: str

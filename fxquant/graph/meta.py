@@ -84,17 +84,17 @@ def set_record(node: fx.Node, record: Record) -> None:
 
 
 def clear_record(node: fx.Node) -> None:
-    """Say of a new node that it is no product, whatever it replaces."""
+    """Write on a new node that it is no product, so that it inherits no record from the node that it replaces."""
     node.meta[_RECORD] = None
 
 
 def drop_record(node: fx.Node) -> None:
-    """Forget what a node was given with another's meta; what it replaces may give it a record again."""
+    """Remove the record of a node, such as a copied one; it may still inherit that of the node that it replaces."""
     node.meta.pop(_RECORD, None)
 
 
 def value_of(node: object) -> Tensor | None:
-    """Return what a node gives, a tensor on the meta device; None where it is unknown, no tensor, or `node` is no node."""
+    """Return the value of a node, a tensor on the meta device; None where it is unknown, no tensor, or `node` is no node."""
     value = any_value_of(node)
     return value if isinstance(value, Tensor) else None
 
@@ -108,27 +108,27 @@ def known_value(node: object) -> Tensor:
 
 
 def any_value_of(node: object) -> Any:
-    """Return what a node gives: a tensor on the meta device, several, a number, None; None as well where it is unknown."""
+    """Return the value of a node: one or several tensors on the meta device, a number or None; None too where it is unknown."""
     return node.meta.get(_VALUE) if isinstance(node, fx.Node) else None
 
 
 def has_value(node: fx.Node) -> bool:
-    """Say whether it is known what a node gives; that may be None, as of an assertion."""
+    """Say whether the value of a node is known; it may be None, as that of an assertion is."""
     return _VALUE in node.meta
 
 
 def set_value(node: fx.Node, value: Any) -> None:
-    """Write what a node gives, which may be None."""
+    """Write the value of a node, which may be None."""
     node.meta[_VALUE] = value
 
 
 def drop_value(node: fx.Node) -> None:
-    """Forget what a node gives, so that what it replaces may tell."""
+    """Remove the value of a node; it may still inherit that of the node that it replaces."""
     node.meta.pop(_VALUE, None)
 
 
 def copy_value(new: fx.Node, old: fx.Node) -> None:
-    """Let `new` give what `old` does, as far as that is known."""
+    """Write the value of `old` on `new`, if it is known."""
     if has_value(old):
         set_value(new, any_value_of(old))
 

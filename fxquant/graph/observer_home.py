@@ -22,7 +22,7 @@ class ObserverHome:
         gm.add_module(self.path, self.module)
 
     def call(self, name: str, module: Observer | InputRecorder, source: fx.Node) -> fx.Node:
-        """Add `module` under the first free name and return a new call of it on `source`, which still reads on."""
+        """Add `module` under the first free name and return a new call of it on `source`, whose readers stay as they are."""
         while hasattr(self.module, name):
             name += "_"
         self.module.add_module(name, module.to(self.device).train(self.training))

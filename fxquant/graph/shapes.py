@@ -76,8 +76,8 @@ class Sizes:
     """
     The numbers that a graph computes from its inputs' shapes, found with inputs of several sizes.
 
-    constant: those that came out alike. varying: the others, one value per run. shapes: that of every tensor, axes of varying
-    size None. batches: the batch size of each run.
+    constant: those that are the same in every run. varying: the others, one value per run. shapes: of every tensor, with None
+    for an axis whose size varies. batches: the batch size of each run.
     """
 
     constant: dict[fx.Node, int | bool] = field(default_factory=dict)

@@ -29,8 +29,8 @@ def find_values(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, Value]]:
     """
     Yield each value that a placement may quantise, in the order of the graph, once.
 
-    The graph is one of the FLOAT stage, with its products annotated and attention opened where the config wants that. What a
-    product that the config leaves float gives, and reads as the image, stays float too.
+    The graph is one of the FLOAT stage, with its products annotated and attention opened where the config wants that. The
+    results of products that the config leaves float are not among them, nor is the image where that is every patch embedding.
     """
     seen: set[fx.Node] = set()
     for node in list(gm.graph.nodes):

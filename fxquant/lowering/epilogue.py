@@ -19,7 +19,12 @@ ALIGNMENT = 8  # torch._int_mm on CUDA wants K and N to be multiples of 8
 
 
 class Epilogue(NamedTuple):
-    """What turns the integer product into the real result: see `fxquant.ops.int8_linear`."""
+    """
+    The constants of `fxquant.ops.int8_linear`, by the names of its arguments.
+
+    weight: int8 ``(O', K')``, flattened and padded. scale, bias: float32 ``(O,)``. Zero points: int32 ``(O,)`` of the weight,
+    0-dim of the input, both None where the weight is symmetric.
+    """
 
     weight: Tensor
     scale: Tensor
@@ -29,7 +34,7 @@ class Epilogue(NamedTuple):
 
 
 class MatmulEpilogue(NamedTuple):
-    """What turns the integer product of two activations into the real result: see `fxquant.ops.int8_matmul`."""
+    """The constants of `fxquant.ops.int8_matmul`, by the names of its arguments, each 0-dim or ``(H, 1, 1)``."""
 
     scale: Tensor
     a_zero_point: Tensor | None
@@ -37,7 +42,7 @@ class MatmulEpilogue(NamedTuple):
 
 
 class TwinMatmulEpilogue(NamedTuple):
-    """What turns the integer products of both ranges into the real result: see `fxquant.ops.int8_matmul_twin`."""
+    """The constants of `fxquant.ops.int8_matmul_twin`, by the names of its arguments, each 0-dim or ``(H, 1, 1)``."""
 
     high: Tensor
     low: Tensor
@@ -45,7 +50,7 @@ class TwinMatmulEpilogue(NamedTuple):
 
 
 class TwinEpilogue(NamedTuple):
-    """What turns the integer products of both ranges into the real result: see `fxquant.ops.int8_linear_twin`."""
+    """The constants of `fxquant.ops.int8_linear_twin`: weight int8 ``(O', K')``, the others float32 ``(O,)``."""
 
     weight: Tensor
     high: Tensor
@@ -54,7 +59,7 @@ class TwinEpilogue(NamedTuple):
 
 
 def fold_matmul(a: fx.Node, b: fx.Node) -> MatmulEpilogue | TwinMatmulEpilogue:
-    """Fold the scales of two activations, the dequantised `a` and `b`; zero points as stored, None where all are zero."""
+    """Multiply the scales of two dequantised activations `a` and `b`; zero points are as stored, None where all are zero."""
     left, twin, right = quantized(a), quantized_twin(a), quantized(b)
     if right is None:
         raise RuntimeError("expected codes on the right")
@@ -106,7 +111,7 @@ def fold_epilogue(x: QuantizerSite, weight: QuantizerSite, bias: object) -> Epil
 
 
 def fold_twin_epilogue(x: QuantizerSite, weight: QuantizerSite, bias: object) -> TwinEpilogue:
-    """Fold the scales of both ranges with the weight's, one of each per output channel; the weight as in `fold_epilogue`."""
+    """Multiply the scale of each range by those of the weight, to two scales ``(O,)``; the weight is as in `fold_epilogue`."""
     codes = tensor_of(weight.codes).flatten(1)
     rows, scale = codes.shape[0], tensor_of(weight.scale).double()
     high, low = ((tensor_of(s).double() * scale).expand(rows).float().contiguous() for s in x.scales)

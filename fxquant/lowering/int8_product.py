@@ -22,7 +22,7 @@ _BUFFERS = {
 
 
 def int8_product(graph: fx.Graph, root: fx.Node, codes: fx.Node, bias: Any, pad_rows: bool) -> fx.Node:
-    """Build the `int8_linear` node for the product `root`, reading `codes` ``(..., K)``, and hand it the record."""
+    """Build `int8_linear`, or `int8_linear_twin`, of `codes` ``(..., K)`` in place of the product `root`, with its record."""
     x, twin = quantized(root.args[0]), quantized_twin(root.args[0])
     weight, record = quantized(root.args[1]), record_of(root)
     if weight is None or record is None:
@@ -57,7 +57,7 @@ def few_rows(root: fx.Node, channel_axis: int) -> bool:
 
 
 def cast_product(graph: fx.Graph, product: fx.Node, dtype: torch.dtype) -> fx.Node | None:
-    """Return `product` again with results in `dtype`; None where others want them as they are."""
+    """Build `product`, which is float32, again in `dtype`; None where it is not, has other readers, or would stay the same."""
     # A second cast must not undo the rounding of the first.
     if len(product.users) > 1 or arguments_of(product)["dtype"] is not torch.float32 or dtype is torch.float32:
         return None

@@ -20,7 +20,12 @@ _PERMUTES = ("permute", "transpose", torch.permute, torch.transpose)
 
 
 class IntegerInput(NamedTuple):
-    """codes: the input of the norm, int8. factor, zero_point: int32 ``(C,)``, see `fxquant.ops.integer_layer_norm`."""
+    """
+    The input of a layer norm, as `fxquant.ops.integer_layer_norm` reads it.
+
+    codes: int8 ``(..., C)``, as stored. factor, zero_point: int32, ``(C,)`` or 0-dim. qmax: the largest code, which tells by
+    how much codes are shifted where they are stored.
+    """
 
     codes: fx.Node
     factor: Tensor

@@ -15,10 +15,12 @@ from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_site
 @dataclass(frozen=True)
 class LinearSite:
     """
-    The arguments of an int8 linear node; those of the operators that it does not have are None.
+    What an int8 linear node computes; None for a step that its operator does not have.
 
-    low: the scale of the negative codes of a twin-uniform input. gelu: the approximation. quantizer: how the result becomes
-    codes. weight_zero_point: of an affine weight.
+    codes ``(..., K)``, weight ``(O', K')``, scale ``(O,)`` and bias ``(O,)`` are those of `fxquant.ops.int8_linear`. dtype: of
+    the product, before it becomes codes. low ``(O,)``: the scale of the negative codes of a twin-uniform input, `scale` being
+    that of the positive ones. gelu: the approximation, "none" or "tanh". residual ``(..., O)``: what is added. quantizer: how
+    the result becomes codes. weight_zero_point ``(O,)``: that of an affine weight.
     """
 
     codes: fx.Node

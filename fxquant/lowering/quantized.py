@@ -60,7 +60,7 @@ def factors(product: fx.Node) -> tuple[Any, ...]:
 
 
 def product_scale(product: fx.Node) -> fx.Node:
-    """Return the scale of an int8 product, in which those of both operands are folded; of two ranges, that of the high one."""
+    """Return the scale of an int8 product, that of one operand times that of the other; of two ranges, that of the high one."""
     given = arguments_of(product)
     scale: fx.Node = given["scale"] if "scale" in given else given["high"]
     return scale
@@ -82,6 +82,7 @@ def is_quantized(value: object) -> bool:
 
 
 def rank_of(value: object) -> int | None:
+    """Return the number of axes of `value`, None where its shape is unknown."""
     known = value_of(value)
     return known.dim() if known is not None else None
 

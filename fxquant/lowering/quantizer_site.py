@@ -29,12 +29,13 @@ from fxquant.ops import (
 @dataclass(frozen=True)
 class QuantizerSite:
     """
-    How a node makes codes, or what the codes that it reads stand for; what an operator does not have is None.
+    How a node makes codes, or reads them; None for an argument that its operator does not have.
 
-    source: the values that become codes, or the codes of `dequantize`. Of an operator that computes the values itself, the
-    first of what it computes them from, such as the queries of `attention_quantize`.
-    scale: that of uniform codes, or of the high range of twin-uniform ones; low: that of their low range. split: where the
-    ranges part. axis: along which there is one scale per index, None for one scale.
+    source: the values that `quantize` turns into codes, or the codes that `dequantize` reads. An operator that computes the
+    values itself has its first argument here, such as the queries of `attention_quantize`.
+    scale: float32, of uniform codes, or of the high range of twin-uniform ones; low: of their low range; split: where the
+    ranges part. scale and zero_point are 0-dim, or have one entry per index of `axis`; axis: None for one scale. noise: what
+    is added to the values first, ``(C,)`` or ``(C, kh, kw)``. qmin, qmax: the smallest and the largest code.
     """
 
     source: Any

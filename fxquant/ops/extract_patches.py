@@ -17,9 +17,11 @@ def extract_patches(
     qmax: int,
 ) -> Tensor:
     """
-    Return ``(B, H', W', C*kh*kw)`` windows of ``(B, C, H, W)`` codes, in the order a convolution weight is flattened.
+    Return the patches ``(B, H', W', C*kh*kw)`` of an image of codes ``(B, C, H, W)``.
 
-    A padded pixel holds the code of zero, which is the zero point as stored.
+    Each patch is flattened as the weight ``(O, C, kh, kw)`` of a convolution is, so that their product is the convolution.
+    kernel ``(kh, kw)``, stride and padding: of rows, then of columns. A padded pixel holds the code of zero, which is
+    zero_point, int32 0-dim or None for 0, as stored for codes up to qmax (`fxquant.numerics.arithmetic.storage_offset`).
     """
     if any(padding):
         rows, columns = padding

@@ -24,11 +24,14 @@ def int8_linear(
     """
     Return ``scale * (codes @ weight.T) + bias`` as ``(..., O)`` in `dtype`.
 
-    codes ``(..., K)`` int8 and weight ``(O', K')`` int8 are as stored; K' and O' may be K and O rounded up to a multiple of
-    8 with zero rows and columns, which CUDA's `torch._int_mm` asks for. scale ``(O,)`` float32 is the product of the input's
-    and the weight's scale. bias ``(O,)`` float32 has swallowed the zero points (`fxquant.lowering.epilogue.fold_epilogue`).
-    An affine weight adds ``-weight_zero_point[o] * sum_k (codes - input_zero_point)``, which depends on the input: those two
-    ``(O,)`` and 0-dim int32 tensors are None for a symmetric weight. pad_rows pads small batches for CUDA.
+    codes ``(..., K)`` int8: as `fxquant.ops.quantize` stores them. weight ``(O', K')`` int8: O' and K' are O and K, or the
+    next multiples of 8 with zero rows and columns, which CUDA's `torch._int_mm` asks for. scale ``(O,)`` float32: the scale of
+    the input times that of the weight. bias ``(O,)`` float32: that of the layer, less what the zero point of the input adds to
+    the product (`fxquant.lowering.epilogue.fold_epilogue`).
+
+    What the zero point of an affine weight adds depends on the input, so it is computed here: the result is less by
+    ``scale[o] * weight_zero_point[o] * sum_k (codes[k] - input_zero_point)``. weight_zero_point: int32 ``(O,)``, None for a
+    symmetric weight. input_zero_point: int32, 0-dim, None for 0. pad_rows: add zero rows, as CUDA wants more than 16.
     """
     fits = weight_zero_point is None and cpu.fits(codes, weight, scale, dtype)
     if fits and on_cpu_kernels(codes, weight, scale, bias):

@@ -36,7 +36,11 @@ def int8_linear_twin_add(
     dtype: torch.dtype,
     pad_rows: bool,
 ) -> Tensor:
-    """Return ``residual + int8_linear_twin(codes, weight, high, low, bias, dtype, pad_rows)``, as `int8_linear_add`."""
+    """
+    Return ``residual + int8_linear_twin(codes, weight, high, low, bias, dtype, pad_rows)``, ``(..., O)`` in `dtype`.
+
+    residual ``(..., O)`` has that shape and dtype too.
+    """
     alike = residual.dtype is dtype and residual.shape == (*codes.shape[:-1], high.shape[0])
     if alike and cpu.fits(codes, weight, high, dtype) and on_cpu_kernels(codes, weight, high, low, bias, residual):
         return cpu.linear(codes, weight, high, bias, dtype, low=low, residual=residual)

@@ -1,4 +1,4 @@
-"""`int8_linear`, GELU and the quantiser behind it: the first half of an MLP, whose result never is float in memory."""
+"""`int8_linear`, GELU and the quantiser behind it: the first half of an MLP, whose float result is never in memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,11 @@ def int8_linear_gelu_quantize_twin(
     qmax: int,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """Return the twin-uniform codes of the same values; the last six arguments are those of `fxquant.ops.quantize_twin`."""
+    """
+    Return the int8 codes ``(..., O)`` of the values that `int8_linear_gelu_quantize` computes, twin-uniform ones.
+
+    The last six arguments are those of `fxquant.ops.quantize_twin`.
+    """
     quantizer = cpu.Quantizer(high, None, low, split, noise, qmin, qmax)
     if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, high, noise):
         return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)

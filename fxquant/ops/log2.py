@@ -23,5 +23,5 @@ def log_int_softmax(scores: Tensor, scale: Tensor, qmax: int) -> Tensor:
 
 
 def dequantize_log2(codes: Tensor) -> Tensor:
-    """Return ``2^-code``, and 0 for -1, as float32."""
+    """Return ``2^-code`` as float32 for codes of any shape, and 0 where the code is -1."""
     return arithmetic.dequantize_log2(codes)

@@ -42,5 +42,5 @@ def quantize(
 def dequantize(
     codes: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: int, qmax: int, axis: int | None = None
 ) -> Tensor:
-    """Return ``(code - zero_point) * scale`` as float32, for codes made by `quantize` with the same arguments."""
+    """Return ``(code - zero_point) * scale`` as float32, for codes of any shape that `quantize` made with these arguments."""
     return arithmetic.dequantize(codes.float() + arithmetic.storage_offset(qmax), scale, zero_point, axis)

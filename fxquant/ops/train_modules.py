@@ -15,7 +15,11 @@ BATCH_NORM_OPERANDS = ("input", "running_mean", "running_var", "weight", "bias")
 
 
 class BatchNorm(nn.Module):
-    """A batch norm that learns its statistics in training mode; they and its parameters belong to the graph."""
+    """
+    A batch norm that learns its statistics in training mode.
+
+    It holds no tensors: the graph has the statistics as buffers, weight and bias as parameters, and hands them over.
+    """
 
     def __init__(self, momentum: float, eps: float) -> None:
         super().__init__()
@@ -50,7 +54,9 @@ class BatchNorm(nn.Module):
 
 class DropPath(nn.Module):
     """
-    Drop the branch of whole images in training mode, and scale what stays up (stochastic depth, Huang et al. 2016).
+    Set a branch to zero for whole images, drawn at random, in training mode (stochastic depth, Huang et al. 2016).
+
+    The other images are multiplied by ``1 / (1 - drop_prob)``, so that the expected value stays.
 
     It draws what timm's module of this name draws, without timm's two seconds of imports. drop_prob: in [0, 1).
     """

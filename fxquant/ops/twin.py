@@ -36,7 +36,12 @@ def dequantize_twin(codes: Tensor, high: Tensor, low: Tensor, split: Tensor, qmi
 
 
 def fake_quantize_summed_twin(x: Tensor, split: Tensor, qmax: int) -> Tensor:
-    """Return softmax probabilities as PTQ4ViT's published code quantises them; it has no int8 form."""
+    """
+    Return softmax probabilities ``(..., M)`` rounded as PTQ4ViT's published code does, as float32.
+
+    It adds the rounded values of both ranges, so there is no single code for a value and no int8 form. split: where the ranges
+    part; qmax: the largest code of each.
+    """
     return arithmetic.fake_quantize_summed_twin(x, split, qmax)
 
 
@@ -53,6 +58,6 @@ def pack_twin(codes: Tensor) -> Tensor:
 
 
 def unpack_twin(packed: Tensor) -> Tensor:
-    """Return the int8 codes that `pack_twin` stored."""
+    """Return the int8 codes, any shape, that `pack_twin` packed into uint8."""
     magnitude = (packed & 0x7F).to(torch.int8)
     return torch.where(packed >= 0x80, magnitude, -magnitude)
