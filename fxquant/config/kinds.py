@@ -73,6 +73,12 @@ def specs_for(place: Role | Value) -> tuple[type[OperandSpec], ...]:
     return tuple(spec for spec, kind in KINDS.items() if place in (*kind.roles, *kind.values))
 
 
+def may_have(place: Role | Value, spec: object) -> bool:
+    """Say whether an operand or a value of the kind `place` may have this `spec`; False for what is no spec at all."""
+    row = next((each for each in type(spec).__mro__ if each in KINDS), None)
+    return row in specs_for(place)
+
+
 def operators() -> set[Operator]:
     """Return all operators that stand for a quantised operand, or give its codes."""
     simulations = {kind.simulation for kind in KINDS.values() if kind.simulation is not None}

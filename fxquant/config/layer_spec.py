@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from fxquant.config.kinds import specs_for
+from fxquant.config.kinds import may_have, specs_for
 from fxquant.config.operands import Role, TensorSpec
 from fxquant.config.search import NoisyBias, ScaleSearch
 from fxquant.errors import ConfigError
@@ -40,13 +40,12 @@ class LayerSpec:
     def __post_init__(self) -> None:
         for role in Role:
             value = getattr(self, role.value)
-            if isinstance(value, TensorSpec):
-                nonsense = _nonsense(role, value)
-                if nonsense:
-                    raise ConfigError(f"LayerSpec.{role.value}: {nonsense}")
-            elif value is not None and type(value) not in specs_for(role):
+            if value is not None and not may_have(role, value):
                 expected = ", ".join(spec.__name__ for spec in specs_for(role))
                 raise ConfigError(f"LayerSpec.{role.value} must be a {expected} or None, got {value!r}")
+            nonsense = _nonsense(role, value) if isinstance(value, TensorSpec) else None
+            if nonsense:
+                raise ConfigError(f"LayerSpec.{role.value}: {nonsense}")
         for role in (Role.ACTIVATION, Role.NORM, Role.GELU) if self.noise else ():
             value = getattr(self, role.value)
             if value is not None and not isinstance(value.granularity, PerTensor):

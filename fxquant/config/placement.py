@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fxquant.config.kinds import specs_for
-from fxquant.config.operands import IntegerNorm, TensorSpec, Value
+from fxquant.config.kinds import may_have, specs_for
+from fxquant.config.operands import TensorSpec, Value
 from fxquant.errors import ConfigError
 from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
 from fxquant.observers.operand_spec import OperandSpec
@@ -43,13 +43,11 @@ class Placement:
     def __post_init__(self) -> None:
         for value in Value:
             spec = self.spec_for(value)
-            if isinstance(spec, IntegerNorm) and value is not Value.NORM:
-                raise ConfigError(f"Placement.{value.value} comes from no layer norm: use a TensorSpec, got {spec!r}")
-            if isinstance(spec, TensorSpec):
-                _check_granularity(value, spec)
-            elif spec is not None and not isinstance(spec, specs_for(value)):
+            if spec is not None and not may_have(value, spec):
                 names = [kind.__name__ for kind in specs_for(value)]
                 raise ConfigError(f"Placement.{value.value} must be a {' or '.join(names)} or None, got {spec!r}")
+            if isinstance(spec, TensorSpec):
+                _check_granularity(value, spec)
         if self.probabilities is not None and self.probabilities.integer_softmax:
             self._check_scores(type(self.probabilities).__name__)
 

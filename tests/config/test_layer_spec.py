@@ -9,6 +9,7 @@ import pytest
 
 from fxquant import (
     ConfigError,
+    IntegerNorm,
     LayerSpec,
     LogIntSoftmax,
     Metric,
@@ -102,6 +103,13 @@ def test_probabilities_and_gelu_may_lose_what_they_have_not() -> None:
 def test_an_integer_softmax_is_for_a_placement_alone() -> None:
     with pytest.raises(ConfigError, match=r"must be a TensorSpec, TwinSoftmax, Log2 or None, got LogIntSoftmax"):
         LayerSpec(softmax=LogIntSoftmax())
+
+
+@pytest.mark.parametrize("role", Role)
+def test_an_integer_norm_is_for_a_placement_alone(role: Role) -> None:
+    spec: Any = IntegerNorm(signed=True, symmetric=True)
+    with pytest.raises(ConfigError, match=rf"LayerSpec\.{role.value} must be a TensorSpec.* or None, got IntegerNorm"):
+        LayerSpec(**{role.value: spec})
 
 
 def test_a_noisy_bias_leaves_attention_its_scales() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant import (
     ConfigError,
+    IntegerNorm,
     LayerSpec,
     PerChannel,
     PerHead,
@@ -81,6 +82,16 @@ def test_special_specs_are_for_their_value_alone() -> None:
         Placement(probabilities=TwinGELU())
     with pytest.raises(ConfigError, match=r"Placement\.gelu must be a TensorSpec or TwinGELU or None, got Log2"):
         Placement(gelu=Log2())
+
+
+@pytest.mark.parametrize("value", Value)
+def test_only_what_comes_from_a_norm_is_an_integer_norm(value: Value) -> None:
+    placement = {value.value: IntegerNorm()}
+    if value is Value.NORM:
+        assert Placement(**placement).norm == IntegerNorm()
+        return
+    with pytest.raises(ConfigError, match=rf"Placement\.{value.value} must be a TensorSpec.* or None, got IntegerNorm"):
+        Placement(**placement)
 
 
 @pytest.mark.parametrize("value", Value)
