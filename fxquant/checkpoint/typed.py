@@ -12,23 +12,22 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from fxquant import observers
 from fxquant.checkpoint import scalars
 from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json
-from fxquant.config.kinds import KINDS
+from fxquant.config.kinds import KINDS, OBSERVERS
 from fxquant.config.search import NoisyBias, ScaleSearch
 from fxquant.errors import CheckpointError
 from fxquant.graph.meta import Operand, Record
 from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+from fxquant.observers.base import ObserverOptions
 
-_OBSERVERS = [v for v in vars(observers).values() if isinstance(v, type) and issubclass(v, observers.ObserverOptions)]
 _GRANULARITIES = (PerTensor, PerChannel, PerHead, RowGroups, PerProjection)
 
 
 def type_named(name: str) -> type | None:
     """Return the type that is stored by this name, None where there is none."""
-    stored: tuple[type, ...] = (Record, Operand, ScaleSearch, NoisyBias, *_GRANULARITIES, *_OBSERVERS, *KINDS)
+    stored: tuple[type, ...] = (Record, Operand, ScaleSearch, NoisyBias, *_GRANULARITIES, *OBSERVERS, *KINDS)
     return next((cls for cls in stored if cls.__name__ == name), None)
 
 
@@ -42,9 +41,9 @@ def encode(value: object, converted: bool = False) -> Json:
     if is_dataclass(value) and not isinstance(value, type):
         name = type(value).__name__
         if type_named(name) is not type(value):
-            if converted and isinstance(value, observers.ObserverOptions):
-                return {"type": observers.ObserverOptions.__name__}
-            hint = "; convert the model first" if isinstance(value, observers.ObserverOptions) else ""
+            if converted and isinstance(value, ObserverOptions):
+                return {"type": ObserverOptions.__name__}
+            hint = "; convert the model first" if isinstance(value, ObserverOptions) else ""
             raise CheckpointError(f"values of type {type(value).__module__}.{name} cannot be stored{hint}")
         return {"type": name} | {f.name: encode(getattr(value, f.name), converted) for f in fields(value)}
     if isinstance(value, Enum):

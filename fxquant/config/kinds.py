@@ -1,4 +1,4 @@
-"""The table of quantisers: which types of spec there are, what may have one, and what it becomes in a graph."""
+"""The tables of quantisers: which types of spec there are, what may have one, what it becomes, and how ranges are found."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fxquant.config.operands import IntegerNorm, Role, TensorSpec, Value
+from fxquant.observers.base import ObserverOptions
+from fxquant.observers.binary import BinaryWeightStep
+from fxquant.observers.ema import EMA
+from fxquant.observers.learned_step import LearnedStep, LearnedWeightStep
 from fxquant.observers.log2 import Log2, LogIntSoftmax
+from fxquant.observers.minmax import MinMax
+from fxquant.observers.omse import OMSE
 from fxquant.observers.operand_spec import OperandSpec
+from fxquant.observers.percentile import Percentile
+from fxquant.observers.power_of_two import PowerOfTwoFactor
 from fxquant.observers.twin import TwinGELU, TwinSoftmax
 from fxquant.ops import (
     dequantize,
@@ -61,6 +69,20 @@ KINDS: dict[type[OperandSpec], Kind] = {
     Log2: Kind(quantize_log2, dequantize_log2, (Role.SOFTMAX,), (Value.PROBABILITIES,)),
     LogIntSoftmax: Kind(log_int_softmax, dequantize_log2, (), (Value.PROBABILITIES,)),
 }
+
+# What the observer of a TensorSpec may be, where the graph is to be saved; the first stands for all others once a graph is
+# converted and nothing observes any more.
+OBSERVERS: list[type[ObserverOptions]] = [
+    ObserverOptions,
+    MinMax,
+    EMA,
+    Percentile,
+    OMSE,
+    PowerOfTwoFactor,
+    LearnedStep,
+    LearnedWeightStep,
+    BinaryWeightStep,
+]
 
 
 def kind_of(spec: OperandSpec) -> Kind:
