@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.config.operands import TensorSpec
 from fxquant.errors import UnsupportedGraphError
 from fxquant.graph.attributes import called_module, read_buffer, tensor_of, weight_of
 from fxquant.graph.calls import call
 from fxquant.graph.dataflow import PRODUCTS
 from fxquant.graph.meta import inherit_meta, record_of, set_record
 from fxquant.graph.rewrite import blame, edit
-from fxquant.numerics.arithmetic import code_range
-from fxquant.observers.binary import BinaryWeightQuantizer
-from fxquant.observers.learned_step import LearnedStepQuantizer
+from fxquant.observers.base import Observer
+from fxquant.observers.operand_spec import OperandSpec
 from fxquant.ops.train_modules import BATCH_NORM_OPERANDS, BatchNorm, DropPath
 
 
@@ -33,14 +32,14 @@ def end_training(gm: fx.GraphModule) -> PassResult:
     groups of a weight ``(O, K)`` have learned different widths, each group is clamped to the range of its own codes, and the
     spec names the widest. An input with a learned real offset gets a noisy bias ``(K,)``, minus that offset everywhere, and
     the bias of the layer takes off what it adds. A product of two activations has no bias: an offset of its operands raises
-    `UnsupportedGraphError`.
+    `UnsupportedGraphError`. What is to be fixed the observers say.
     """
     return edit(gm, _end)
 
 
 def _end(gm: fx.GraphModule) -> bool:
     modified = False
-    settled: dict[str, LearnedStepQuantizer] = {}
+    settled: dict[str, Observer] = {}
     for node in list(gm.graph.nodes):
         module = called_module(node)
         with blame("end_training", node):
@@ -51,9 +50,7 @@ def _end(gm: fx.GraphModule) -> bool:
             elif isinstance(module, BatchNorm):
                 _fix_statistics(gm, node, module)
                 modified = True
-            elif isinstance(module, BinaryWeightQuantizer):
-                modified |= _binarise(gm, node, module)
-            elif isinstance(module, LearnedStepQuantizer):
+            elif isinstance(module, Observer) and module.trained:
                 modified |= _settle(gm, node, module)
                 settled[str(node.target)] = module
     for node in gm.graph.nodes if settled else ():
@@ -71,15 +68,15 @@ def _fix_statistics(gm: fx.GraphModule, node: fx.Node, module: BatchNorm) -> Non
     gm.graph.erase_node(node)
 
 
-def _settle(gm: fx.GraphModule, node: fx.Node, module: LearnedStepQuantizer) -> bool:
-    modified = module.bits is not None
-    if modified and len(set(module.widths())) > 1:
-        source: fx.Node = node.args[0]  # type: ignore[assignment]
+def _settle(gm: fx.GraphModule, node: fx.Node, module: Observer) -> bool:
+    source: fx.Node = node.args[0]  # type: ignore[assignment]
+    weight = module.settled_weight(tensor_of(source)) if source.op == "get_attr" else None
+    if weight is not None:
         with gm.graph.inserting_before(node):
-            clamped = read_buffer(gm.graph, f"{source.target}_clamped", _clamped(tensor_of(source), module))
-        inherit_meta(clamped, source)
-        node.update_arg(0, clamped)
-    module.settle()
+            replaced = read_buffer(gm.graph, f"{source.target}_settled", weight)
+        inherit_meta(replaced, source)
+        node.update_arg(0, replaced)
+    modified = module.settle() or weight is not None
     offset = module.fixed_offset()
     if offset is None or module.noise.numel():
         return modified
@@ -93,32 +90,7 @@ def _settle(gm: fx.GraphModule, node: fx.Node, module: LearnedStepQuantizer) -> 
     return True
 
 
-def _binarise(gm: fx.GraphModule, node: fx.Node, module: BinaryWeightQuantizer) -> bool:
-    """Replace a weight by the two values it stands for, so that its codes are -1 and 1."""
-    source: fx.Node = node.args[0]  # type: ignore[assignment]
-    weight = tensor_of(source)
-    sizes = module.rows(weight.detach()).abs()
-    if torch.equal(sizes, sizes[:, :1].expand_as(sizes)):
-        return False
-    with gm.graph.inserting_before(node):
-        replaced = read_buffer(gm.graph, f"{source.target}_binary", module.binary(weight))
-    inherit_meta(replaced, source)
-    node.update_arg(0, replaced)
-    return True
-
-
-def _clamped(weight: torch.Tensor, module: LearnedStepQuantizer) -> torch.Tensor:
-    """Return a weight whose row groups lie within their own codes."""
-    scales = module.calculate_qparams().scale.reshape(-1)
-    groups = weight.detach().reshape(len(scales), -1)
-    rows = []
-    for row, scale, bits in zip(groups, scales, module.widths(), strict=True):
-        qmin, qmax = code_range(bits, signed=True)
-        rows.append(row.clamp(float(qmin * scale), float(qmax * scale)))
-    return torch.stack(rows).reshape(weight.shape)
-
-
-def _update_record(node: fx.Node, settled: dict[str, LearnedStepQuantizer]) -> bool:
+def _update_record(node: fx.Node, settled: dict[str, Observer]) -> bool:
     """Let the record of a product name the widths that were learned."""
     record = before = record_of(node)
     if record is None:
@@ -127,9 +99,7 @@ def _update_record(node: fx.Node, settled: dict[str, LearnedStepQuantizer]) -> b
     for argument, operand in zip(node.args, record.operands, strict=False):
         called = isinstance(argument, fx.Node) and argument.op == "call_module"
         module = settled.get(str(argument.target)) if called else None  # type: ignore[union-attr]
-        spec = operand.spec
-        if module is not None and isinstance(module.spec, TensorSpec):
-            spec = module.spec
+        spec = operand.spec if module is None else cast(OperandSpec, module.spec)
         operands.append(replace(operand, spec=spec))
     record = replace(record, operands=tuple(operands))
     set_record(node, record)

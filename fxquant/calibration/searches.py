@@ -28,6 +28,7 @@ from fxquant.graph.attributes import bias_of, tensor_of, weight_of
 from fxquant.graph.meta import record_of, set_record
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.observers.base import Observer
+from fxquant.observers.input_recorder import InputRecorder
 
 # What a product is compared by where a noise is searched, but no scale.
 _NOISE_ALONE = ScaleSearch(weights=False, inputs=False, rounds=1)
@@ -204,7 +205,7 @@ def _reads(site: Site, gradient: Gradient) -> bool:
 @contextmanager
 def _restored_on_failure(prepared: fx.GraphModule) -> Iterator[None]:
     """Give the observers back what they held where the block does not end well."""
-    observers = [m for m in prepared.modules() if isinstance(m, Observer) or hasattr(m, "batches")]
+    observers = [m for m in prepared.modules() if isinstance(m, Observer | InputRecorder)]
     modules = [m for observer in observers for m in observer.modules()]  # an observer of torch.ao is within ours
     before = [(m, {name: b.clone() for name, b in m.named_buffers(recurse=False)}) for m in modules]
     try:

@@ -154,6 +154,28 @@ class Observer(nn.Module):
         """Whether the bit width is trained with the model."""
         return False
 
+    def keep_in_range(self) -> None:
+        """Bring what a step of the optimiser took beyond its bounds back to them; nothing where nothing is trained."""
+
+    def hold_bits(self) -> None:
+        """Let the next step of the optimiser leave the bit width as it is."""
+
+    def settle(self) -> bool:
+        """Fix what was learned of `spec`, such as the bit width, as training is over; say whether anything was."""
+        return False
+
+    def settled_weight(self, weight: Tensor) -> Tensor | None:
+        """
+        Return the trained `weight`, ``(O, ...)``, with what its codes cannot hold taken out of it.
+
+        None where the codes hold all of it. It is asked before `settle`.
+        """
+        return None
+
+    def fixed_offset(self) -> float | None:
+        """Return a real offset that was learned, which has no integer zero point; None where there is none."""
+        return None
+
     def operator_arguments(self) -> dict[str, Tensor | int]:
         """
         Return the arguments, by name, of the operators that `convert` writes for this kind of spec.

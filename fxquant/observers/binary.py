@@ -78,8 +78,11 @@ class BinaryWeightQuantizer(Observer):
         """Return the two values, ``(G,)`` each."""
         return -self.size, self.size
 
-    def binary(self, weight: Tensor) -> Tensor:
-        """Return what `weight` has become, and take in its size."""
+    def settled_weight(self, weight: Tensor) -> Tensor | None:
+        """Return the two values that `weight` stands for, and take in its size; None where it is those two already."""
+        sizes = self.rows(weight.detach()).abs()
+        if torch.equal(sizes, sizes[:, :1].expand_as(sizes)):
+            return None
         with torch.no_grad():
             self.size = self.rows(weight.float()).abs().mean(dim=1)
             result: Tensor = self(weight)

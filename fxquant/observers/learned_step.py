@@ -203,6 +203,11 @@ class LearnedStepQuantizer(Observer):
         if self.bits is not None:
             self.bits.clamp_(MIN_BITS, MAX_BITS)
 
+    def hold_bits(self) -> None:
+        """Forget the gradient of the bit widths."""
+        if self.bits is not None:
+            self.bits.grad = None
+
     def fixed_offset(self) -> float | None:
         """Return the real offset, which has no integer zero point; None where there is none."""
         if self.offset is None or not self.options.real_offset:
@@ -226,10 +231,22 @@ class LearnedStepQuantizer(Observer):
         """Whether the bit width is trained with the model."""
         return self.bits is not None
 
-    def settle(self) -> None:
+    def settled_weight(self, weight: Tensor) -> Tensor | None:
+        """Return a weight clamped to the codes of each row group's own width, None where all have the same."""
+        if len(set(self.widths())) < 2:
+            return None
+        scales = self.calculate_qparams().scale.reshape(-1)
+        groups = weight.detach().reshape(len(scales), -1)
+        rows = []
+        for row, scale, bits in zip(groups, scales, self.widths(), strict=True):
+            qmin, qmax = code_range(bits, signed=True)
+            rows.append(row.clamp(float(qmin * scale), float(qmax * scale)))
+        return torch.stack(rows).reshape(weight.shape)
+
+    def settle(self) -> bool:
         """Let the learned widths be the spec's: the widest, as the codes of the others fit it."""
         if self.bits is None:
-            return
+            return False
         scale, offset = self._chosen(self.scale).detach(), self.offset
         bits = max(self.widths())
         self.options = replace(self.options, learned_bits=False)
@@ -238,6 +255,7 @@ class LearnedStepQuantizer(Observer):
         self.scale, self.bits = nn.Parameter(scale, requires_grad=self.options.train), None
         if offset is not None:
             self.offset = nn.Parameter(self._chosen(offset).detach())
+        return True
 
     def _chosen(self, values: Tensor) -> Tensor:
         """Return the row ``(G,)`` of scales or offsets that the present width selects."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxquant.graph.trained import weight_quantizers
 from fxquant.kernels import cpu, on_cpu_kernels
 from fxquant.numerics.learned_step import scale_gradient
-from fxquant.observers.binary import BinaryWeightQuantizer
+from fxquant.observers.base import Observer
 
 START = 0.25  # share of the training before which it has no weight
 
@@ -47,7 +47,8 @@ def variation_regulariser(prepared: nn.Module, published: bool = False) -> Tenso
             factor = (weight.numel() * qmax) ** -0.5
         value: Tensor = _Variation.apply(rows, scale_gradient(scale, factor), qmin, qmax, published)
         total = value if total is None else total + value
-    if total is None and any(isinstance(m, BinaryWeightQuantizer) for m in prepared.modules()):
+    observers = (m for m in prepared.modules() if isinstance(m, Observer) and m.trained)
+    if total is None and any(observer.initial_bits == 1 for observer in observers):
         return torch.zeros((), device=next(prepared.parameters()).device)
     if total is None:
         raise TypeError("this graph has no weight with a learned step: make it with fxquant.prepare_qat")

@@ -14,7 +14,6 @@ from torch.optim import AdamW
 
 from fxquant.errors import CheckpointError
 from fxquant.observers.base import Observer
-from fxquant.observers.learned_step import LearnedStepQuantizer
 from fxquant.training.options import TrainingOptions
 from fxquant.training.oscillation import OscillationFreezer
 from fxquant.training.parameter_groups import group_parameters
@@ -96,19 +95,18 @@ class State:
     def update(self, epoch: int) -> None:
         """Change the model by its gradients. Bit widths stay as they are after `bits_ratio` of the epochs."""
         if epoch >= self.options.bits_ratio * self.options.epochs:
-            for module in self._quantisers():
-                if module.bits is not None:
-                    module.bits.grad = None
+            for observer in self._observers():
+                observer.hold_bits()
         self.optimizer.step()
-        for module in self._quantisers():
-            module.keep_in_range()
+        for observer in self._observers():
+            observer.keep_in_range()
         if self.freezer is not None:
             self.freezer.step()
         if self.ema is not None:
             self.ema.update(self.prepared)
 
-    def _quantisers(self) -> Iterator[LearnedStepQuantizer]:
-        yield from (m for m in self.prepared.modules() if isinstance(m, LearnedStepQuantizer))
+    def _observers(self) -> Iterator[Observer]:
+        yield from (m for m in self.prepared.modules() if isinstance(m, Observer))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole state as tensors and plain values."""

@@ -7,7 +7,7 @@ import torch
 from torch import fx, nn
 
 import fxquant
-from fxquant import LayerSpec, LearnedStep, QuantConfig, TensorSpec
+from fxquant import LayerSpec, LearnedStep, QuantConfig, RowGroups, TensorSpec
 from fxquant.graph.trained import is_trained, weight_quantizers
 from fxquant.observers import BinaryWeightStep, LearnedWeightStep, MinMax, Observer
 from tests.support.models import Shared
@@ -80,3 +80,62 @@ def test_what_is_trained_says_of_how_many_bits_it_is() -> None:
     assert [observers[name].trained_bits() for name in ("step", "sign", "statistics")] == [4.0, 1.0, None]
     assert [o.learns_bits for o in observers.values()] == [False, True, False, False]
     assert [o.initial_bits for o in observers.values()] == [4, 4, 1, 4]
+
+
+def test_row_groups_of_several_widths_are_clamped_to_their_own_codes() -> None:
+    spec = TensorSpec(
+        4, signed=True, symmetric=True, granularity=RowGroups(2), observer=LearnedWeightStep(learned_bits=True)
+    )
+    observer, weight = spec.build("site"), torch.randn(6, 4)
+    observer(weight)
+    assert observer.settled_weight(weight) is None  # as long as both groups have one width
+    observer.get_parameter("bits").data = torch.tensor([2.0, 7.0])
+    expected = observer(weight).detach()
+    settled = observer.settled_weight(10 * weight)
+    narrow, wide = observer.calculate_qparams().scale
+    assert settled is not None
+    assert settled[:3].min() >= -2 * narrow
+    assert settled[:3].max() <= narrow
+    assert settled[3:].abs().max() > 2 * wide
+    settled = observer.settled_weight(weight)
+    assert settled is not None
+    assert observer.settle()
+    assert not observer.settle()
+    assert observer.spec.bits == 7
+    torch.testing.assert_close(observer(settled), expected)  # as it was before both had the codes of the wider one
+
+
+def test_signs_settle_into_two_values_and_statistics_into_nothing() -> None:
+    weight = torch.randn(6, 4)
+    sign, statistics = SIGN.build("site"), TensorSpec(4).build("site")
+    for observer in (sign, statistics):
+        observer(weight)
+    settled = sign.settled_weight(weight)
+    assert settled is not None
+    assert settled.unique().numel() == 2
+    assert settled.sign().equal(weight.sign())
+    assert sign.settled_weight(settled) is None
+    assert statistics.settled_weight(weight) is None
+    assert [o.settle() for o in (sign, statistics)] == [False, False]
+
+
+def test_only_bits_that_are_learned_are_held() -> None:
+    spec = TensorSpec(4, signed=True, symmetric=True, observer=LearnedStep(learned_bits=True))
+    observer, x = spec.build("site"), torch.randn(8, 4)
+    observer(x).square().sum().backward()
+    scale, bits = observer.get_parameter("scale"), observer.get_parameter("bits")
+    assert bits.grad is not None
+    observer.hold_bits()
+    assert bits.grad is None
+    assert scale.grad is not None
+    for parameter in (scale, bits):
+        parameter.data.fill_(-100.0)
+    observer.keep_in_range()
+    assert float(scale.detach().min()) > 0
+    assert float(bits.detach()) == 2
+    statistics = TensorSpec(4).build("site")
+    statistics(x)
+    before = [t.clone() for t in statistics.buffers()]
+    statistics.hold_bits()
+    statistics.keep_in_range()
+    assert all(t.equal(b) for t, b in zip(statistics.buffers(), before, strict=True))

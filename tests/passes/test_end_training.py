@@ -112,7 +112,7 @@ def test_a_real_offset_of_queries_is_refused_by_name() -> None:
 def test_one_bit_is_two_values_and_runs_on_int8() -> None:
     gm = prepared(w_bits=1)
     after = settled(gm)
-    weight = after.get_buffer("blocks.0.mlp.fc1.weight_binary")
+    weight = after.get_buffer("blocks.0.mlp.fc1.weight_settled")
     assert len(weight.unique()) == 2
     int8 = fxquant.convert(gm)
     assert fxquant.report(int8).coverage == 1.0
