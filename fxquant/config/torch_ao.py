@@ -99,6 +99,8 @@ class TorchAo(ObserverOptions):
 class TorchAoObserver(MinMaxObserver):
     """Hand each batch to a torch.ao observer and take its scale and zero point; the running range serves the checks."""
 
+    spec: Codes
+
     def __init__(self, spec: Codes, operand: str, inner: Any) -> None:
         super().__init__(spec, operand)
         if self.axis is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,30 @@ from torch import Tensor, nn
 from fxquant.errors import CalibrationError
 from fxquant.numerics.arithmetic import affine_qparams, dequantize, quantize, symmetric_scale, widen_single
 from fxquant.numerics.codes import Codes
-from fxquant.numerics.granularity import RowGroups
+from fxquant.numerics.granularity import Granularity, RowGroups
 from fxquant.observers.take_in import take_in
 
 Summary = tuple[Tensor, ...]
+
+
+class ObservedSpec(Protocol):
+    """What every observer reads of the spec that it finds the range for, whatever its codes are."""
+
+    @property
+    def dtype(self) -> str:
+        """Name of the codes, for people."""
+
+    @property
+    def granularity(self) -> Granularity:
+        """Over which values a scale is shared."""
+
+    @property
+    def qmin(self) -> int:
+        """Smallest code."""
+
+    @property
+    def qmax(self) -> int:
+        """Largest code."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +94,7 @@ class Observer(nn.Module):
     pending: list[Summary] | None = None
     ahead = 0
 
-    def __init__(self, spec: Codes, operand: str) -> None:
+    def __init__(self, spec: ObservedSpec, operand: str) -> None:
         super().__init__()
         self.spec = spec
         self.operand = operand
@@ -146,8 +166,8 @@ class Observer(nn.Module):
 
     @property
     def initial_bits(self) -> int:
-        """The bit width that it was prepared with, 1 where its codes are signs."""
-        return self.spec.bits
+        """How many bits it takes to count the codes that it was prepared with, 1 where they are signs."""
+        return (self.spec.qmax - self.spec.qmin).bit_length()
 
     @property
     def learns_bits(self) -> bool:
@@ -243,8 +263,8 @@ class Observer(nn.Module):
         return int(self.batches) > 0
 
     def qparams_for(self, minimum: Tensor, maximum: Tensor) -> QParams:
-        """Return scale and zero point of a ``(G,)`` range under this observer's spec."""
-        spec = self.spec
+        """Return scale and zero point of a ``(G,)`` range; for observers whose spec has even steps, as `Codes` have."""
+        spec = cast(Codes, self.spec)
         if self.frozen or self.axis is not None:
             # An affine row of one value, as in a weight with one input: the formula below has no scale for it. One value
             # in a whole activation is refused at conversion.

@@ -100,6 +100,7 @@ class LearnedStepQuantizer(Observer):
     for a symmetric spec. bits: the learned widths, ``(G,)``, or None. The first batch sets all of them before it is quantised.
     """
 
+    spec: Codes
     trained = True
 
     def __init__(self, spec: Codes, operand: str, options: LearnedStep) -> None:

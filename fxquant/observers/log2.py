@@ -81,11 +81,8 @@ class LogIntSoftmax(Log2):
 class Log2Observer(MinMaxObserver):
     """Check that it sees probabilities; there is no scale to find."""
 
-    spec: Log2  # type: ignore[assignment]
+    spec: Log2
     needs_spread = False  # there is no scale that one value could not give
-
-    def __init__(self, spec: Log2, operand: str) -> None:
-        super().__init__(spec, operand)  # type: ignore[arg-type]
 
     @property
     def integer_softmax(self) -> bool:  # type: ignore[override]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fxquant.numerics.codes import Codes
-from fxquant.observers.base import Observer, ObserverOptions, Summary
+from fxquant.observers.base import ObservedSpec, Observer, ObserverOptions, Summary
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class MinMaxObserver(Observer):
     minimum: Tensor
     maximum: Tensor
 
-    def __init__(self, spec: Codes, operand: str) -> None:
+    def __init__(self, spec: ObservedSpec, operand: str) -> None:
         super().__init__(spec, operand)
         self.register_buffer("minimum", torch.zeros(0))
         self.register_buffer("maximum", torch.zeros(0))

@@ -115,10 +115,7 @@ class TwinQParams:
 class TwinObserver(MinMaxObserver):
     """What both kinds share: `found_scale` holds the high scale, the low one and the split."""
 
-    spec: Twin  # type: ignore[assignment]
-
-    def __init__(self, spec: Twin, operand: str) -> None:
-        super().__init__(spec, operand)  # type: ignore[arg-type]
+    spec: Twin
 
     def calculate_qparams(self) -> TwinQParams:  # type: ignore[override]
         """Return the scales and the split that a search found, else those for the statistics so far."""

@@ -101,7 +101,7 @@ def test_row_groups_of_several_widths_are_clamped_to_their_own_codes() -> None:
     assert settled is not None
     assert observer.settle()
     assert not observer.settle()
-    assert observer.spec.bits == 7
+    assert (observer.spec.qmin, observer.spec.qmax) == (-64, 63)
     torch.testing.assert_close(observer(settled), expected)  # as it was before both had the codes of the wider one
 
 
@@ -139,3 +139,9 @@ def test_only_bits_that_are_learned_are_held() -> None:
     statistics.hold_bits()
     statistics.keep_in_range()
     assert all(t.equal(b) for t, b in zip(statistics.buffers(), before, strict=True))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize(("signed", "narrow"), [(False, False), (True, False), (True, True)])
+def test_bits_are_counted_by_the_codes(bits: int, signed: bool, narrow: bool) -> None:
+    assert TensorSpec(bits, signed=signed, narrow=narrow).build("site").initial_bits == bits

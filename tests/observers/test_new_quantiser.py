@@ -62,7 +62,7 @@ class Roots(OperandSpec):
 
     def build(self, name: str) -> RootsObserver:
         """Return a fresh observer."""
-        return RootsObserver(self, name)  # type: ignore[arg-type]
+        return RootsObserver(self, name)
 
 
 class RootsObserver(MinMaxObserver):

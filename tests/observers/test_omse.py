@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from fxquant.config.operands import TensorSpec
 from fxquant.errors import ConfigError
+from fxquant.numerics.codes import Codes
 from fxquant.numerics.granularity import PerChannel
 from fxquant.observers import OMSE, MinMax, Observer, ObserverOptions
 from fxquant.observers.omse import FACTORS, MAX_BINS
@@ -47,7 +50,7 @@ def mean_squared_error(observer: Observer, factor: float, x: Tensor) -> float:
     """Return the error of quantising `x` with the extremes of `observer` times `factor`."""
     minimum, maximum = observer.get_buffer("minimum"), observer.get_buffer("maximum")
     qparams = observer.qparams_for(minimum * factor, maximum * factor)
-    return (x - fake_quantized(x, qparams, observer.spec)).double().square().mean().item()
+    return (x - fake_quantized(x, qparams, cast(Codes, observer.spec))).double().square().mean().item()
 
 
 def chosen_factor(observer: Observer) -> float:

@@ -129,7 +129,7 @@ def test_one_value_quantised_two_ways_has_two() -> None:
 
     config = QuantConfig().set_module_name("b", LayerSpec(activation=TensorSpec(4)))
     gm = insert_observers(annotated(Two(), config)).graph_module
-    assert {name: o.spec.bits for name, o in observers(gm).items() if name.endswith("input")} == {
+    assert {name: o.initial_bits for name, o in observers(gm).items() if name.endswith("input")} == {
         "observers.a_input": 8,
         "observers.b_input": 4,
     }
