@@ -21,10 +21,11 @@ from fxquant import (
     TensorSpec,
     TwinGELU,
     TwinSoftmax,
+    observers,
 )
-from fxquant.config.kinds import KINDS, dequantizers, kind_of, operators, specs_for
+from fxquant.config.kinds import KINDS, OBSERVERS, dequantizers, kind_of, operators, specs_for
 from fxquant.config.operands import Role, Value
-from fxquant.observers import BinaryWeightStep
+from fxquant.observers import BinaryWeightStep, ObserverOptions
 from fxquant.observers.operand_spec import OperandSpec
 
 
@@ -107,6 +108,12 @@ def test_a_type_derived_from_one_in_the_table_has_its_row() -> None:
 
     assert kind_of(Wider()) is KINDS[TwinGELU]
     assert kind_of(IntegerNorm()) is not KINDS[TensorSpec]
+
+
+def test_every_public_way_to_find_a_range_can_be_saved() -> None:
+    public = {v for v in vars(observers).values() if isinstance(v, type) and issubclass(v, ObserverOptions)}
+    assert public == set(OBSERVERS)
+    assert len(OBSERVERS) == len({options.__name__ for options in OBSERVERS})
 
 
 @pytest.mark.parametrize("place", [*Role, *Value])

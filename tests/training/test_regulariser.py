@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
 import fxquant
+from fxquant import LayerSpec, LearnedStep, TensorSpec
 from fxquant.config.quant_config import QuantConfig
 from fxquant.graph.trained import weight_quantizers
 from fxquant.training.regulariser import regulariser_weight, variation_regulariser
@@ -94,6 +95,13 @@ def test_the_schedule_is_the_published_one() -> None:
 def test_a_model_without_steps_is_refused() -> None:
     with pytest.raises(TypeError, match="prepare_qat"):
         variation_regulariser(fxquant.prepare(nn.Linear(2, 2).eval()))
+
+
+def test_learned_inputs_of_float_weights_are_no_steps_of_weights() -> None:
+    step = TensorSpec(4, signed=True, symmetric=True, observer=LearnedStep())
+    gm = fxquant.prepare_qat(nn.Linear(4, 2).eval(), QuantConfig(LayerSpec(weight=None, activation=step)))
+    with pytest.raises(TypeError, match="no weight with a learned step"):
+        variation_regulariser(gm)
 
 
 def test_binary_weights_add_nothing() -> None:

@@ -60,6 +60,14 @@ def test_bit_widths_are_learned_for_a_part_of_the_epochs() -> None:
     assert torch.equal(learned, bits())
 
 
+def test_steps_that_the_optimiser_took_below_zero_come_back() -> None:
+    state = make_state(lr=100.0)
+    step(state)
+    scales = [p for n, p in state.prepared.named_parameters() if n.endswith(".scale")]
+    assert scales
+    assert all(float(scale.detach().min()) > 0 for scale in scales)
+
+
 def test_the_state_of_another_model_is_refused() -> None:
     saved = make_state().state_dict()
     del saved["model"]["head.weight"]
