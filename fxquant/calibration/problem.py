@@ -24,9 +24,9 @@ class Problem:
 
     left has rows ``(E, H, N, K)``, right ``(E, H, M, K)``: E and H are 1 for a linear layer, images and heads in attention.
     bias: ``(M,)`` or None. sensitivity: how much the loss of the task depends on y, for the metrics that need it. images: the
-    number of images that the N tokens come from, equally many from each; 0 where only a sample of the tokens takes part.
-    centred: leave the mean error of each of the M outputs out of the loss, because the bias will be moved by it. whole: compare
-    with the float product; else with the one whose right side is quantised.
+    number of images that the N tokens come from, N / images tokens from each; 0 where only a sample of the tokens takes part.
+    centred: leave the mean error of each of the M outputs out of the loss, because the bias will be moved by it. whole: the
+    error is the distance from the float product; off, the distance from the product of the float left and the quantised right.
     """
 
     left: Side

@@ -29,8 +29,8 @@ class Part:
     One tensor under search, and its observer: None where it stays float.
 
     values: the tensor as the product reads it, ``(O, K)`` of a weight, ``(T, K)`` of an input or ``(E, H, N, K)`` of attention.
-    initial: the quantisation that the observer gives before any search. qparams: the best one so far. multipliers: by what
-    scales are multiplied to get the candidates, ``(steps,)``.
+    initial: the quantisation that the observer gives before any search. qparams: the best one so far. multipliers: the factors
+    that the observer may multiply its initial scales by to get the candidates, ``(steps,)``.
     """
 
     observer: Observer | None
@@ -137,7 +137,11 @@ class Side:
             part.qparams = part.candidate(own)
 
     def first(self, before: Tensor | None) -> Iterable[int | Tensor]:
-        """Return the candidates from which a coarse search starts; `before`: what was chosen last, ``(groups,)``."""
+        """
+        Return the numbers of the candidates that a coarse search scores first.
+
+        before: the number that each group chose in the round before, ``(groups,)``; None in the first round.
+        """
         part = self.parts[0]
         if part.observer is not None and part.observer.searched_whole:
             return range(self.steps)

@@ -50,10 +50,10 @@ class ScaleSearch:
     move with the scale found.
 
     weights, inputs: whether these are searched; inputs come first, as they have the outliers, unless `weights_first`, as in
-    PTQ4ViT's code. rounds: of both in turn; the search ends early when nothing changes. inputs_from: see `Inputs`.
-    weight_error: compare with the product of the float weight; off, the quantised weight stands on both sides. max_rows: at
-    most so many tokens of all calibration images take part, drawn at random; None: all. coarse: score part of the grid and
-    then what lies around its best candidates, not all of it. correct_bias: also move the bias by the mean error that is left.
+    PTQ4ViT's code. rounds: how often both are searched in turn; the search ends early when nothing changes. inputs_from: see
+    `Inputs`. weight_error: compare with the product of the float weight; off, the quantised weight stands on both sides.
+    max_rows: at most so many tokens of all calibration images take part, drawn at random; None: all. coarse: score part of the
+    grid and then what lies around its best candidates, not all of it. correct_bias: also move the bias by the mean error left.
     """
 
     metric: Metric = Metric.L2
@@ -122,7 +122,8 @@ class NoisyBias:
     Add ``N = mean + range * noise`` to each channel of an input before it is quantised and take ``W N`` off the bias.
 
     Both are searched for the least error of the output: the mean over ``k / mean_steps`` scales, k = -mean_steps ..
-    mean_steps - 1, then the range over ``k / range_steps``, k = 0 .. 2 range_steps - 1. mean, range: whether they are.
+    mean_steps - 1, then the range over ``k / range_steps``, k = 0 .. 2 range_steps - 1. mean, range: False leaves that
+    part of N out.
     """
 
     noise: Noise = Noise.UNIFORM

@@ -167,8 +167,8 @@ def log_int_softmax(scores: Tensor, scale: Tensor, qmax: int) -> Tensor:
     Return the softmax of `scores` over the last axis as the codes of `quantize_log2`, float32.
 
     scale: of the quantised scores, 0-dim, or ``(H,)`` for heads on axis 1, at most `LARGEST_STEP`. The inverse of a
-    probability is rounded to an integer, and its logarithm is the place of the highest bit, one more from halfway to the next
-    power (FQ-ViT, section 3.3). Rows of the result need not sum to 1.
+    probability is rounded to an integer. Its logarithm is the place of its highest bit, and one more where the integer reaches
+    halfway to the next power of two (FQ-ViT, section 3.3). Rows of the result need not sum to 1.
     """
     steps = scores.float() / along(scale, scores.dim(), 1)
     steps = steps - steps.amax(-1, keepdim=True)

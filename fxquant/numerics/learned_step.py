@@ -134,7 +134,7 @@ class _Through(torch.autograd.Function):
 
 
 def learned_range(bits: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
-    """Return ``(qmin, qmax)`` of learned `bits`, which are rounded, float32 with gradients."""
+    """Return ``(qmin, qmax)`` of `bits`, ``(G,)``, rounded to whole ones: ``(G,)`` float32 each, with gradients."""
     bits = round_through(bits)
     if signed:
         half = 2 ** (bits - 1)

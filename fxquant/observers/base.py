@@ -250,7 +250,7 @@ class Observer(nn.Module):
         return dequantize(codes, params.scale, params.zero_point, params.axis)
 
     def per_row(self, qparams: QParams, x: Tensor) -> QParams:
-        """Turn the scales of row groups, ``(G,)``, into one for each row of a weight, ``(O,)``; leave all others alone."""
+        """Repeat the scales of row groups, ``(G,)``, for each row of a weight `x`, ``(O,)``; return others as they are."""
         if not isinstance(self.spec.granularity, RowGroups):
             return qparams
         rows, zero_point = x.shape[0] // qparams.scale.shape[0], qparams.zero_point

@@ -1,4 +1,4 @@
-"""Quantisers whose step size is trained with the model (LSQ), or alone beside it (LSQ+ offset, learned bit widths)."""
+"""Quantisers whose step size is trained with the model (LSQ), and where asked for an offset (LSQ+) and the bit width too."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fxquant.observers.take_in import take_in
 
 
 class GradientScale(Enum):
-    """By what the gradient of a step size is multiplied; `n` values, the largest code `qmax`."""
+    """By what the gradient of a step size is multiplied, where n values share the step and `qmax` is the largest code."""
 
     VARIATION = "variation"  # weights 1 / sqrt(sum|w| qmax), activations 1 / (sqrt(n) qmax) (VVTQ)
     LSQ = "lsq"  # 1 / sqrt(n qmax) (LSQ, section 2.2)
@@ -42,7 +42,7 @@ class GradientScale(Enum):
 @dataclass(frozen=True)
 class LearnedStep(ObserverOptions):
     """
-    The scale of an activation is trained; the first batch it sees sets it to ``2 mean|x| / sqrt(qmax)``.
+    The scale of an activation is trained; the first batch it sees sets it to ``2 mean|x| / sqrt(2^(bits-1) - 1)``.
 
     With an affine spec, ``symmetric=False``, an offset is trained too. It is rounded to whole steps, which gives an integer
     zero point. real_offset: do not round it; then only what linear layers read can become codes. learned_bits: train the bit

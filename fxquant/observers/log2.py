@@ -1,4 +1,4 @@
-"""The observer of probabilities that become powers of two."""
+"""Probabilities as powers of two: the specs of such codes, and their observer."""
 
 from __future__ import annotations
 

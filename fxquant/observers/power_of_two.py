@@ -69,7 +69,7 @@ class PowerOfTwoFactorObserver(MinMaxObserver):
         return True
 
     def initial_qparams(self) -> QParams:
-        """Return the scales ``(C,)`` and the zero point that all share, as often."""
+        """Return the scale of each channel, ``(C,)``, and the zero point that all share, repeated for each: ``(C,)`` too."""
         scale, zero_point = self._shared()
         scales = scale / 2 ** (FACTORS - 1) * torch.exp2(self.exponent.float())
         return QParams(scales, zero_point.expand(scales.shape[0]).contiguous(), self.axis)

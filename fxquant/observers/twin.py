@@ -1,4 +1,4 @@
-"""Observers of twin-uniform operands: the outputs of GELU and of softmax."""
+"""Operands with two scales, the outputs of GELU and of softmax (PTQ4ViT's twin-uniform codes): specs and observers."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class TwinSoftmax(_Twin):
     """
     How the output of softmax is quantised: probabilities below a split ``t`` have a finer scale.
 
-    bits: 2..8. power_of_two: t is a power of two, else a power of its square root. published: the values of the two ranges
-    are added, as in the published code; this form exists only simulated.
+    bits: 2..8. power_of_two: t is a power of two, else a power of the square root of two. published: the values of the two
+    ranges are added, as in the published code; this form exists only simulated.
     """
 
     power_of_two: bool = True
@@ -157,7 +157,11 @@ class TwinGELUObserver(TwinObserver):
     spec: TwinGELU
 
     def initial_qparams(self) -> TwinQParams:  # type: ignore[override]
-        """Return the scale ``max / (2^(b-1) - 0.5)`` above zero and ``0.16997 / 2^(b-1)``, or one code less, below."""
+        """
+        Return the scale of values above zero, ``max / (2^(b-1) - 0.5)``, and that of values below.
+
+        The latter is ``0.16997 / (2^(b-1) - 1)``, and ``0.16997 / 2^(b-1)`` for a `published` spec.
+        """
         return self.scaled(1.0)
 
     def candidate(self, initial: TwinQParams, multipliers: Tensor, index: Tensor) -> TwinQParams:  # type: ignore[override]
@@ -202,7 +206,7 @@ class TwinSoftmaxObserver(TwinObserver):
         super().absorb(*ends)
 
     def splits(self, device: torch.device) -> Tensor:
-        """Return the candidates, ``(splits,)``: 1, 1/2, .. 2^-19, and with power_of_two off what lies halfway between."""
+        """Return the candidates, ``(splits,)``: 2^0, 2^-1 .. 2^-19; with power_of_two off 2^0, 2^-0.5, 2^-1 .. 2^-19.5."""
         step = 1.0 if self.spec.power_of_two else 0.5
         return torch.exp2(-step * torch.arange(int(SPLITS / step), dtype=torch.float32, device=device))
 
@@ -212,7 +216,7 @@ class TwinSoftmaxObserver(TwinObserver):
 
     @property
     def searched_alone(self) -> bool:  # type: ignore[override]
-        """Whether a search leaves the other operand float: as published."""
+        """Whether a search leaves the other operand float, as the published code does."""
         return self.spec.published
 
     def candidates(self, multipliers: Tensor) -> int:
