@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 
 _MODELS = "fxquant.models"
@@ -34,12 +33,14 @@ class _AfterTimm(MetaPathFinder):
         """Leave every other module to the finders that come after."""
         if fullname != "timm":
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(fullname)
+        others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
+        spec = next(filter(None, (finder.find_spec(fullname, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:
+                # Not when it is found: many a library only asks whether timm is there.
+                sys.meta_path.remove(self)
                 execute(module)
                 import_module(_MODELS)
 

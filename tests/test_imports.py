@@ -52,7 +52,15 @@ def test_help_does_not_wait_for_torch(arguments: str) -> None:
     assert not imported_by(code) & {"torch", "numpy", "timm"}
 
 
-@pytest.mark.parametrize("order", ["import fxquant, timm", "import timm, fxquant", "import fxquant, timm.models"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import fxquant, timm",
+        "import timm, fxquant",
+        "import fxquant, timm.models",
+        "import fxquant, importlib.util\nassert importlib.util.find_spec('timm')\nimport timm",
+    ],
+)
 def test_timm_knows_the_models_whichever_is_imported_first(order: str) -> None:
     code = f"{order}\nassert timm.is_model('itpn_base') and timm.is_model('sret_t')\nassert timm.__spec__.loader.name == 'timm'"
     assert "fxquant.models" in imported_by(code)

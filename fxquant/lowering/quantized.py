@@ -37,11 +37,7 @@ INT8_LINEARS = (
     int8_linear_twin,
     int8_linear_twin_add,
 )
-
-
 INT8_PRODUCTS = (*INT8_LINEARS, int8_matmul, int8_matmul_twin)
-
-
 # What an operator calls the operands of its product.
 _FACTORS: dict[Any, tuple[str, ...]] = {
     **dict.fromkeys((*INT8_LINEARS, onednn_linear), ("codes", "weight")),

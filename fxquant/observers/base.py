@@ -84,12 +84,10 @@ class Observer(nn.Module):
     needs_spread = True  # whether an activation that is one value in all batches has no scale
     integer_softmax = False  # whether the softmax that gives the operand is computed on the codes of its scores
     reads_last = False  # whether it keeps something of the latest batch that depends on all batches before
-    searched_alone = (
-        False  # whether a search leaves the other operand float, as PTQ4ViT's code does for a softmax split
-    )
-    searched_whole = (
-        False  # whether all candidates are scored, as the loss has no slope along them that leads to the best
-    )
+    # Whether a search leaves the other operand float, as PTQ4ViT's code does for a softmax split.
+    searched_alone = False
+    # Whether all candidates are scored, as the loss has no slope along them that leads to the best.
+    searched_whole = False
     # While several ranks run a batch each: what it says, to be absorbed in order, and how many come before it.
     pending: list[Summary] | None = None
     ahead = 0

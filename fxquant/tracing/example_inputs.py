@@ -20,4 +20,5 @@ def tensor_arguments(example_inputs: Tensor | Sequence[Any]) -> tuple[Any, ...]:
 
 
 def holds_tensor(value: Any) -> bool:
+    """Say whether `value` is a tensor, or a container with one in it."""
     return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
