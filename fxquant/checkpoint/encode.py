@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor, fx
 from torch.fx.graph import CodeGen
 
-from fxquant.checkpoint import arguments, modules, node_meta, scalars
+from fxquant.checkpoint import arguments, modules, node_meta, scalars, typed
 from fxquant.checkpoint.decode import decode_graph
 from fxquant.checkpoint.names import check_identifier
 from fxquant.checkpoint.scalars import Json
 from fxquant.checkpoint.tensors import Store
 from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
-from fxquant.graph.meta import written_dtype
+from fxquant.graph.meta import capture_of, written_dtype
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.spec import verify
 
@@ -33,6 +33,7 @@ def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
     contents: dict[str, Json] = {
         "stage": stage.value,
         "dtype": None if dtype is None else scalars.dtype_name(dtype),
+        "capture": typed.encode(capture_of(gm)),
         "class": check_identifier(type(gm).__name__, "class"),
         "training": gm.training,
         "nodes": [_encode_node(n, stacks, stage in (Stage.QUANTISED, Stage.LOWERED)) for n in gm.graph.nodes],
