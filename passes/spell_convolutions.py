@@ -1,4 +1,4 @@
-"""Turn convolutions of one axis, and transposed ones that do not overlap, into those of two axes, which run on int8."""
+"""Turn convolutions of one and three axes, and transposed ones that do not overlap, into those of two, which run on int8."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ def spell_convolutions(gm: fx.GraphModule) -> PassResult:
     Before:  conv_transpose2d(x, w, b, K)                      # w: (C, O, K, K), the stride is K
     Becomes: pixel_shuffle(conv2d(x, w', b'), K)               # w': (O K K, C, 1, 1)
 
-    Convolutions whose weight is no constant, and transposed ones with padding, groups or another stride, stay.
+    Before:  conv3d(x, w, b)                                   # x: (B, C, T, H, W), w: (O, C, K, H', W')
+    Becomes: conv2d of the (B T', C K, H, W) windows in time and w as (O, C K, H', W'), back in the shape (B, O, T', H'', W'')
+
+    Stay: convolutions whose weight is no constant, those of three axes with groups or dilation, and transposed ones with
+    padding, groups or another stride.
     """
     return rewrite(gm, RULES, "spell_convolutions")
 
@@ -35,6 +39,7 @@ def _is_constant(value: Any) -> bool:
 
 
 _CONV1D = Call(F.conv1d, Var("x"), Var("weight", where=_is_constant), ...)
+_CONV3D = Call(F.conv3d, Var("x"), Var("weight", where=_is_constant), ...)
 _TRANSPOSED = Call(F.conv_transpose2d, Var("x"), Var("weight", where=_is_constant), ...)
 
 
@@ -57,6 +62,23 @@ def _widen(graph: fx.Graph, m: Match) -> fx.Node | None:
     )
     wide = graph.call_method("unsqueeze", (m["x"], 2))
     return graph.call_method("squeeze", (graph.call_function(F.conv2d, (wide, *args)), 2))
+
+
+def _flatten_time(graph: fx.Graph, m: Match) -> fx.Node | None:
+    node, weight = m["root"], tensor_of(m["weight"])
+    stride, padding, dilation, groups = _settings(node, (1, 0, 1, 1))
+    if node.kwargs or groups != 1 or isinstance(padding, str) or _triple(dilation) != (1, 1, 1) or _rank(m["x"]) != 5:
+        return None
+    (step, *across), (around, *border) = _triple(stride), _triple(padding)
+    frames = graph.call_function(F.pad, (m["x"], (0, 0, 0, 0, around, around))) if around else m["x"]
+    windows = graph.call_method("unfold", (frames, 2, weight.shape[2], step))  # (B, C, T', H, W, K)
+    count = graph.call_method("size", (windows, 2))
+    images = graph.call_method("permute", (windows, 0, 2, 1, 5, 3, 4))
+    images = graph.call_method("flatten", (graph.call_method("flatten", (images, 2, 3)), 0, 1))
+    flat = read_buffer(graph, f"{m['weight'].target}_2d", weight.flatten(1, 2))
+    result = graph.call_function(F.conv2d, (images, flat, bias_of(node), tuple(across), tuple(border)))
+    result = graph.call_method("unflatten", (result, 0, (-1, count)))
+    return graph.call_method("permute", (result, 0, 2, 1, 3, 4))
 
 
 def _shuffle(graph: fx.Graph, m: Match) -> fx.Node | None:
@@ -99,4 +121,8 @@ def _pair(value: Any) -> tuple[Any, ...]:
     return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
 
 
-RULES: tuple[Rule, ...] = ((_CONV1D, _widen), (_TRANSPOSED, _shuffle))
+def _triple(value: Any) -> tuple[int, ...]:
+    return (value,) * 3 if isinstance(value, int) else tuple(value) * (3 // len(value))
+
+
+RULES: tuple[Rule, ...] = ((_CONV1D, _widen), (_CONV3D, _flatten_time), (_TRANSPOSED, _shuffle))

@@ -12,7 +12,7 @@ from fxquant.checkpoint.scalars import Json
 from fxquant.checkpoint.tensors import Store
 from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
-from fxquant.graph.meta import capture_of, written_dtype
+from fxquant.graph.meta import capture_of, is_trainable, written_dtype
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.spec import verify
 
@@ -36,6 +36,7 @@ def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
         "capture": typed.encode(capture_of(gm)),
         "class": check_identifier(type(gm).__name__, "class"),
         "training": gm.training,
+        "trainable": is_trainable(gm),
         "nodes": [_encode_node(n, stacks, stage in (Stage.QUANTISED, Stage.LOWERED)) for n in gm.graph.nodes],
         "stacks": stacks.entries,
         "modules": [modules.encode(path, module) for path, module in called.items()],

@@ -29,7 +29,8 @@ class MacCounter(TorchDispatchMode):
         """Run `func` and add what it computes."""
         kwargs = kwargs or {}
         formula = flop_registry.get(getattr(func, "_overloadpacket", None))
-        if formula is None and torch.is_inference_mode_enabled():  # which hands out composite operators whole
+        composite = torch.is_inference_mode_enabled() and func is not torch.ops.prim.device.default
+        if formula is None and composite:  # inference mode hands out operators whole that others take apart
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
