@@ -30,11 +30,14 @@ from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.tracing.capture import capture
 from fxquant.tracing.example_inputs import tensor_arguments
+from fxquant.tracing.free_sizes import Dynamic
 
 Target = Literal["int8", "fake"]
 
 
-def trace(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None) -> fx.GraphModule:
+def trace(
+    model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None, dynamic: Dynamic = ()
+) -> fx.GraphModule:
     """
     Return the graph of `model` in the functional dialect, batch size free; `model` is left as it is.
 
@@ -46,12 +49,15 @@ def trace(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None
     where it leaves them out. None: an image of the size that the model or its config declares, or of 224 pixels; where the
     model takes none of these, the graph is not compared, and `fxquant.report` says so.
 
+    dynamic: ``("height", "width")``, or one of them, for a graph that takes images of any size that the model takes; or, as in
+    `torch.export`, for each argument by name ``{axis: torch.export.Dim}``. The graph is compared at several sizes.
+
     Raises `UnsupportedGraphError` naming the module and source line that cannot be followed, `InputError` for a model in
     training mode or of an unsupported dtype, and for an example that is not what the model takes.
     """
     if isinstance(model, fx.GraphModule) and stage_of(model) not in (None, Stage.FLOAT):
         _expect(model, Stage.FLOAT, "trace", "a model")
-    gm = capture(model, example_inputs)
+    gm = capture(model, example_inputs, dynamic)
     if example_inputs is not None:
         propagate_shapes(gm, tensor_arguments(example_inputs))
     return gm

@@ -10,6 +10,7 @@ from fxquant.ops.int8_linear_twin import int8_linear_twin
 from fxquant.ops.int8_matmul import int8_matmul
 from fxquant.ops.int8_matmul_twin import int8_matmul_twin
 from fxquant.ops.integer_layer_norm import integer_layer_norm
+from fxquant.ops.interpolate_scaled import interpolate_scaled
 from fxquant.ops.layer_norm_quantize import layer_norm_quantize
 from fxquant.ops.log2 import dequantize_log2, log_int_softmax, quantize_log2
 from fxquant.ops.noise import add_noise, denoise_bias
@@ -35,6 +36,7 @@ __all__ = [
     "int8_matmul",
     "int8_matmul_twin",
     "integer_layer_norm",
+    "interpolate_scaled",
     "layer_norm_quantize",
     "log_int_softmax",
     "pack_twin",

@@ -14,8 +14,9 @@ from fxquant.errors import InputError, UnsupportedGraphError
 from fxquant.graph.meta import Capture, set_capture, set_model_dtype
 from fxquant.graph.stages import Stage
 from fxquant.ops import check_input
-from fxquant.tracing.example_inputs import as_arguments, tensor_arguments
+from fxquant.tracing.example_inputs import as_arguments, holds_tensor, tensor_arguments
 from fxquant.tracing.export import export_graph
+from fxquant.tracing.free_sizes import Dynamic, FreeAxes, free_axes, other_sizes
 from fxquant.tracing.made_example import made_example
 from fxquant.tracing.proof import Proof, batch_of, is_batched, prove
 from fxquant.tracing.symbolic import symbolic_graph
@@ -23,16 +24,19 @@ from fxquant.tracing.symbolic import symbolic_graph
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def capture(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None) -> fx.GraphModule:
+def capture(
+    model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None, dynamic: Dynamic = ()
+) -> fx.GraphModule:
     """
     Return the graph of `model` at stage FLOAT, compared with it.
 
     Symbolic tracing comes first. A model that it cannot follow, that its graph does not reproduce, or that hides products
     inside functions is captured by `torch.export` on `example_inputs`. Where none are given, they are made if the model accepts
-    images of a size that it declares; otherwise the graph is not compared, which its `Capture` tells.
+    images of a size that it declares; otherwise the graph is not compared, which its `Capture` tells. dynamic: axes beside the
+    batch that may have any size, see `fxquant.tracing.free_sizes.free_axes`; the graph is compared on several.
 
     Raises `UnsupportedGraphError` naming the module and the source line where both fail, `InputError` where the example is no
-    list of arguments of the model.
+    list of arguments of the model, and where the model does not take several sizes along `dynamic`.
     """
     check_model(model)
     arguments = _bind(model, example_inputs)
@@ -40,6 +44,8 @@ def capture(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = No
     inputs = None if example is None else as_arguments(example)
     gm, reason = _trace_symbolically(model, arguments)
     if inputs is None:
+        if dynamic:
+            raise InputError("expected an example input beside dynamic, to compare the graph with the model on")
         if gm is None:
             raise UnsupportedGraphError(
                 f"{reason}\nGive an example input, fxquant.trace(model, example_inputs=images), so that the model can be "
@@ -47,14 +53,16 @@ def capture(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = No
             )
         set_capture(gm, Capture("symbolic", verified=False))
         return gm
-    proof = None if gm is None else prove(model, gm, inputs)
+    free = free_axes(model, dynamic, inputs)
+    others = other_sizes(model, inputs, free)
+    proof = None if gm is None else prove(model, gm, inputs, others)
     if gm is not None and proof is not None:
         if proof.difference is None and not proof.closed:
             set_capture(gm, Capture("symbolic", True, proof.missing))
             return gm
         reason = f"symbolic tracing gives a graph that differs from the model: {proof.difference}"
     try:
-        exported, found = _export(model, inputs, reason)
+        exported, found = _export(model, inputs, reason, free, others)
     except UnsupportedGraphError:
         if gm is None or proof is None or proof.difference is not None:
             raise
@@ -81,24 +89,33 @@ def _complete(model: nn.Module, gm: fx.GraphModule) -> fx.GraphModule:
     return pipeline.run(gm, pipeline.TRACE, Stage.FLOAT)
 
 
-def _export(model: nn.Module, inputs: tuple[Any, ...], reason: str) -> tuple[fx.GraphModule, Proof]:
-    gm = _complete(model, export_graph(model, inputs, reason))
-    proof = prove(model, gm, inputs)
-    if proof.difference is not None:
+def _export(
+    model: nn.Module, inputs: tuple[Any, ...], reason: str, free: FreeAxes, others: Sequence[tuple[Any, ...]]
+) -> tuple[fx.GraphModule, Proof]:
+    # With free sizes, on one that is neither square nor the model's own, for which its code may have a path of its own; and on
+    # another where that has one too, such as windows that need no padding.
+    for traced in others if free else (inputs,):
+        gm = _complete(model, export_graph(model, traced, reason, free))
+        proof = prove(model, gm, inputs, others)
+        if proof.difference is None:
+            break
+    else:
         raise UnsupportedGraphError(
             f"{reason}\ntorch.export captured a graph that does not give what the model gives: {proof.difference}\nLook in "
-            "forward for numbers that were computed from the batch size in Python, and for code that runs only while a "
-            "model is exported."
+            "forward for numbers that were computed from sizes in Python, and for code that runs only while a model is "
+            "exported."
         )
-    _fix_sizes(gm, inputs)
+    _fix_sizes(gm, inputs, free)
     return gm, proof
 
 
-def _fix_sizes(gm: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
-    """Let an exported graph refuse inputs of other sizes than those it was captured on; the batch is free."""
-    given, batch = tensor_arguments(inputs), batch_of(inputs)
-    for node, value in zip(gm.graph.find_nodes(op="placeholder"), given, strict=True):
-        shape = (None, *value.shape[1:]) if is_batched(value, batch) else tuple(value.shape)
+def _fix_sizes(gm: fx.GraphModule, inputs: tuple[Any, ...], free: FreeAxes) -> None:
+    """Let an exported graph refuse inputs of other sizes than those it was captured on; the batch and `free` axes are free."""
+    batch = batch_of(inputs)
+    tensors = [(index, value) for index, value in enumerate(inputs) if holds_tensor(value)]
+    for node, (index, value) in zip(gm.graph.find_nodes(op="placeholder"), tensors, strict=True):
+        any_size = {*free.get(index, {}), *([0] if is_batched(value, batch) else [])}
+        shape = tuple(None if axis in any_size else size for axis, size in enumerate(value.shape))
         with gm.graph.inserting_after(node):
             checked = gm.graph.call_function(check_input, (node, shape, str(node.target)))
         node.replace_all_uses_with(checked, lambda user, checked=checked: user is not checked)

@@ -17,29 +17,34 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
-from torch.utils import _pytree as pytree
 
 from fxquant.errors import InputError, UnsupportedGraphError
 from fxquant.graph.meta import keep_provenance
 from fxquant.graph.rewrite import LIBRARIES, location
+from fxquant.ops import interpolate_scaled
 from fxquant.passes.functionalize import functionalize
 from fxquant.passes.respell_aten import respell_aten
 from fxquant.tracing.exported_graph import as_graph_module
+from fxquant.tracing.free_sizes import FreeAxes
 from fxquant.tracing.proof import batch_of, is_batched, kept, run_once, with_batch
 from fxquant.tracing.untouched import attributes_kept
 
 _TRACED_BATCH = 2  # export takes sizes 0 and 1 for constants
 
 
-def export_graph(model: nn.Module, example_inputs: tuple[Any, ...], symbolic_reason: str) -> fx.GraphModule:
+def export_graph(
+    model: nn.Module, example_inputs: tuple[Any, ...], symbolic_reason: str, free: FreeAxes | None = None
+) -> fx.GraphModule:
     """
     Return the graph of `model` that `torch.export` captures on `example_inputs`, in the functional dialect.
 
     The first axis of each input is the batch; the graph takes any batch size. Other sizes, and arguments that are no tensors,
-    are those of the example. symbolic_reason: why symbolic tracing was given up, for errors.
+    are those of the example. free: axes that may have another size too. symbolic_reason: why symbolic tracing was given up,
+    for errors.
 
     Raises `UnsupportedGraphError` with both reasons where export fails too, `InputError` where the model does not accept the
     example.
@@ -48,7 +53,7 @@ def export_graph(model: nn.Module, example_inputs: tuple[Any, ...], symbolic_rea
     with kept(model):
         run_once(model, with_batch(example_inputs, min(_TRACED_BATCH, batch_of(example_inputs))))
         try:
-            program = _export(model, with_batch(example_inputs, _TRACED_BATCH))
+            program = _export(model, with_batch(example_inputs, _TRACED_BATCH), free or {})
         except Exception as error:
             raise UnsupportedGraphError(
                 f"{symbolic_reason}\ntorch.export stopped as well, {_describe_failure(model, error)}\nRewrite these lines so "
@@ -60,12 +65,15 @@ def export_graph(model: nn.Module, example_inputs: tuple[Any, ...], symbolic_rea
             raise UnsupportedGraphError(f"{symbolic_reason}\ntorch.export follows the model, but {error}") from error
 
 
-def _export(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
+def _export(model: nn.Module, inputs: tuple[Any, ...], free: FreeAxes) -> ExportedProgram:
     batch = batch_of(inputs)
-    arguments = inspect.signature(model.forward).bind(*inputs).arguments
-    free = {0: Dim.DYNAMIC}  # not AUTO, which would fix the batch size without a word
-    shapes = pytree.tree_map(lambda value: free if is_batched(value, batch) else None, dict(arguments))
-    with torch.no_grad(), _quiet(), attributes_kept(model):  # a cache may have taken in a tensor without values
+    # DYNAMIC, not AUTO, which would fix a size without a word.
+    batched = [{0: Dim.DYNAMIC} if is_batched(value, batch) else {} for value in inputs]
+    axes = [rows | free.get(index, {}) or None for index, rows in enumerate(batched)]
+    names = list(inspect.signature(model.forward).bind(*inputs).arguments.items())
+    shapes = {name: tuple(axes[i:]) if type(value) is tuple else axes[i] for i, (name, value) in enumerate(names)}
+    # A cache may have taken in a tensor without values.
+    with torch.no_grad(), _quiet(), attributes_kept(model), _factors_from_sizes():
         return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
 
 
@@ -100,6 +108,30 @@ def _check_inputs(model: nn.Module, inputs: tuple[Any, ...]) -> None:
     if nested is not None or not any(isinstance(value, Tensor) and value.ndim for value in inputs):
         found = ", ".join(type(value).__name__ for value in inputs) or "nothing"
         raise InputError(f"expected tensors as example inputs of {type(model).__name__}, batch first, found {found}")
+
+
+@contextlib.contextmanager
+def _factors_from_sizes() -> Iterator[None]:
+    """Let interpolation take factors that were computed from free sizes, which export would fix to those of the example."""
+    interpolate = F.interpolate
+
+    def by_factors(
+        input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest", *args: Any, **kwargs: Any
+    ) -> Tensor:
+        factors = scale_factor if isinstance(scale_factor, tuple | list) else (scale_factor, scale_factor)
+        if not any(isinstance(factor, torch.SymFloat) for factor in factors):
+            return interpolate(input, size, scale_factor, mode, *args, **kwargs)
+        antialias = kwargs.pop("antialias", False)
+        if any(args) or any(kwargs.values()) or len(factors) != 2 or input.dim() != 4:
+            raise TypeError("interpolation by factors of free sizes: expected two factors, without align_corners")
+        height, width = factors
+        return interpolate_scaled(input, height, width, mode, antialias)
+
+    F.interpolate = by_factors
+    try:
+        yield
+    finally:
+        F.interpolate = interpolate
 
 
 @contextlib.contextmanager

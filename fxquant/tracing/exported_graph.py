@@ -16,6 +16,7 @@ from fxquant.errors import UnsupportedGraphError
 from fxquant.graph.attributes import get_tensor, graph_module_over
 from fxquant.graph.meta import known_value, module_stack, set_module_stack, set_value, take_provenance, value_of
 from fxquant.graph.rewrite import location
+from fxquant.ops import interpolate_scaled
 from fxquant.tracing.code_tracer import CodeTracer
 
 ModuleStack = dict[str, tuple[str, type]]
@@ -35,6 +36,8 @@ def as_graph_module(model: nn.Module, program: ExportedProgram) -> fx.GraphModul
     _restore_signature(model, graph)
     state = _bind_state(model, exported, graph)
     _free_devices(graph, state)
+    for node in graph.find_nodes(op="call_function", target=torch.ops.fxquant.interpolate_scaled.default):
+        node.target = interpolate_scaled
     modules = dict(model.named_modules(remove_duplicate=False))
     for node in graph.nodes:
         set_module_stack(node, _module_stack(modules, module_stack(node)))

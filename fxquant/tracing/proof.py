@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -36,9 +36,13 @@ class Proof:
     closed: int = 0
 
 
-def prove(model: nn.Module, gm: fx.GraphModule, example: tuple[Any, ...]) -> Proof:
+def prove(
+    model: nn.Module, gm: fx.GraphModule, example: tuple[Any, ...], others: Sequence[tuple[Any, ...]] = ()
+) -> Proof:
     """
     Compare `gm` with `model` on one and on three images made of `example`, or on `example` where the model takes no other.
+
+    others: further examples, of other sizes, to compare on.
 
     Raises `InputError` where the model does not accept the example, `UnsupportedGraphError` where it gives another result each
     time.
@@ -47,6 +51,7 @@ def prove(model: nn.Module, gm: fx.GraphModule, example: tuple[Any, ...]) -> Pro
         runs = [(inputs, *found) for inputs in _inputs(example) if (found := _try_model(model, inputs))]
         if not runs:
             runs = [(example, *_run_model(model, example))]
+        runs += [(inputs, *_run_model(model, inputs)) for inputs in others]
         missing, closed = None, 0
         for inputs, expected, macs in runs:
             counting = _Counting(gm)
@@ -58,9 +63,15 @@ def prove(model: nn.Module, gm: fx.GraphModule, example: tuple[Any, ...]) -> Pro
                         "its forward"
                     )
                 where = _first_module_that_differs(model, gm, inputs)
-                return Proof(f"with {batch_of(inputs)} images, {difference}{where}")
+                return Proof(f"with {_described(inputs)}, {difference}{where}")
             missing, closed = (macs - counting.total) / macs if macs else None, counting.closed
         return Proof(None, missing, closed)
+
+
+def accepts(model: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    """Say whether `model` runs on `inputs`."""
+    with kept(model):
+        return _try_model(model, inputs) is not None
 
 
 def run_once(model: nn.Module, example: tuple[Any, ...]) -> None:
@@ -145,10 +156,13 @@ def _run_model(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[Any], in
             result = model(*_copies(inputs))
         return list(_leaves(result)), counter.total
     except Exception as error:
-        shapes = ", ".join(str(tuple(value.shape)) for value in inputs if isinstance(value, Tensor))
         raise InputError(
-            f"{type(model).__name__} does not accept an input of shape {shapes}: {type(error).__name__}: {error}"
+            f"{type(model).__name__} does not accept {_described(inputs)}: {type(error).__name__}: {error}"
         ) from error
+
+
+def _described(inputs: tuple[Any, ...]) -> str:
+    return "an input of shape " + ", ".join(str(tuple(v.shape)) for v in inputs if isinstance(v, Tensor))
 
 
 def _copies(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
