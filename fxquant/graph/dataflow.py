@@ -190,6 +190,24 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
     return seen
 
 
+def only_masks(node: fx.Node) -> bool:
+    """Say whether the result of `node` only masks scores: no observer reads it, or what is computed of it before a softmax."""
+    stack, seen, masks = [node], set[fx.Node](), False
+    while stack:
+        current = stack.pop()
+        for user in current.users:
+            if user.op == "call_module":
+                return False
+            if user.target is F.softmax or (
+                user.target is F.scaled_dot_product_attention and current not in user.args[:3]
+            ):
+                masks = True
+            elif user not in seen:
+                seen.add(user)
+                stack.append(user)
+    return masks
+
+
 def weights_behind(node: fx.Node) -> frozenset[str]:
     """Return the names of the weights of the linear layers and convolutions before `node`, with none of these in between."""
     stack, seen, found = list(node.all_input_nodes), set[fx.Node](), set[str]()

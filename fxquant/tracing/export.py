@@ -25,9 +25,11 @@ from torch.utils import _pytree as pytree
 from fxquant.errors import InputError, UnsupportedGraphError
 from fxquant.graph.meta import keep_provenance
 from fxquant.graph.rewrite import LIBRARIES, location
+from fxquant.ops.make_output import output_leaves
 from fxquant.passes.functionalize import functionalize
 from fxquant.passes.respell_aten import respell_aten
 from fxquant.tracing.exported_graph import as_graph_module
+from fxquant.tracing.outputs import flat_output
 from fxquant.tracing.untouched import attributes_kept
 
 _TRACED_BATCH = 2  # export takes sizes 0 and 1 for constants
@@ -52,14 +54,15 @@ def export_graph(model: nn.Module, example_inputs: tuple[Any, ...], symbolic_rea
         # As it is, before it is traced: it must accept the example, and what a forward keeps from its first call is there.
         _run_model(model, _with_batch(example_inputs, min(_TRACED_BATCH, _batch_of(example_inputs))))
         try:
-            program = _export(model, _with_batch(example_inputs, _TRACED_BATCH))
+            with flat_output(model) as outputs:
+                program = _export(model, _with_batch(example_inputs, _TRACED_BATCH))
         except Exception as error:
             raise UnsupportedGraphError(
                 f"{symbolic_reason}\ntorch.export stopped as well, {_describe_failure(model, error)}\nRewrite these lines so "
                 "that they follow from the shapes of the input: no branch on the values of a tensor, no fixed batch size."
             ) from error
         try:
-            gm = _normalize(model, program)
+            gm = _normalize(model, program, outputs[0])
         except UnsupportedGraphError as error:
             raise UnsupportedGraphError(f"{symbolic_reason}\ntorch.export follows the model, but {error}") from error
         for batch in _CHECKED_BATCHES:
@@ -76,22 +79,22 @@ def _export(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
         return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
 
 
-def _normalize(model: nn.Module, program: ExportedProgram) -> fx.GraphModule:
+def _normalize(model: nn.Module, program: ExportedProgram, output: Any) -> fx.GraphModule:
     try:
-        gm = _functional(model, program)
+        gm = _functional(model, program, output)
     except UnsupportedGraphError:
         # Torch's own functionalisation takes views that are written to, and autocast. It is not the first choice, because it
         # takes some operators apart.
         with _quiet():
             program = program.run_decompositions({})
-        gm = _functional(model, program)
+        gm = _functional(model, program, output)
     for node in gm.graph.nodes:
         keep_provenance(node)
     return gm
 
 
-def _functional(model: nn.Module, program: ExportedProgram) -> fx.GraphModule:
-    gm: fx.GraphModule = functionalize(respell_aten(as_graph_module(model, program)).graph_module).graph_module
+def _functional(model: nn.Module, program: ExportedProgram, output: Any) -> fx.GraphModule:
+    gm: fx.GraphModule = functionalize(respell_aten(as_graph_module(model, program, output)).graph_module).graph_module
     overloads = ((node, node.target) for node in gm.graph.nodes if isinstance(node.target, OpOverload))
     left = next((node for node, overload in overloads if overload._schema.is_mutable), None)
     if left is not None:
@@ -138,7 +141,7 @@ def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Any]:
     # On a copy, for a forward that changes its input.
     copies = (value.clone() if isinstance(value, Tensor) else value for value in inputs)
     with torch.no_grad():
-        return pytree.tree_leaves(model(*copies))
+        return list(output_leaves(model(*copies)))
 
 
 def _run_model(model: nn.Module, inputs: tuple[Any, ...]) -> list[Any]:

@@ -11,7 +11,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import fx, nn
 
-from fxquant.tracing.example_inputs import holds_tensor
+from fxquant.graph.inputs import holds_tensor
+from fxquant.tracing.outputs import keep_output_class
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _AUGMENTED = (
@@ -78,15 +79,19 @@ class DialectTracer(fx.Tracer):
         """
         forward = self.root.forward  # root_fn is that of the class, which the module may have replaced
         args: list[Any] = []
+        keywords: dict[str, Any] = {}
         for parameter in inspect.signature(forward).parameters.values():
-            if parameter.kind in (parameter.VAR_KEYWORD, parameter.KEYWORD_ONLY):
+            if parameter.kind is parameter.VAR_KEYWORD:
                 continue
-            if parameter.kind is parameter.VAR_POSITIONAL:
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                value = self.arguments.get(parameter.name, parameter.default)
+                keywords[parameter.name] = self._argument(parameter.name, value)
+            elif parameter.kind is parameter.VAR_POSITIONAL:
                 rest = self.arguments.get(parameter.name, ())
                 args += [self._argument(f"{parameter.name}_{i}", value) for i, value in enumerate(rest)]
             else:
                 args.append(self._argument(parameter.name, self.arguments.get(parameter.name, parameter.default)))
-        return forward, args
+        return keep_output_class(self, functools.partial(forward, **keywords)), args
 
     def _argument(self, name: str, value: Any) -> Any:
         is_input = value is inspect.Parameter.empty or holds_tensor(value)
