@@ -133,6 +133,15 @@ def test_a_search_reads_the_tensors_of_an_output() -> None:
     assert_alike(gm(X), model(X), exactly=False)
 
 
+@pytest.mark.parametrize("name", RETURNS)
+def test_outputs_computed_in_another_dtype_are_cast_back(name: str) -> None:
+    model = Returning(RETURNS[name]).eval()
+    gm = fxquant.quantize(model, [X], "minmax", float_dtype=torch.bfloat16)
+    found = gm(X)
+    assert type(found) is type(model(X))
+    assert {leaf.dtype for leaf in output_leaves(found) if isinstance(leaf, Tensor)} == {torch.float32}
+
+
 def test_an_output_that_no_graph_can_make_is_refused() -> None:
     class Opaque:
         def __init__(self, value: Tensor) -> None:
