@@ -21,7 +21,7 @@ from fxquant.distributed import refuse_different
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError
 from fxquant.graph.attributes import called_module, own_tensors
 from fxquant.graph.inputs import Arguments, Batch, moved
-from fxquant.graph.meta import model_dtype, record_of, refuse_training, set_model_dtype
+from fxquant.graph.meta import model_dtype, record_of, refuse_training
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.graph.trained import is_trained
@@ -37,10 +37,14 @@ def trace(model: nn.Module, example_inputs: Batch | None = None) -> fx.GraphModu
     """
     Return the graph of `model` in the functional dialect, batch size free; `model` is left as it is.
 
+    The graph is compared with the model, at two batch sizes, before it is returned: what symbolic tracing gets wrong is
+    captured by `torch.export`, and what both get wrong is refused.
+
     example_inputs: a batch of images ``(B, 3, H, W)``, the tuple of arguments, or a mapping by their names: see
-    `fxquant.graph.inputs.Arguments`, the one rule of what a batch means. With it, models that symbolic tracing cannot
-    follow are captured by `torch.export`, and every node knows its shape. The tensors in it are the inputs of the graph; other
-    arguments keep the value that they have in the example, or their default where it leaves them out.
+    `fxquant.graph.inputs.Arguments`, the one rule of what a batch means. With it every node knows its shape. The tensors in it
+    are the inputs of the graph; other arguments keep the value that they have in the example, or their default where it leaves
+    them out. None: an image of the size that the model or its config declares, or of 224 pixels; where the model takes none of
+    these, the graph is not compared, and `fxquant.report` says so.
 
     Raises `UnsupportedGraphError` naming the module and source line that cannot be followed, `InputError` for a model in
     training mode or of an unsupported dtype, and for an example that is not what the model takes.
@@ -48,10 +52,6 @@ def trace(model: nn.Module, example_inputs: Batch | None = None) -> fx.GraphModu
     if isinstance(model, fx.GraphModule) and stage_of(model) not in (None, Stage.FLOAT):
         _expect(model, Stage.FLOAT, "trace", "a model")
     gm = capture(model, example_inputs)
-    gm.eval()
-    floating = (t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
-    set_model_dtype(gm, next(floating, torch.float32))
-    gm = pipeline.run(gm, pipeline.TRACE, Stage.FLOAT)
     if example_inputs is not None:
         propagate_shapes(gm, _inputs(model, example_inputs))
     return gm

@@ -27,7 +27,9 @@ from fxquant.passes.correct_bias import correct_bias
 from fxquant.passes.decompose_attention import decompose_attention
 from fxquant.passes.dequantize_late import dequantize_late
 from fxquant.passes.end_training import end_training
+from fxquant.passes.expand_addmm import expand_addmm
 from fxquant.passes.expand_einsum import expand_einsum
+from fxquant.passes.fold_batch_norm import fold_batch_norm
 from fxquant.passes.fold_constants import fold_constants
 from fxquant.passes.fold_noise import fold_noise
 from fxquant.passes.fold_sizes import fold_sizes
@@ -43,10 +45,12 @@ from fxquant.passes.lower_convolution import lower_convolution
 from fxquant.passes.lower_linear import lower_linear
 from fxquant.passes.lower_matmul import lower_matmul
 from fxquant.passes.observe_values import ObserveValues
+from fxquant.passes.own_products import own_products
 from fxquant.passes.quantize_early import quantize_early
 from fxquant.passes.quantize_operands import quantize_operands
 from fxquant.passes.restore_float import RestoreFloat
 from fxquant.passes.scale_scores import scale_scores
+from fxquant.passes.spell_convolutions import spell_convolutions
 from fxquant.passes.train_batch_norms import train_batch_norms
 from fxquant.passes.use_cpu_kernels import use_cpu_kernels
 from fxquant.passes.use_onednn import UseOnednn
@@ -56,6 +60,8 @@ TRACE: tuple[Pass, ...] = (
     functionalize,  # first: what follows moves and drops nodes, which only values allow
     canonicalize,
     expand_einsum,
+    expand_addmm,
+    own_products,  # last: it names the products that the others spell
 )
 
 
@@ -66,6 +72,8 @@ def prepare_passes(config: QuantConfig) -> tuple[Pass, ...]:
     return (
         *cast,
         fold_constants,  # before annotate: a product of parameters alone is no product at run time
+        fold_batch_norm,  # after fold_constants: its statistics are tensors by now
+        spell_convolutions,  # after fold_batch_norm: what it spells hides the layer from the norm
         linearize_matmul,  # after fold_constants: a transposed or sliced weight is one tensor by now
         Annotate(config),
         decompose_attention,  # after annotate: only what the config quantises is opened

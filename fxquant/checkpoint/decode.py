@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from fxquant.checkpoint import arguments, modules, node_meta, scalars, tensors
+from fxquant.checkpoint import arguments, modules, node_meta, scalars, tensors, typed
 from fxquant.checkpoint.names import check_identifier, check_path
 from fxquant.checkpoint.scalars import Json, field
 from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
-from fxquant.graph.meta import set_model_dtype
+from fxquant.graph.meta import Capture, refuse_training, set_capture, set_model_dtype
 from fxquant.graph.stages import Stage, set_stage
 from fxquant.ops import make_output
 from fxquant.ops.make_output import output_obstacle
@@ -53,6 +53,10 @@ def decode(contents: Json, values: dict[str, Tensor]) -> fx.GraphModule:
     set_stage(gm, stage)
     if contents.get("dtype") is not None:
         set_model_dtype(gm, scalars.dtype_named(contents["dtype"]))
+    if contents.get("trainable") is False:
+        refuse_training(gm)
+    if contents.get("capture") is not None:
+        set_capture(gm, typed.decode(contents["capture"], Capture))
     verify(gm, stage)
     return gm
 

@@ -7,14 +7,14 @@ from typing import Any
 from torch import Tensor, fx
 from torch.fx.graph import CodeGen
 
-from fxquant.checkpoint import arguments, modules, node_meta, scalars
+from fxquant.checkpoint import arguments, modules, node_meta, scalars, typed
 from fxquant.checkpoint.decode import decode_graph
 from fxquant.checkpoint.names import check_identifier
 from fxquant.checkpoint.scalars import Json
 from fxquant.checkpoint.tensors import Store
 from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
-from fxquant.graph.meta import written_dtype
+from fxquant.graph.meta import capture_of, is_trainable, written_dtype
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.ops import make_output
 from fxquant.ops.output_class import portable_name
@@ -37,8 +37,10 @@ def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
     contents: dict[str, Json] = {
         "stage": stage.value,
         "dtype": None if dtype is None else scalars.dtype_name(dtype),
+        "capture": typed.encode(capture_of(gm)),
         "class": check_identifier(type(gm).__name__, "class"),
         "training": gm.training,
+        "trainable": is_trainable(gm),
         "nodes": [_encode_node(n, stacks, stage in (Stage.QUANTISED, Stage.LOWERED)) for n in gm.graph.nodes],
         "stacks": stacks.entries,
         "modules": [modules.encode(path, module) for path, module in called.items()],

@@ -20,8 +20,10 @@ from fxquant.graph.meta import (
     Record,
     any_value_of,
     has_value,
+    hidden_macs,
     module_stack,
     record_of,
+    set_hidden_macs,
     set_module_stack,
     set_record,
     set_value,
@@ -57,6 +59,8 @@ def encode(node: fx.Node, stacks: Stacks, converted: bool) -> dict[str, Json]:
         known["stack"] = stacks.index(stack)
     if node.meta.get(_WRAPPED):
         known["wrapped"] = True
+    if hidden_macs(node):
+        known["hidden_macs"] = hidden_macs(node)
     record = record_of(node)
     if record is not None:
         known["record"] = typed.encode(record, converted)
@@ -83,6 +87,8 @@ def decode(data: Json, node: fx.Node, stacks: list[dict[str, tuple[str, str]]]) 
         set_module_stack(node, dict(stacks[index]))
     if data.get("wrapped"):
         node.meta[_WRAPPED] = True
+    if "hidden_macs" in data:
+        set_hidden_macs(node, scalars.field(data, "hidden_macs", int))
     if "record" in data:
         set_record(node, typed.decode(data["record"], Record))
 

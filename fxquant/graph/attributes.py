@@ -6,7 +6,10 @@ Also the weight, the bias and the settings of linear layers and convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import keyword
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +18,7 @@ from torch import Tensor, fx, nn
 from fxquant.graph.meta import set_value
 
 
-def get_tensor(gm: fx.GraphModule, target: str) -> Tensor:
+def get_tensor(gm: nn.Module, target: str) -> Tensor:
     """Return the parameter or buffer a ``get_attr`` node names."""
     owner, _, name = target.rpartition(".")
     value = getattr(gm.get_submodule(owner), name)
@@ -24,9 +27,51 @@ def get_tensor(gm: fx.GraphModule, target: str) -> Tensor:
     return value
 
 
+def graph_module_over(state: Mapping[str, Tensor], graph: fx.Graph, name: str) -> fx.GraphModule:
+    """
+    Return the module of class `name` that runs `graph`, in evaluation mode, over the tensors of `state`, by the names in it.
+
+    Names that would hide a part of the module itself, or that Python code cannot spell, are changed in `graph` first.
+    """
+    legal: dict[str, str] = {}
+    for node in graph.find_nodes(op="get_attr"):
+        target = str(node.target)
+        if target not in legal:
+            legal[target] = _unused(legal_path(target), legal.values())
+        node.target = legal[target]
+    return fx.GraphModule({legal[target]: state[target] for target in legal}, graph, name).eval()
+
+
+def legal_path(path: str) -> str:
+    """Return the dotted `path` with each part such that generated code can read it from a graph module."""
+    first, *rest = path.split(".")
+    return ".".join([_legal(first, _own_attributes()), *(_legal(part, frozenset()) for part in rest)])
+
+
+def _legal(part: str, reserved: frozenset[str]) -> str:
+    spelt = re.sub(r"\W", "_", part, flags=re.ASCII)
+    if spelt in reserved or keyword.iskeyword(spelt):
+        return f"{spelt}_"
+    return spelt if spelt.isdigit() or (spelt.isidentifier() and not spelt.startswith("__")) else f"n{spelt}"
+
+
+def _unused(wanted: str, taken: Iterable[str]) -> str:
+    unique, count, used = wanted, 1, set(taken)
+    while unique in used:
+        unique, count = f"{wanted}_{count}", count + 1
+    return unique
+
+
+@functools.cache
+def _own_attributes() -> frozenset[str]:
+    """Return what a graph module has of its own, such as ``graph`` and ``meta``."""
+    empty = fx.GraphModule(nn.Module(), fx.Graph())
+    return frozenset((*dir(fx.GraphModule), *vars(empty)))
+
+
 def add_buffer(gm: fx.GraphModule, wanted: str, value: Tensor) -> str:
     """Register `value` under the dotted name `wanted`, or the first free ``wanted_N``, and return the name used."""
-    path, _, name = wanted.rpartition(".")
+    path, _, name = legal_path(wanted).rpartition(".")
     owner: nn.Module = gm
     for part in path.split(".") if path else ():
         child = getattr(owner, part, None)

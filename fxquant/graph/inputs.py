@@ -133,7 +133,9 @@ class Arguments:
         before = self._parameters[: last + 1]
         alone = [p.name for p in before if p.kind is Parameter.KEYWORD_ONLY and p.name in bound]
         if alone:
-            raise InputError(f"{self.owner} takes {', '.join(alone)} by keyword only, which torch.export is not given")
+            raise InputError(
+                f"{self.owner} takes {', '.join(alone)} by keyword only: wrap it in a module that takes them in order"
+            )
         values: list[Any] = []
         for parameter in before:
             if parameter.kind is Parameter.VAR_POSITIONAL:

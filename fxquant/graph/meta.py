@@ -19,8 +19,8 @@ from fxquant.config.operands import Role
 from fxquant.config.search import NoisyBias, ScaleSearch
 from fxquant.observers.operand_spec import OperandSpec
 
-_RECORD, _VALUE, _STACK, _MODULES = "fxquant", "val", "stack_trace", "nn_module_stack"
-_DTYPE, _TRAINABLE, _STAGE = "dtype", "trainable", "stage"
+_RECORD, _VALUE, _STACK, _MODULES, _MACS = "fxquant", "val", "stack_trace", "nn_module_stack", "hidden_macs"
+_DTYPE, _TRAINABLE, _STAGE, _CAPTURE = "dtype", "trainable", "stage", "capture"
 
 
 class Product(Enum):
@@ -70,6 +70,21 @@ class Record:
         """Return this record with every operand float, because of `reason`."""
         operands = tuple(replace(o, spec=None) for o in self.operands)
         return replace(self, operands=operands, reason=reason, search=None, noise=None)
+
+
+@dataclass(frozen=True)
+class Capture:
+    """
+    How a graph was captured from its model.
+
+    method: "symbolic" or "export". verified: the graph was compared with the model, on an example or on images of the size that
+    the model declares. missing: the share of the multiply-accumulates which the model was seen to compute that no product of
+    the graph accounts for, as a fraction of all; None where they were not counted.
+    """
+
+    method: str
+    verified: bool
+    missing: float | None = None
 
 
 def record_of(node: fx.Node) -> Record | None:
@@ -133,6 +148,16 @@ def copy_value(new: fx.Node, old: fx.Node) -> None:
         set_value(new, any_value_of(old))
 
 
+def hidden_macs(node: fx.Node) -> int:
+    """Return the multiply-accumulates that a node, no product of its own kind, computes for the batch that its shape is of."""
+    return int(node.meta.get(_MACS, 0))
+
+
+def set_hidden_macs(node: fx.Node, macs: int) -> None:
+    """Write what `hidden_macs` returns."""
+    node.meta[_MACS] = macs
+
+
 def provenance(new: fx.Node, old: fx.Node) -> None:
     """Give `new` the source line and the module of `old`, where it has none of its own."""
     _hand_on(new, old, (_STACK, _MODULES))
@@ -187,7 +212,7 @@ def model_dtype(gm: fx.GraphModule) -> torch.dtype:
 
 def written_dtype(gm: fx.GraphModule) -> torch.dtype | None:
     """Return the dtype that is written on a graph, None where none is."""
-    dtype: torch.dtype | None = gm.meta.get(_DTYPE)
+    dtype: torch.dtype | None = _knowledge(gm).get(_DTYPE)
     return dtype
 
 
@@ -198,12 +223,28 @@ def set_model_dtype(gm: fx.GraphModule, dtype: torch.dtype) -> None:
 
 def any_stage_of(gm: fx.GraphModule) -> object:
     """Return what is written as the stage of a graph, None where nothing is; `fxquant.graph.stages.stage_of` has its type."""
-    return gm.meta.get(_STAGE)
+    return _knowledge(gm).get(_STAGE)
+
+
+def _knowledge(gm: fx.GraphModule) -> dict[str, Any]:
+    # Graph modules of other libraries may leave the constructor out, which makes the dictionary.
+    return vars(gm).get("meta") or {}
 
 
 def write_stage(gm: fx.GraphModule, stage: object) -> None:
     """Write what `any_stage_of` returns."""
     gm.meta[_STAGE] = stage
+
+
+def capture_of(gm: fx.GraphModule) -> Capture | None:
+    """Return how a graph was captured, None where that is unknown."""
+    capture = gm.meta.get(_CAPTURE)
+    return capture if isinstance(capture, Capture) else None
+
+
+def set_capture(gm: fx.GraphModule, capture: Capture) -> None:
+    """Write what `capture_of` returns."""
+    gm.meta[_CAPTURE] = capture
 
 
 def refuse_training(gm: fx.GraphModule) -> None:

@@ -14,8 +14,10 @@ from torch.utils._pytree import tree_map_only
 
 from fxquant.errors import InputError
 from fxquant.graph.calls import arguments_of, named
+from fxquant.graph.dataflow import PRODUCTS
 from fxquant.graph.inputs import batch_size, has_batch
-from fxquant.graph.meta import known_value, set_value, value_of
+from fxquant.graph.meta import known_value, set_hidden_macs, set_value, value_of
+from fxquant.graph.multiply_accumulates import MacCounter
 from fxquant.ops import (
     check_input,
     dequantize,
@@ -146,7 +148,7 @@ class _Propagate(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         try:
-            result = super().run_node(n)
+            result = self._run_counting(n) if self.write and _may_hide_products(n) else super().run_node(n)
         except Exception as error:
             shapes = [str(tuple(known_value(p).shape)) for p in self.module.graph.nodes if _is_input(p)]  # type: ignore[union-attr]
             raise InputError(
@@ -155,6 +157,12 @@ class _Propagate(fx.Interpreter):
             ) from error
         if self.write:
             set_value(n, tree_map_only(Tensor, _as_meta, result))
+        return result
+
+    def _run_counting(self, n: fx.Node) -> Any:
+        with MacCounter() as counter:
+            result = super().run_node(n)
+        set_hidden_macs(n, counter.total)
         return result
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -204,6 +212,13 @@ class _Numbers(_Propagate):
         elif isinstance(result, Tensor):
             self.numbers[n] = tuple(int(size) for size in result.shape)
         return result
+
+
+def _may_hide_products(node: fx.Node) -> bool:
+    """Say whether `node` calls an operator, neither a product of its own nor one of ours, that may compute products inside."""
+    if node.op not in ("call_function", "call_method") or node.target in PRODUCTS:
+        return False
+    return not str(getattr(node.target, "__module__", "")).removeprefix("torch._ops.").startswith("fxquant")
 
 
 def _as_meta(value: Tensor) -> Tensor:

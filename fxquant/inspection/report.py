@@ -9,11 +9,22 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import fx, nn
+from torch._ops import OpOverloadPacket
 
 from fxquant.errors import UnsupportedGraphError
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.dataflow import PRODUCTS
-from fxquant.graph.meta import Operand, Record, model_dtype, module_path, record_of, value_of
+from fxquant.graph.meta import (
+    Capture,
+    Operand,
+    Record,
+    capture_of,
+    hidden_macs,
+    model_dtype,
+    module_path,
+    record_of,
+    value_of,
+)
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.kernel_names import kernel_of
 from fxquant.kernels import chosen_backend
@@ -27,6 +38,12 @@ from fxquant.ops.onednn_linear import onednn_linear
 _FLOAT_PRODUCTS = (*PRODUCTS, attention_quantize, KERNELS.cpu_attention.default)
 _INT8 = (*INT8_PRODUCTS, onednn_linear, KERNELS.cpu_gemm.default)
 _ATTENTION = (F.scaled_dot_product_attention, attention_quantize, KERNELS.cpu_attention.default)
+
+
+# The part of all multiply-accumulates from which on a difference between the model and its graph is told.
+_COUNTED = 0.001
+# Of operators whose matrix products torch's own counter sees.
+_COUNTED_NAMESPACES = ("aten", "prims", "fxquant")
 
 
 @dataclass(frozen=True)
@@ -68,12 +85,21 @@ class Report:
     The products of a graph; iterate over it for `ProductReport` records, print it for a table.
 
     stage: its name. float_dtype: of what is not int8, by name. rounded: the names of values that are quantised although no
-    product reads them, because a `Placement` says so.
+    product reads them, because a `Placement` says so. capture: how the graph was captured, whether it was compared with its
+    model, and what an independent count of the model's multiply-accumulates found beyond the graph; None where that is unknown.
+
+    Products inside calls that fxquant does not open are records of the product "opaque", which are never int8.
     """
 
     def __init__(
-        self, records: tuple[ProductReport, ...], stage: str, float_dtype: str, rounded: tuple[str, ...] = ()
+        self,
+        records: tuple[ProductReport, ...],
+        stage: str,
+        float_dtype: str,
+        rounded: tuple[str, ...] = (),
+        capture: Capture | None = None,
     ) -> None:
+        self.capture = capture
         self.records = records
         self.rounded = rounded
         self.stage = stage
@@ -81,9 +107,14 @@ class Report:
 
     @property
     def coverage(self) -> float:
-        """Share of all multiply-accumulates of matrix products that run on int8, 0..1."""
+        """Share of all multiply-accumulates of matrix products that run on int8, 0..1; those the graph lacks are not int8."""
         total = sum(r.macs or 0 for r in self.records)
-        return sum(r.macs or 0 for r in self.records if r.int8) / total if total else 0.0
+        int8 = sum(r.macs or 0 for r in self.records if r.int8)
+        return int8 / total * (1 - max(self._missing, 0.0)) if total else 0.0
+
+    @property
+    def _missing(self) -> float:
+        return (self.capture.missing if self.capture is not None else None) or 0.0
 
     def __iter__(self) -> Iterator[ProductReport]:
         return iter(self.records)
@@ -105,6 +136,10 @@ class Report:
         if sampled:
             used, total = min(sampled, key=lambda tokens: tokens[0] / tokens[1])
             lines.append(f"searched on part of the tokens: {len(sampled)} products, the least {used} of {total}")
+        if self.capture is not None and not self.capture.verified:
+            lines.append("not verified: the graph was not compared with its model; give fxquant.trace an example input")
+        if abs(self._missing) >= _COUNTED:
+            lines.append(f"the model computes {self._missing:+.1%} multiply-accumulates beyond these products")
         if self.rounded:
             lines.append(f"rounded to codes and back, no product reads them: {len(self.rounded)} values")
         return "\n".join([head, *lines])
@@ -118,15 +153,48 @@ def report(gm: nn.Module) -> Report:
 
     Raises `UnsupportedGraphError` for a module that is no graph.
     """
-    backend = getattr(gm, "backend", chosen_backend())
-    gm = getattr(gm, "graph_module", gm)
+    backend = chosen_backend()
+    if not isinstance(gm, fx.GraphModule):  # a compiled one, which holds the graph
+        backend, gm = getattr(gm, "backend", backend), getattr(gm, "graph_module", gm)
     if not isinstance(gm, fx.GraphModule):
         raise UnsupportedGraphError(f"report expected a graph that fxquant made, found a {type(gm).__name__}")
     stage = stage_of(gm)
-    nodes = [n for n in gm.graph.nodes if n.target in (*_INT8, *_FLOAT_PRODUCTS)]
     dtype = str(model_dtype(gm)).removeprefix("torch.")
-    products = tuple(_product(n, stage, str(backend)) for n in nodes)
-    return Report(products, stage.value if stage else "unknown", dtype, tuple(_rounded(gm)))
+    rows = (_row_of(n, stage, backend) for n in gm.graph.nodes)
+    records = tuple(row for row in rows if row is not None)
+    return Report(records, stage.value if stage else "unknown", dtype, tuple(_rounded(gm)), capture_of(gm))
+
+
+def _row_of(node: fx.Node, stage: Stage | None, backend: str) -> ProductReport | None:
+    if node.target in (*_INT8, *_FLOAT_PRODUCTS):
+        return _product(node, stage, backend)
+    return _opaque(node) if hidden_macs(node) or _is_uncounted(node) else None
+
+
+def _is_uncounted(node: fx.Node) -> bool:
+    """Say whether `node` calls an operator of another library, of which nobody knows what it computes."""
+    packet = getattr(node.target, "overloadpacket", node.target)
+    return (
+        isinstance(packet, OpOverloadPacket) and packet._qualified_op_name.partition("::")[0] not in _COUNTED_NAMESPACES
+    )
+
+
+def _opaque(node: fx.Node) -> ProductReport:
+    macs = hidden_macs(node) or None
+    name = str(getattr(node.target, "__name__", node.target))
+    count = "unknown" if macs is None else f"{macs}"
+    return ProductReport(
+        name=module_path(node) or node.name,
+        module=module_path(node),
+        product="opaque",
+        operands=(),
+        output_shape=_shape(node),
+        macs=macs,
+        int8=False,
+        requested=True,
+        reason=f"opaque: {count} multiply-accumulates in {name}, which has no int8 form here",
+        kernel=name,
+    )
 
 
 def _rounded(gm: fx.GraphModule) -> Iterator[str]:

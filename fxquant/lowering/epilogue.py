@@ -93,17 +93,18 @@ def fold_epilogue(x: QuantizerSite, weight: QuantizerSite, bias: object) -> Epil
     The weight is flattened to ``(O, K)`` and padded with zeros to multiples of `ALIGNMENT`.
     """
     codes = tensor_of(weight.codes).flatten(1)
-    scale = (tensor_of(x.scale).double() * tensor_of(weight.scale).double()).expand(codes.shape[0])
+    scale = (tensor_of(x.scale).double() * tensor_of(weight.scale).double()).expand(codes.shape[0]).float()
     total = torch.zeros(codes.shape[0], dtype=torch.float64, device=codes.device)
     if bias is not None:
         total = total + tensor_of(bias).double()
     zero_x = stored_zero_point(x)
     if zero_x is not None:
-        total = total - scale * zero_x * _row_sums(codes)
+        # Rounded as the product is: without a bias an input of zeros, such as a padded token, gives exact zeros.
+        total = total - ((zero_x * _row_sums(codes)).float() * scale).double()
     zero_w = stored_zero_point(weight)
     return Epilogue(
         _padded(codes),
-        scale.float().contiguous(),
+        scale.contiguous(),
         total.float(),
         None if zero_w is None else zero_w.expand(codes.shape[0]).contiguous(),
         zero_x if zero_w is not None else None,

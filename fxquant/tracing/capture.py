@@ -1,58 +1,115 @@
-"""From a module to a graph: symbolic tracing first, torch.export where that cannot follow."""
+"""From a module to a graph that was compared with it: symbolic tracing first, torch.export where that is not right."""
 
 from __future__ import annotations
 
-import traceback
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import fx, nn
 
-from fxquant.errors import FxquantError, InputError, UnsupportedGraphError
-from fxquant.graph.inputs import Arguments, Batch
-from fxquant.graph.rewrite import LIBRARIES
-from fxquant.tracing.code_tracer import CodeTracer
+from fxquant import pipeline
+from fxquant.errors import InputError, UnsupportedGraphError
+from fxquant.graph.inputs import Arguments, Batch, holds_tensor
+from fxquant.graph.meta import Capture, set_capture, set_model_dtype
+from fxquant.graph.stages import Stage
+from fxquant.ops import check_input
 from fxquant.tracing.export import export_graph
-from fxquant.tracing.symbolic import DialectTracer
-from fxquant.tracing.untouched import untouched
+from fxquant.tracing.made_example import made_example
+from fxquant.tracing.proof import Proof, batch_of, is_batched, prove
+from fxquant.tracing.symbolic import symbolic_graph
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def capture(model: nn.Module, example_inputs: Batch | None = None) -> fx.GraphModule:
     """
-    Return the graph of `model` as traced, before `canonicalize`.
+    Return the graph of `model` at stage FLOAT, compared with it.
 
-    Symbolic tracing comes first. A model that it cannot follow is captured by `torch.export` where `example_inputs` are
-    given. Raises `UnsupportedGraphError` naming the module and the source line otherwise, `InputError` where the example is not
+    Symbolic tracing comes first. A model that it cannot follow, that its graph does not reproduce, or that hides products
+    inside functions is captured by `torch.export` on `example_inputs`. Where none are given, they are made if the model accepts
+    images of a size that it declares; otherwise the graph is not compared, which its `Capture` tells.
+
+    Raises `UnsupportedGraphError` naming the module and the source line where both fail, `InputError` where the example is not
     what the model takes.
     """
     check_model(model)
-    arguments = Arguments.of(model)
-    example = None if example_inputs is None else arguments.bind_example(example_inputs)
-    tracer = DialectTracer(example)
-    try:
-        with untouched(model):
-            graph = tracer.trace(model)
-            graph._tracer_cls = CodeTracer
-            return fx.GraphModule(model, graph, type(model).__name__)
-    except FxquantError:
-        raise
-    except Exception as error:
-        reason = _describe_failure(model, tracer, error)
-        if example is None:
+    taken = Arguments.of(model)
+    bound = {} if example_inputs is None else taken.bind_example(example_inputs)
+    example = made_example(model) if example_inputs is None else None
+    inputs = taken.positional(bound) if bound else None if example is None else (example,)
+    gm, reason = _trace_symbolically(model, bound)
+    if inputs is None:
+        if gm is None:
             raise UnsupportedGraphError(
                 f"{reason}\nGive an example input, fxquant.trace(model, example_inputs=images), so that the model can be "
                 "captured by torch.export instead, or rewrite that line without a branch on tensor values."
-            ) from error
-        return export_graph(model, arguments.positional(example), reason)
+            )
+        set_capture(gm, Capture("symbolic", verified=False))
+        return gm
+    proof = None if gm is None else prove(model, gm, inputs)
+    if gm is not None and proof is not None:
+        if proof.difference is None and not proof.closed:
+            set_capture(gm, Capture("symbolic", True, proof.missing))
+            return gm
+        reason = f"symbolic tracing gives a graph that differs from the model: {proof.difference}"
+    try:
+        exported, found = _export(model, inputs, reason)
+    except UnsupportedGraphError:
+        if gm is None or proof is None or proof.difference is not None:
+            raise
+        set_capture(gm, Capture("symbolic", True, proof.missing))  # right, though closed functions are in it
+        return gm
+    set_capture(exported, Capture("export", True, found.missing))
+    return exported
+
+
+def _trace_symbolically(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[fx.GraphModule | None, str]:
+    """Return the graph that symbolic tracing gives, at stage FLOAT, or None and the reason."""
+    try:
+        gm = symbolic_graph(model, arguments)
+        if not any(n.op == "output" and n.all_input_nodes for n in gm.graph.nodes):
+            return None, "symbolic tracing gives a graph whose output does not depend on the input"
+        return _complete(model, gm), ""
+    except UnsupportedGraphError as error:
+        return None, str(error)
+
+
+def _complete(model: nn.Module, gm: fx.GraphModule) -> fx.GraphModule:
+    floating = (t.dtype for t in (*model.parameters(), *model.buffers()) if t.is_floating_point())
+    set_model_dtype(gm, next(floating, torch.float32))
+    return pipeline.run(gm, pipeline.TRACE, Stage.FLOAT)
+
+
+def _export(model: nn.Module, inputs: tuple[Any, ...], reason: str) -> tuple[fx.GraphModule, Proof]:
+    gm = _complete(model, export_graph(model, inputs, reason))
+    proof = prove(model, gm, inputs)
+    if proof.difference is not None:
+        raise UnsupportedGraphError(
+            f"{reason}\ntorch.export captured a graph that does not give what the model gives: {proof.difference}\nLook in "
+            "forward for numbers that were computed from the batch size in Python, and for code that runs only while a "
+            "model is exported."
+        )
+    _fix_sizes(gm, inputs)
+    return gm, proof
+
+
+def _fix_sizes(gm: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
+    """Let an exported graph refuse inputs of other sizes than those it was captured on; the batch is free."""
+    given, batch = tuple(filter(holds_tensor, inputs)), batch_of(inputs)
+    for node, value in zip(gm.graph.find_nodes(op="placeholder"), given, strict=True):
+        shape = (None, *value.shape[1:]) if is_batched(value, batch) else tuple(value.shape)
+        with gm.graph.inserting_after(node):
+            checked = gm.graph.call_function(check_input, (node, shape, str(node.target)))
+        node.replace_all_uses_with(checked, lambda user, checked=checked: user is not checked)
+    gm.recompile()
 
 
 def check_model(model: nn.Module) -> None:
     """Refuse a model in training mode or of a dtype that cannot be quantised."""
     if not isinstance(model, nn.Module):
         raise InputError(f"expected a torch.nn.Module, found {type(model).__name__}")
-    # A plain nn.Module is only a namespace, which torch.fx makes in training mode.
-    training = next((name for name, m in model.named_modules() if m.training and type(m) is not nn.Module), None)
+    training = next((name for name, m in model.named_modules() if m.training and not _ignores_training(m)), None)
     if training is not None:
         raise InputError(
             f"expected a model in evaluation mode, found module {training or type(model).__name__!r} in training mode: "
@@ -66,10 +123,7 @@ def check_model(model: nn.Module) -> None:
             )
 
 
-def _describe_failure(model: nn.Module, tracer: DialectTracer, error: Exception) -> str:
-    module = tracer.failed_module or f"the root ({type(model).__name__})"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(LIBRARIES)]
-    line = f'{own[-1].filename}:{own[-1].lineno}: "{own[-1].line}"' if own else "an unknown line"
-    message = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"symbolic tracing stopped in module {module}, at {line}: {message}"
+def _ignores_training(module: nn.Module) -> bool:
+    """Say whether nothing reads the training flag of `module` itself: it is a namespace, or generated from a graph."""
+    generated = type(module).__module__.startswith(("torch.fx.", "torch.export."))
+    return generated or type(module) is nn.Module or isinstance(module, fx.GraphModule)

@@ -25,56 +25,48 @@ from torch.utils import _pytree as pytree
 from fxquant.errors import InputError, UnsupportedGraphError
 from fxquant.graph.meta import keep_provenance
 from fxquant.graph.rewrite import LIBRARIES, location
-from fxquant.ops.make_output import output_leaves
 from fxquant.passes.functionalize import functionalize
 from fxquant.passes.respell_aten import respell_aten
 from fxquant.tracing.exported_graph import as_graph_module
 from fxquant.tracing.outputs import flat_output
+from fxquant.tracing.proof import batch_of, is_batched, kept, run_once, with_batch
 from fxquant.tracing.untouched import attributes_kept
 
 _TRACED_BATCH = 2  # export takes sizes 0 and 1 for constants
-_CHECKED_BATCHES = (1, 3)
-# Largest difference from the model, relative to its largest output, that rounding explains where kernels vary between runs.
-_ROUNDING = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 def export_graph(model: nn.Module, example_inputs: tuple[Any, ...], symbolic_reason: str) -> fx.GraphModule:
     """
     Return the graph of `model` that `torch.export` captures on `example_inputs`, in the functional dialect.
 
-    The first axis of each input is the batch; the graph takes any batch size, and before it is returned it is compared with
-    the model at two others than the one it was captured with. Other sizes, and arguments that are no tensors, are those of
-    the example. symbolic_reason: why symbolic tracing stopped, for errors.
+    The first axis of each input is the batch; the graph takes any batch size. Other sizes, and arguments that are no tensors,
+    are those of the example. symbolic_reason: why symbolic tracing was given up, for errors.
 
     Raises `UnsupportedGraphError` with both reasons where export fails too, `InputError` where the model does not accept the
     example.
     """
     _check_inputs(model, example_inputs)
-    with attributes_kept(model), _buffers_kept(model):
-        # As it is, before it is traced: it must accept the example, and what a forward keeps from its first call is there.
-        _run_model(model, _with_batch(example_inputs, min(_TRACED_BATCH, _batch_of(example_inputs))))
+    with kept(model):
+        run_once(model, with_batch(example_inputs, min(_TRACED_BATCH, batch_of(example_inputs))))
         try:
             with flat_output(model) as outputs:
-                program = _export(model, _with_batch(example_inputs, _TRACED_BATCH))
+                program = _export(model, with_batch(example_inputs, _TRACED_BATCH))
         except Exception as error:
             raise UnsupportedGraphError(
                 f"{symbolic_reason}\ntorch.export stopped as well, {_describe_failure(model, error)}\nRewrite these lines so "
                 "that they follow from the shapes of the input: no branch on the values of a tensor, no fixed batch size."
             ) from error
         try:
-            gm = _normalize(model, program, outputs[0])
+            return _normalize(model, program, outputs[0])
         except UnsupportedGraphError as error:
             raise UnsupportedGraphError(f"{symbolic_reason}\ntorch.export follows the model, but {error}") from error
-        for batch in _CHECKED_BATCHES:
-            _compare(model, gm, _with_batch(example_inputs, batch), symbolic_reason)
-    return gm
 
 
 def _export(model: nn.Module, inputs: tuple[Any, ...]) -> ExportedProgram:
-    batch = _batch_of(inputs)
+    batch = batch_of(inputs)
     arguments = inspect.signature(model.forward).bind(*inputs).arguments
     free = {0: Dim.DYNAMIC}  # not AUTO, which would fix the batch size without a word
-    shapes = pytree.tree_map(lambda value: free if _is_batched(value, batch) else None, dict(arguments))
+    shapes = pytree.tree_map(lambda value: free if is_batched(value, batch) else None, dict(arguments))
     with torch.no_grad(), _quiet(), attributes_kept(model):  # a cache may have taken in a tensor without values
         return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
 
@@ -110,113 +102,6 @@ def _check_inputs(model: nn.Module, inputs: tuple[Any, ...]) -> None:
     if nested is not None or not any(isinstance(value, Tensor) and value.ndim for value in inputs):
         found = ", ".join(type(value).__name__ for value in inputs) or "nothing"
         raise InputError(f"expected tensors as example inputs of {type(model).__name__}, batch first, found {found}")
-
-
-def _batch_of(inputs: tuple[Any, ...]) -> int:
-    return int(next(value for value in inputs if isinstance(value, Tensor) and value.ndim).shape[0])
-
-
-def _is_batched(value: object, batch: int) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch
-
-
-def _with_batch(inputs: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
-    """Return `inputs` with `batch` rows: the first ones, then repeated ones that are scaled, so that no two are equal."""
-    present = _batch_of(inputs)
-
-    def resize(value: Any) -> Any:
-        if not _is_batched(value, present):
-            return value
-        rows = torch.arange(batch, device=value.device)
-        resized = value.detach()[rows % present]
-        if not value.is_floating_point():
-            return resized
-        scale = 1 - (rows // present).to(value.dtype) / (2 * batch)
-        return resized * scale.reshape(-1, *[1] * (value.ndim - 1))
-
-    return tuple(resize(value) for value in inputs)
-
-
-def _run(model: nn.Module, inputs: tuple[Any, ...]) -> list[Any]:
-    # On a copy, for a forward that changes its input.
-    copies = (value.clone() if isinstance(value, Tensor) else value for value in inputs)
-    with torch.no_grad():
-        return list(output_leaves(model(*copies)))
-
-
-def _run_model(model: nn.Module, inputs: tuple[Any, ...]) -> list[Any]:
-    try:
-        return _run(model, inputs)
-    except Exception as error:
-        shapes = ", ".join(str(tuple(value.shape)) for value in inputs if isinstance(value, Tensor))
-        raise InputError(
-            f"{type(model).__name__} does not accept an input of shape {shapes}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _compare(model: nn.Module, gm: fx.GraphModule, inputs: tuple[Any, ...], symbolic_reason: str) -> None:
-    """Raise `UnsupportedGraphError` where the graph does not give what the model gives."""
-    with _slow_attention():
-        expected = _run_model(model, inputs)
-        try:
-            difference = _difference(expected, _run(gm, tuple(v for v in inputs if isinstance(v, Tensor))))
-        except Exception as error:
-            difference = f"the graph stops with {type(error).__name__}: {error}"
-        if difference is None:
-            return
-        if _difference(expected, _run_model(model, inputs)) is not None:
-            raise UnsupportedGraphError(
-                f"{symbolic_reason}\ntorch.export follows the model, but the model gives another result each time it runs on "
-                "the same images; take what is random out of its forward"
-            )
-    raise UnsupportedGraphError(
-        f"{symbolic_reason}\ntorch.export captured a graph that does not give what the model gives: with "
-        f"{_batch_of(inputs)} images, {difference}\nLook in forward for numbers that were computed from the batch size in "
-        "Python, and for code that runs only while a model is exported."
-    )
-
-
-def _difference(expected: list[Any], found: list[Any]) -> str | None:
-    if len(expected) != len(found):
-        return f"the model returns {len(expected)} values and the graph {len(found)}"
-    for one, other in zip(expected, found, strict=True):
-        if not isinstance(one, Tensor) or not isinstance(other, Tensor):
-            if one != other:
-                return f"the model returns {one!r} and the graph {other!r}"
-        elif one.shape != other.shape or one.dtype != other.dtype:
-            return (
-                f"the model returns {one.dtype} of shape {tuple(one.shape)} and the graph {other.dtype} of shape "
-                f"{tuple(other.shape)}"
-            )
-        elif not bool(((one == other) | ((one != one) & (other != other))).all()):  # NaN equals NaN here
-            error = float((one.double() - other.double()).abs().max()) / max(float(one.double().abs().max()), 1e-30)
-            if not error <= _ROUNDING.get(one.dtype, 0.0):
-                return f"outputs differ by {error:.1e} of the largest"
-    return None
-
-
-@contextlib.contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    # A forward that counts its calls is refused in the end, but it has been called by then.
-    saved = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in saved:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
-@contextlib.contextmanager
-def _slow_attention() -> Iterator[None]:
-    # nn.MultiheadAttention has a fused kernel for inference, which no graph can hold.
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 @contextlib.contextmanager

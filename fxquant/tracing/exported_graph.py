@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from fxquant.errors import UnsupportedGraphError
-from fxquant.graph.attributes import get_tensor
+from fxquant.graph.attributes import get_tensor, graph_module_over
 from fxquant.graph.meta import known_value, module_stack, set_module_stack, set_value, take_provenance, value_of
 from fxquant.graph.rewrite import location
 from fxquant.tracing.code_tracer import CodeTracer
@@ -43,7 +43,7 @@ def as_graph_module(model: nn.Module, program: ExportedProgram, output: Any) -> 
     for node in graph.nodes:
         set_module_stack(node, _module_stack(modules, module_stack(node)))
     _place_attributes(graph)
-    return fx.GraphModule(state, graph, type(model).__name__).eval()
+    return graph_module_over(state, graph, type(model).__name__)
 
 
 def _inline_regions(gm: fx.GraphModule) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
@@ -24,8 +23,6 @@ def refuse_graph(prepared: nn.Module) -> None:
         found = "a graph without learned steps"
     elif not is_trainable(prepared):
         found = "one from fxquant.prepare, which folds parameters into constants"
-    elif any(node.op == "call_function" and node.target is F.batch_norm for node in prepared.graph.nodes):
-        found = "one whose batch norms do not follow the batches, as fxquant.prepare makes it"
     else:
         return
     raise UnsupportedGraphError(f"train expected a graph from fxquant.prepare_qat, found {found}")

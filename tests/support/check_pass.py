@@ -28,7 +28,7 @@ from fxquant.graph.meta import record_of
 from fxquant.graph.rewrite import Pass
 from fxquant.graph.stages import Stage
 from fxquant.spec import verify
-from fxquant.tracing.capture import capture
+from fxquant.tracing.symbolic import symbolic_graph
 
 _INFIX = {
     **{operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/", operator.floordiv: "//"},
@@ -87,7 +87,7 @@ def graph_of(module_or_graph: nn.Module) -> fx.GraphModule:
     """Return the graph of a plain module as the tracer captures it."""
     if isinstance(module_or_graph, fx.GraphModule):
         return module_or_graph
-    return capture(module_or_graph.eval())
+    return symbolic_graph(module_or_graph.eval())
 
 
 def through(module_or_graph: nn.Module, *passes: Pass) -> fx.GraphModule:
