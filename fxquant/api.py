@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxquant import pipeline
-from fxquant.calibration.batch import Batch
 from fxquant.calibration.run_batches import collect_batches, run_batches, take_first
 from fxquant.calibration.searches import has_searches, run_searches
 from fxquant.compiling.compile import compile_graph
@@ -21,6 +20,7 @@ from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import refuse_different
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError
 from fxquant.graph.attributes import called_module, own_tensors
+from fxquant.graph.inputs import Arguments, Batch, moved
 from fxquant.graph.meta import model_dtype, record_of, refuse_training
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
@@ -29,25 +29,23 @@ from fxquant.inspection.report import report
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.tracing.capture import capture
-from fxquant.tracing.example_inputs import tensor_arguments
 from fxquant.tracing.free_sizes import Dynamic
 
 Target = Literal["int8", "fake"]
 
 
-def trace(
-    model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None, dynamic: Dynamic = ()
-) -> fx.GraphModule:
+def trace(model: nn.Module, example_inputs: Batch | None = None, dynamic: Dynamic = ()) -> fx.GraphModule:
     """
     Return the graph of `model` in the functional dialect, batch size free; `model` is left as it is.
 
     The graph is compared with the model, at two batch sizes, before it is returned: what symbolic tracing gets wrong is
     captured by `torch.export`, and what both get wrong is refused.
 
-    example_inputs: a batch of images ``(B, 3, H, W)``, or the tuple of arguments. With it every node knows its shape. The
-    tensors in it are the inputs of the graph; other arguments keep the value that they have in the example, or their default
-    where it leaves them out. None: an image of the size that the model or its config declares, or of 224 pixels; where the
-    model takes none of these, the graph is not compared, and `fxquant.report` says so.
+    example_inputs: a batch of images ``(B, 3, H, W)``, the tuple of arguments, or a mapping by their names: see
+    `fxquant.graph.inputs.Arguments`, the one rule of what a batch means. With it every node knows its shape. The tensors in it
+    are the inputs of the graph; other arguments keep the value that they have in the example, or their default where it leaves
+    them out. None: an image of the size that the model or its config declares, or of 224 pixels; where the model takes none of
+    these, the graph is not compared, and `fxquant.report` says so.
 
     dynamic: ``("height", "width")``, or one of them, for a graph that takes images of any size that the model takes; or, as in
     `torch.export`, for each argument by name ``{axis: torch.export.Dim}``. The graph is compared at several sizes.
@@ -59,14 +57,14 @@ def trace(
         _expect(model, Stage.FLOAT, "trace", "a model")
     gm = capture(model, example_inputs, dynamic)
     if example_inputs is not None:
-        propagate_shapes(gm, tensor_arguments(example_inputs))
+        propagate_shapes(gm, _inputs(model, example_inputs))
     return gm
 
 
 def prepare(
     gm_or_module: nn.Module,
     config: QuantConfig | None = None,
-    example_inputs: Tensor | Sequence[Any] | None = None,
+    example_inputs: Batch | None = None,
 ) -> fx.GraphModule:
     """
     Return a copy of the model with an observer on each operand that `config` quantises.
@@ -86,7 +84,7 @@ def prepare(
         _expect(gm, Stage.FLOAT, "prepare", "a graph from fxquant.trace, or a module")
         gm = copy.deepcopy(gm)
         if example_inputs is not None:
-            propagate_shapes(gm, tensor_arguments(example_inputs))
+            propagate_shapes(gm, _inputs(gm, example_inputs))
     refuse_training(gm)  # its constants are folded
     return pipeline.run(gm, pipeline.prepare_passes(config), Stage.PREPARED)
 
@@ -94,7 +92,7 @@ def prepare(
 def prepare_qat(
     gm_or_module: nn.Module,
     config: QuantConfig | None = None,
-    example_inputs: Tensor | Sequence[Any] | None = None,
+    example_inputs: Batch | None = None,
     drop_path: float = 0.0,
 ) -> fx.GraphModule:
     """
@@ -118,7 +116,7 @@ def prepare_qat(
         _expect(gm_or_module, Stage.FLOAT, "prepare_qat", "a graph from fxquant.trace, or a module")
         gm = copy.deepcopy(gm_or_module)
         if example_inputs is not None:
-            propagate_shapes(gm, tensor_arguments(example_inputs))
+            propagate_shapes(gm, _inputs(gm, example_inputs))
     if model_dtype(gm) is not torch.float32:
         raise UnsupportedGraphError(
             f"prepare_qat expected a float32 model, found {model_dtype(gm)}: use model.float(), and train under torch.autocast"
@@ -137,7 +135,8 @@ def calibrate(
     """
     Show `prepared` the calibration `batches` and return it; statistics add to those it holds.
 
-    batches: any iterable of image tensors ``(B, 3, H, W)`` or of ``(images, targets)`` pairs. Where the config asks for it,
+    batches: any iterable of image tensors ``(B, 3, H, W)``, of ``(images, targets)`` pairs, of tuples of several inputs, or of
+    mappings by the names of the model's arguments: see `fxquant.graph.inputs.Arguments`. Where the config asks for it,
     scales and noisy biases are then searched on these batches. memory: bytes that such a search may hold beyond the model
     and the images; what is more goes to temporary files. seed fixes its random choices. Interrupted, a search leaves
     `prepared` as it was.
@@ -147,15 +146,19 @@ def calibrate(
     order. Ranks share out the batches where statistics are taken, the products where searches read the float model, and the
     candidates of each search where they read quantised products; all else of a search runs on every rank.
 
-    Raises `CalibrationError` where there is no batch, or one that is empty, not finite, constant or of another shape; it
-    names the node and the batch. Of several ranks all raise what the first one did.
+    Raises `CalibrationError` where there is no batch, or one that is empty, not finite or of another shape, and where all
+    batches are one constant; it names the node and the batch. An input that only masks scores before a softmax may hold
+    infinities. Of several ranks all raise what the first one did.
     """
     _expect(prepared, Stage.PREPARED, "calibrate", "a graph from fxquant.prepare")
+    _refuse_single(batches)
     refuse_different(prepared)
     if has_searches(prepared):
         run_searches(prepared, collect_batches(prepared, batches), progress, memory, seed)
     else:
         run_batches(prepared, batches, progress)
+    for recorder in _recorders(prepared):
+        recorder.refuse_constant()
     return prepared
 
 
@@ -204,27 +207,27 @@ def quantize(
     """
     Trace, prepare, calibrate and convert `model` in one call.
 
-    recipe, w_bits, a_bits and options are those of `fxquant.recipe`. The first batch is the example input for tracing. seed
-    fixes every random choice of the recipe.
+    recipe, w_bits, a_bits and options are those of `fxquant.recipe`. batches are those of `calibrate`; the first one is the
+    example input for tracing, read by the rule of `fxquant.graph.inputs.Arguments`. seed fixes every random choice of the
+    recipe.
     """
     config = make_recipe(recipe, w_bits, a_bits, **options)
+    _refuse_single(batches)
     iterator = iter(batches)
-    taken, example = take_first(iterator)
+    taken, example = take_first(model, iterator)
     if example is None:
         raise CalibrationError("expected at least one calibration batch, found none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parameter = next(model.parameters(), None)
         if parameter is not None:
-            example = example.to(device=parameter.device, dtype=parameter.dtype)
+            example = moved(example, parameter.device, parameter.dtype)
         prepared = prepare(model, config, example)
         calibrate(prepared, itertools.chain(taken, iterator), seed=seed)
         return convert(prepared, target)
 
 
-def compile(
-    gm: fx.GraphModule, backend: str = "auto", example_inputs: Tensor | Sequence[Any] | None = None
-) -> nn.Module:
+def compile(gm: fx.GraphModule, backend: str = "auto", example_inputs: Batch | None = None) -> nn.Module:
     """
     Return `gm` under `torch.compile` with the settings that are best on the device, for inference.
 
@@ -237,7 +240,7 @@ def compile(
 
     Raises `ConfigError` for any other backend, `UnsupportedGraphError` for what is no graph.
     """
-    inputs = None if example_inputs is None else tensor_arguments(example_inputs)
+    inputs = None if example_inputs is None else _inputs(gm, example_inputs)
     return compile_graph(gm, backend, inputs)
 
 
@@ -258,19 +261,39 @@ def _expect(gm: nn.Module, stage: Stage, verb: str, wanted: str) -> None:
         raise UnsupportedGraphError(f"{verb} expected {wanted}, found {what}")
 
 
+def _refuse_single(batches: object) -> None:
+    if isinstance(batches, Tensor | Mapping | str):
+        kind = type(batches).__name__
+        raise CalibrationError(f"expected an iterable of calibration batches, found a {kind}: give a list, [batch]")
+
+
+def _inputs(model: nn.Module, example_inputs: Batch) -> tuple[Any, ...]:
+    """Return the inputs of the graph of `model`, which may be that graph, in order."""
+    arguments = Arguments.of(model)
+    return arguments.inputs(arguments.bind_example(example_inputs))
+
+
+def _recorders(prepared: fx.GraphModule) -> list[InputRecorder]:
+    """Return the recorders of the inputs of a prepared graph, in order."""
+    modules = (called_module(n) for n in prepared.graph.nodes)
+    return [m for m in modules if isinstance(m, InputRecorder)]
+
+
 def _recorded_inputs(prepared: fx.GraphModule) -> list[Tensor]:
     """Return stand-ins on the meta device for the inputs that calibration saw."""
     modules = [module for n in prepared.graph.nodes if (module := called_module(n)) is not None]
     observed = next((m for m in modules if isinstance(m, Observer) and not m.calibrated), None)
     for node in prepared.graph.nodes:
         _refuse_unsearched(node)
-    recorders = [m for m in modules if isinstance(m, InputRecorder)]
+    recorders = _recorders(prepared)
     if observed is not None:
         observed.calculate_qparams()  # raises, naming the node
     if any(not int(r.batches) for r in recorders):
         raise CalibrationError(
             "the model was never calibrated: run fxquant.calibrate(prepared, batches) before convert"
         )
+    for recorder in recorders:
+        recorder.refuse_constant()
     return [r.example() for r in recorders]
 
 

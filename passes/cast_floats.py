@@ -8,6 +8,7 @@ import torch
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.graph import dataflow
 from fxquant.graph.meta import model_dtype, set_model_dtype, value_of
 from fxquant.graph.rewrite import edit
 from fxquant.graph.shapes import propagate_shapes
@@ -45,12 +46,11 @@ class CastFloats:
                 with gm.graph.inserting_after(node):
                     cast = gm.graph.call_method("to", (node, self.dtype))
                 node.replace_all_uses_with(cast, delete_user_cb=lambda user, cast=cast: user is not cast)
-        output = next(n for n in gm.graph.nodes if n.op == "output")
-        with gm.graph.inserting_before(output):
-            for value in output.all_input_nodes:
-                dtype = _dtype(value, before)
-                if dtype.is_floating_point:
-                    output.replace_input_with(value, gm.graph.call_method("to", (value, dtype)))
+        for reader, value in dataflow.returned(gm.graph):
+            dtype = _dtype(value, before)
+            if dtype.is_floating_point:
+                with gm.graph.inserting_before(reader):
+                    reader.replace_input_with(value, gm.graph.call_method("to", (value, dtype)))
         return True
 
 

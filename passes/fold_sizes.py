@@ -11,6 +11,7 @@ from torch import fx
 from torch.fx.node import map_arg
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.graph.calls import arguments_of
 from fxquant.graph.rewrite import edit
 from fxquant.graph.shapes import Sizes, sizes_of
 from fxquant.ops import check_input
@@ -46,7 +47,8 @@ def fold_sizes(gm: fx.GraphModule) -> PassResult:
 def _write_batch(graph: fx.Graph, sizes: Sizes) -> bool:
     """Let every reader of a size that is the batch read the input's own."""
     same = [node for node in sizes.varying if sizes.varying[node] == sizes.batches and node.users]
-    checked = next((n for n in graph.nodes if n.target is check_input), None)
+    # A number given as an input has no axis.
+    checked = next((n for n in graph.nodes if n.target is check_input and arguments_of(n)["shape"]), None)
     if checked is None or not same or (len(same) == 1 and _is_batch(same[0], checked)):
         return False
     with graph.inserting_after(checked):

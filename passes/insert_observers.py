@@ -39,8 +39,11 @@ def _insert(gm: fx.GraphModule) -> bool:
         with blame("insert_observers", node):
             for position, operand in enumerate(record.operands if record else ()):
                 inserter.observe(node, position, operand, record)
-    for index, node in enumerate([n for n in gm.graph.nodes if n.op == "placeholder"]):
-        inserter.record_input(node, images=index == 0)
+    inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    masks = {n for n in inputs if dataflow.only_masks(n)}
+    images = next((n for n in inputs if n not in masks), None)
+    for node in inputs:
+        inserter.record_input(node, node is images, node in masks)
     return True
 
 
@@ -89,9 +92,9 @@ class _Inserter(ObserverHome):
         drop_record(call)
         return call
 
-    def record_input(self, node: fx.Node, images: bool) -> None:
-        """Let an input of the model pass through a recorder."""
-        recorded = self.call(f"input_{node.target}", InputRecorder(str(node.target), images), node)
+    def record_input(self, node: fx.Node, images: bool, mask: bool) -> None:
+        """Let an input of the model pass through a recorder; a mask may hold infinities."""
+        recorded = self.call(f"input_{node.target}", InputRecorder(str(node.target), images, mask), node)
         node.replace_all_uses_with(recorded, delete_user_cb=lambda user: user is not recorded)
 
 

@@ -233,6 +233,7 @@ X, MASK = torch.randn(2, 4), torch.rand(2, 4)
         ([X, 2.0, None], ["x"]),
         ((X, 2.0, MASK), ["x", "mask"]),
         ((X, 2.0, None, None, MASK), ["x", "rest_1"]),
+        ({"mask": MASK, "x": X, "scale": 2.0, "labels": MASK}, ["x", "mask"]),
     ],
 )
 def test_the_tensors_of_the_example_are_the_inputs(example: Any, inputs: list[str]) -> None:
@@ -240,6 +241,8 @@ def test_the_tensors_of_the_example_are_the_inputs(example: Any, inputs: list[st
     gm = fxquant.trace(model, example)
     assert [n.target for n in gm.graph.nodes if n.op == "placeholder"] == inputs
     assert all("val" in n.meta for n in gm.graph.nodes if n.op != "output")
+    if isinstance(example, dict):
+        example = (example["x"], example["scale"], example["mask"])
     tensors = [value for value in example if isinstance(value, Tensor)]
     assert torch.equal(gm(*tensors), model(*example))
 
@@ -250,7 +253,9 @@ def test_the_tensors_of_the_example_are_the_inputs(example: Any, inputs: list[st
         (X, r"do not fit the arguments \(x, scale, mask, rest\) of Small: missing a required argument: 'scale'"),
         ((None, 2.0), r"with a tensor in it as example inputs, found tuple of NoneType, float"),
         ((), r"example inputs, found tuple$"),
-        ({"x": X}, r"example inputs, found dict$"),
+        ({"x": X}, r"do not fit the arguments \(x, scale, mask, rest\) of Small: missing a required argument: 'scale'"),
+        ({"scale": 2.0}, r"example inputs, found dict$"),
+        ({"x": X, "scale": 2.0, "size": 3}, r"'size' is no argument of Small, which takes x, scale, mask, rest"),
         (3, r"example inputs, found int$"),
     ],
 )

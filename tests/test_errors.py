@@ -66,12 +66,21 @@ BAD_BATCHES: dict[str, tuple[Any, str]] = {
     "NaN": (with_value(float("nan")), "input 'x', calibration batch 1: expected finite pixels, found NaN"),
     "infinity": (with_value(float("inf")), "input 'x', calibration batch 1: expected finite pixels, found infinite"),
     "minus infinity": (with_value(float("-inf")), "batch 1: expected finite pixels, found infinite"),
-    "constant": (torch.full((4, 3, 32, 32), 0.5), "batch 1: expected images, found the constant 0.5"),
-    "black": (torch.zeros(4, 3, 32, 32), "batch 1: expected images, found the constant 0"),
     "empty": (torch.zeros(0, 3, 32, 32), "batch 1: expected images, found an empty batch of shape (0, 3, 32, 32)"),
     "another size": (torch.randn(4, 3, 24, 24), "batch 1: expected shape (B, 3, 32, 32) as in the first batch"),
-    "no tensor": ({"image": images()}, "calibration batch 1: expected a tensor of images or an (images, targets) pair"),
-    "no pair": ((), "calibration batch 1: expected a tensor of images or an (images, targets) pair, found tuple"),
+    "no argument": (
+        {"image": images()},
+        "calibration batch 1: 'image' is no argument of VisionTransformer, which takes x:",
+    ),
+    "no pair": (
+        (),
+        "calibration batch 1: expected a tensor of images, an (images, targets) pair or a mapping by the names",
+    ),
+    "an array": (images().numpy(), "calibration batch 1: expected tensors, found a numpy array: give torch.from_numpy"),
+    "loose images": (
+        list(images()),
+        "calibration batch 1: expected a batch of images (B, C, H, W), found a list of 4 images",
+    ),
 }
 
 
@@ -80,6 +89,28 @@ def test_a_bad_batch_names_the_input_and_the_batch(name: str) -> None:
     batch, message = BAD_BATCHES[name]
     with pytest.raises(CalibrationError, match=re.escape(message)):
         calibrate(images(), batch)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+@pytest.mark.parametrize("recipe", ["minmax", "ptq4vit"])
+def test_batches_of_one_value_alone(value: float, recipe: str) -> None:
+    prepared = fxquant.prepare(VIT, fxquant.recipe(recipe))
+    constant = torch.full((4, 3, 32, 32), value)
+    with pytest.raises(
+        CalibrationError, match=f"'x', all calibration batches: expected images, found the constant {value:g}"
+    ):
+        fxquant.calibrate(prepared, [constant, constant], progress=False)
+    with pytest.raises(CalibrationError, match="found the constant"):
+        fxquant.convert(prepared)
+
+
+@pytest.mark.parametrize("batches", [images(), {"x": images()}])
+def test_a_batch_in_place_of_batches(batches: Any) -> None:
+    message = r"expected an iterable of calibration batches, found a .*\[batch\]"
+    with pytest.raises(CalibrationError, match=message):
+        fxquant.quantize(VIT, batches)
+    with pytest.raises(CalibrationError, match=message):
+        fxquant.calibrate(fxquant.prepare(VIT, MINMAX), batches)
 
 
 @pytest.mark.parametrize("batches", [[], iter(())])

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves
 
+from fxquant.calibration.batch import Inputs
 from fxquant.calibration.held_values import size_of
 from fxquant.calibration.sample import Sample
 from fxquant.calibration.sites import Site
 from fxquant.config.search import Gradient, Metric
 from fxquant.errors import CalibrationError
+from fxquant.graph.inputs import batch_size, has_batch
 from fxquant.graph.meta import any_value_of, known_value
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
+from fxquant.ops.make_output import output_leaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,7 @@ class Gradients:
     The sensitivity at each site, computed when it is asked for.
 
     samples: the sites, in the order in which they will be asked for, each with the rows that are wanted. batch: the batch size
-    of the shapes in the graph. budget: the bytes that gradients and activations may take. One pass over all images, forwards
+    of the shapes in the graph. budget: the bytes that gradients and activations may take. One pass over all batches, forwards
     and backwards through the float model, serves as many sites as fit into half of it. Whole gradients are kept only where the
     metric needs them.
     """
@@ -55,14 +57,21 @@ class Gradients:
     def __init__(
         self,
         gm: fx.GraphModule,
-        images: Sequence[Tensor],
+        batches: Sequence[Inputs],
         samples: dict[Site, Sample],
         kind: Gradient,
         budget: int,
         seed: int,
         batch: int,
     ) -> None:
-        self.gm, self.images, self.samples, self.kind, self.budget, self.seed = gm, images, samples, kind, budget, seed
+        self.gm, self.batches, self.samples, self.kind, self.budget, self.seed = (
+            gm,
+            batches,
+            samples,
+            kind,
+            budget,
+            seed,
+        )
         self.per_image = {n: size_of(any_value_of(n)) // batch for n in gm.graph.nodes if n.op != "get_attr"}
         self.taken: dict[fx.Node, _Collected] = {}
 
@@ -86,12 +95,12 @@ class Gradients:
 
     @property
     def _device(self) -> torch.device:
-        return self.images[0].device
+        return self.batches[0][0].device
 
     def _fitting(self, site: Site) -> list[Site]:
         """Return `site` and those after it of which what is kept fits into half of the budget."""
         used, chosen, sites = 0.0, list[Site](), list(self.samples)
-        count = sum(len(x) for x in self.images)
+        count = sum(map(batch_size, self.batches))
         for each in sites[sites.index(site) :]:
             sample, value = self.samples[each], known_value(each.first)
             kept = 1.0 if _needs_whole(each) else 2 / max(1, value.shape[-1])
@@ -107,18 +116,18 @@ class Gradients:
         generator = torch.Generator().manual_seed(self.seed)  # the same labels in every pass
         few = max(1, self.budget // 2 // max(1, sum(self.per_image.values())))
         start: dict[fx.Node, int] = dict.fromkeys(products, 0)
-        for images in (part for batch in self.images for part in batch.split(few)):
-            for node, gradient in self._backward(images, set(products), generator).items():
+        for inputs in (part for batch in self.batches for part in _split(batch, few)):
+            for node, gradient in self._backward(inputs, set(products), generator).items():
                 site = products[node]
                 rows = site.output_rows(node, gradient).float()
                 self.taken[node].add(self.samples[site].take([rows], start[node]))
                 start[node] += rows.shape[0]
 
-    def _backward(self, images: Tensor, products: set[fx.Node], generator: torch.Generator) -> dict[fx.Node, Tensor]:
+    def _backward(self, inputs: Inputs, products: set[fx.Node], generator: torch.Generator) -> dict[fx.Node, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             recorded = _Recorded(self.gm, products)
-            found = recorded.run(images.clone().requires_grad_())
-            loss = self._loss([t.float() for t in tree_leaves(found) if isinstance(t, Tensor)], generator)
+            found = recorded.run(*(_differentiable(t) for t in inputs))
+            loss = self._loss([t.float() for t in output_leaves(found) if isinstance(t, Tensor)], generator)
         outputs = list(recorded.outputs.items())
         gradients = torch.autograd.grad(loss, [y for _, y in outputs], allow_unused=True)
         return {node: torch.zeros_like(y) if g is None else g for (node, y), g in zip(outputs, gradients, strict=True)}
@@ -183,6 +192,16 @@ class _Recorded(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = self.fetch_attr(str(target))
         return args[0] if isinstance(module, Observer | InputRecorder) else super().call_module(target, args, kwargs)
+
+
+def _split(inputs: Inputs, few: int) -> Iterator[Inputs]:
+    """Yield the inputs of `few` images at a time; what all images share goes with each of them."""
+    parts = -(-batch_size(inputs) // few)
+    yield from zip(*(t.split(few) if has_batch(t, inputs) else [t] * parts for t in inputs), strict=True)
+
+
+def _differentiable(tensor: Tensor) -> Tensor:
+    return tensor.clone().requires_grad_() if tensor.is_floating_point() else tensor
 
 
 def _needs_whole(site: Site) -> bool:

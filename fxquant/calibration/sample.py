@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fxquant.calibration.sites import Site
+from fxquant.graph.inputs import batch_size
 from fxquant.graph.meta import known_value
 
 
@@ -31,8 +32,8 @@ class Sample:
         rows = site.output_rows(site.first, known_value(site.first))
         each = rows.shape[-2] if site.activations else 1
         # The first axis of a product is not always the batch: windows are folded into it.
-        batch = known_value(next(n for n in site.first.graph.nodes if n.op == "placeholder")).shape[0]
-        count = rows.shape[0] * images // batch
+        inputs = [known_value(n) for n in site.first.graph.nodes if n.op == "placeholder"]
+        count = rows.shape[0] * images // batch_size(inputs)
         if max_rows is None or count * each <= max_rows:
             return cls(None, count * each, count * each)
         kept = max(1, max_rows // each)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from tqdm.auto import tqdm
 
+from fxquant.calibration.batch import Inputs
 from fxquant.calibration.gradients import Gradients
 from fxquant.calibration.held_values import Values
 from fxquant.calibration.noise_search import draw, draws, search_noise
@@ -25,6 +26,7 @@ from fxquant.config.search import Gradient, ScaleSearch
 from fxquant.distributed import bar_hidden, rank, together, world_size
 from fxquant.errors import CalibrationError, InputError
 from fxquant.graph.attributes import bias_of, tensor_of, weight_of
+from fxquant.graph.inputs import batch_size
 from fxquant.graph.meta import record_of, set_record
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.observers.base import Observer
@@ -40,17 +42,17 @@ def has_searches(prepared: fx.GraphModule) -> bool:
     return any(r is not None and (r.search is not None or r.noise is not None) for r in records)
 
 
-def run_searches(prepared: fx.GraphModule, images: Sequence[Tensor], progress: bool, memory: int, seed: int) -> None:
+def run_searches(prepared: fx.GraphModule, batches: Sequence[Inputs], progress: bool, memory: int, seed: int) -> None:
     """
-    Search everything that the records of `prepared` ask for on the calibration batches `images`.
+    Search everything that the records of `prepared` ask for on the calibration `batches`.
 
     memory: bytes that may be used for the values between products and for gradients; more values go to temporary files. Where
     this ends early, by an error or Ctrl-C, the observers hold what they held before.
 
-    In a process group every rank is given all images, and `Sharing` says what of the work is shared out.
+    In a process group every rank is given all batches, and `Sharing` says what of the work is shared out.
     """
     try:
-        propagate_shapes(prepared, [images[0]])
+        propagate_shapes(prepared, batches[0])
     except InputError as error:
         raise CalibrationError(f"calibration batch 0: {error}") from error
     sharing = sharing_of(prepared)
@@ -59,7 +61,7 @@ def run_searches(prepared: fx.GraphModule, images: Sequence[Tensor], progress: b
     for site in sites:
         refuse_unsearchable(site)
     with _restored_on_failure(prepared), Values(memory // 2) as values, torch.no_grad():
-        search = _Searches(prepared, images, sites, memory // 2, seed, sharing)
+        search = _Searches(prepared, batches, sites, memory // 2, seed, sharing)
         with tqdm(total=len(sites), desc="calibrate", unit="product", disable=bar_hidden(progress)) as bar:
 
             def stop(site: Site, walk: Walk) -> None:
@@ -67,7 +69,7 @@ def run_searches(prepared: fx.GraphModule, images: Sequence[Tensor], progress: b
                 search.at(site, walk)
                 bar.update()
 
-            together(lambda: Walk(prepared, sites, values, quantised).over(images, stop))
+            together(lambda: Walk(prepared, sites, values, quantised).over(batches, stop))
         search.exchange()
     for site, sample in search.samples.items():
         for product in site.products:
@@ -81,17 +83,17 @@ class _Searches:
     """The searches over one model."""
 
     prepared: fx.GraphModule
-    images: Sequence[Tensor]
+    batches: Sequence[Inputs]
     sites: Sequence[Site]
     memory: int
     seed: int
     sharing: Sharing
 
     def __post_init__(self) -> None:
-        count, batch = sum(len(x) for x in self.images), len(self.images[0])
+        self.images, batch = sum(map(batch_size, self.batches)), batch_size(self.batches[0])
         self.generator = torch.Generator().manual_seed(self.seed)
         self.samples = {
-            site: Sample.of(site, count, (site.record.search or _NOISE_ALONE).max_rows, self.generator)
+            site: Sample.of(site, self.images, (site.record.search or _NOISE_ALONE).max_rows, self.generator)
             for site in self.sites
         }
         self.owners = assign(self.samples) if self.sharing is Sharing.SITES else dict[Site, int]()
@@ -102,7 +104,7 @@ class _Searches:
             if options is not None and options.needs_gradient and options.gradient not in self.gradients:
                 wanted = {s: self.samples[s] for s in self.sites if _reads(s, options.gradient) and self._own(s)}
                 self.gradients[options.gradient] = Gradients(
-                    self.prepared, self.images, wanted, options.gradient, self.memory, self.seed, batch
+                    self.prepared, self.batches, wanted, options.gradient, self.memory, self.seed, batch
                 )
 
     def at(self, site: Site, walk: Walk) -> None:
@@ -166,7 +168,7 @@ class _Searches:
             right = Side([Part.of(observer, weight, multipliers) for observer, weight in weights], weight=True)
             bias = torch.cat([_bias(n) for n in site.products])
         sensitivity = self.gradients[options.gradient].at(site) if options.needs_gradient else None
-        images = sum(len(x) for x in self.images) if sample.index is None else 0
+        images = self.images if sample.index is None else 0
         centred = options.correct_bias and not site.activations
         return Problem(left, right, options.metric, bias, sensitivity, images, centred, options.weight_error)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from fxquant.calibration.batch import Inputs
 from fxquant.calibration.held_values import Values
 from fxquant.calibration.sites import Site
 from fxquant.errors import CalibrationError, FxquantError
@@ -36,14 +37,13 @@ class Walk(fx.Interpreter):
         self.values, self.batches = values, 0
         self.last_use = {n: max((self.position[u] for u in n.users), default=-1) for n in self.nodes}
 
-    def over(self, images: Sequence[Tensor], stop: Stop) -> None:
-        """Walk over all batches of `images`."""
-        self.batches = len(images)
-        first, *others = [n for n in self.nodes if n.op == "placeholder"]
-        for index, batch in enumerate(images):
-            self.values.put(first, index, batch)
-            for node in others:
-                self.values.put(node, index, node.args[0] if node.args else None)
+    def over(self, batches: Sequence[Inputs], stop: Stop) -> None:
+        """Walk over all `batches`."""
+        self.batches = len(batches)
+        placeholders = [n for n in self.nodes if n.op == "placeholder"]
+        for index, inputs in enumerate(batches):
+            for node, value in zip(placeholders, inputs, strict=True):
+                self.values.put(node, index, value)
         start = 0
         for node, site in self.sites.items():
             self._advance(start, self.position[node])

@@ -17,6 +17,8 @@ from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
 from fxquant.graph.meta import Capture, refuse_training, set_capture, set_model_dtype
 from fxquant.graph.stages import Stage, set_stage
+from fxquant.ops import make_output
+from fxquant.ops.make_output import output_obstacle
 from fxquant.ops.train_modules import BatchNorm
 from fxquant.spec import verify
 from fxquant.tracing.code_tracer import CodeTracer
@@ -86,6 +88,8 @@ def _decode_node(graph: fx.Graph, name: str, data: Json, nodes: dict[str, fx.Nod
     kwargs = {check_identifier(key, "keyword"): arguments.decode(value, nodes) for key, value in given.items()}
     target = _target(op, data.get("target"))
     reason = vocabulary.refusal(op, target, args, kwargs) if op in _CALLS else _refusal(op, args, kwargs)
+    if target is make_output and reason is None:
+        reason = "make_output takes no keywords" if kwargs else output_obstacle(args)
     if op == "placeholder" and target in ("self", *(n.target for n in nodes.values() if n.op == op)):
         reason = f"the input {target!r} appears twice"
     if reason is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, fx
 from torch.fx.graph import CodeGen
 
@@ -14,6 +16,8 @@ from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
 from fxquant.graph.meta import capture_of, is_trainable, written_dtype
 from fxquant.graph.stages import Stage, stage_of
+from fxquant.ops import make_output
+from fxquant.ops.output_class import portable_name
 from fxquant.spec import verify
 
 
@@ -49,6 +53,13 @@ def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
     return contents, store.stored
 
 
+def _portable_arguments(node: fx.Node) -> tuple[Any, ...]:
+    if node.target is not make_output:
+        return node.args
+    kind, name, *rest = node.args
+    return (kind, portable_name(str(name)), *rest)
+
+
 def _encode_node(node: fx.Node, stacks: node_meta.Stacks, converted: bool) -> Json:
     try:
         if node.op in ("call_function", "call_method"):
@@ -60,7 +71,7 @@ def _encode_node(node: fx.Node, stacks: node_meta.Stacks, converted: bool) -> Js
             "name": node.name,
             "op": node.op,
             "target": target,
-            "args": [arguments.encode(a) for a in node.args],
+            "args": [arguments.encode(a) for a in _portable_arguments(node)],
         }
         if node.kwargs:
             data["kwargs"] = {key: arguments.encode(value) for key, value in node.kwargs.items()}

@@ -16,7 +16,7 @@ from fxquant.observers.operand_spec import OperandSpec
 from fxquant.ops.train_modules import BatchNorm, DropPath
 
 # What an observer holds besides its statistics and what it was built with.
-_STATE = {"frozen", "dtype"}
+_STATE = {"frozen", "dtype", "constant"}
 
 
 def called_modules(gm: fx.GraphModule) -> dict[str, nn.Module]:
@@ -61,7 +61,11 @@ def decode(data: Json) -> nn.Module:
         return drop.eval()
     operand = check_text(field(data, "operand", str), "operand")
     if kind == "input":
-        recorder = InputRecorder(operand, field(data, "images", bool))
+        recorder = InputRecorder(
+            operand, field(data, "images", bool), "infinite" in data and field(data, "infinite", bool)
+        )
+        if data.get("constant") is not None:
+            recorder.constant = field(data, "constant", float)
         if data.get("dtype") is not None:
             recorder.dtype = scalars.dtype_named(data["dtype"])
         return recorder.eval()
@@ -92,7 +96,9 @@ def check_state(fresh: nn.Module, name: str, tensor: Tensor) -> None:
 def _encode(module: nn.Module) -> dict[str, Json]:
     if type(module) is InputRecorder:
         dtype = None if module.dtype is None else scalars.dtype_name(module.dtype)
-        return {"type": "input", "operand": module.operand, "images": module.images, "dtype": dtype}
+        data: dict[str, Json] = {"type": "input", "operand": module.operand, "images": module.images, "dtype": dtype}
+        data |= {"infinite": True} if module.infinite else {}
+        return data | ({} if module.constant is None else {"constant": module.constant})
     if type(module) is BatchNorm:
         return {"type": "batch_norm", "momentum": float(module.momentum), "eps": float(module.eps)}
     if type(module) is DropPath:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map_only
 
 from fxquant import kernels, pipeline
 from fxquant.compiling.choose_cpu import all_linear_sites, sites_for_onednn
@@ -17,6 +16,7 @@ from fxquant.errors import ConfigError, UnsupportedGraphError
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.kernels import cpu, triton, use_backend
+from fxquant.ops.make_output import map_output
 from fxquant.ops.onednn_linear import is_available as has_onednn
 
 
@@ -59,18 +59,22 @@ class CompiledGraph(nn.Module):
         options: dict[str, Any] | None = None if mode else {"guard_filter_fn": guards_to_keep}
         self.compiled = torch.compile(graph_module, mode=mode, options=options)
 
-    def forward(self, *args: Any) -> Any:
-        """Run the compiled graph."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the compiled graph on its inputs, which may be given by name."""
         with torch.no_grad(), use_backend(self.backend):
             if self.mode is not None:  # it records CUDA graphs, whose outputs the next call overwrites
-                return tree_map_only(Tensor, torch.clone, self.compiled(*args))
+                return map_output(self.compiled(*args, **kwargs), _own)
             if not self.freeze:
-                return self.compiled(*args)
+                return self.compiled(*args, **kwargs)
             import torch._inductor.config as inductor
 
             # dynamo reads the setting while it traces, before the options of torch.compile are in force
             with inductor.patch(freezing=True, always_keep_tensor_constants=True):
-                return self.compiled(*args)
+                return self.compiled(*args, **kwargs)
+
+
+def _own(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def guards_to_keep(guards: Sequence[Any]) -> list[bool]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxquant.graph.meta import value_of
+from fxquant.ops import make_output
 
 PRODUCTS = (F.linear, F.conv2d, torch.matmul, F.scaled_dot_product_attention)
 
@@ -188,6 +189,37 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
             seen.add(current)
             stack.extend(current.all_input_nodes)
     return seen
+
+
+def returned(graph: fx.Graph) -> list[tuple[fx.Node, fx.Node]]:
+    """Return each value that `graph` returns, behind the node that reads it: the output, or the `make_output` it lies in."""
+    found, readers = list[tuple[fx.Node, fx.Node]](), [n for n in graph.nodes if n.op == "output"]
+    while readers:
+        reader = readers.pop()
+        for value in reader.all_input_nodes:
+            if value.target is make_output:
+                readers.append(value)
+            else:
+                found.append((reader, value))
+    return found
+
+
+def only_masks(node: fx.Node) -> bool:
+    """Say whether the result of `node` only masks scores: no observer reads it, or what is computed of it before a softmax."""
+    stack, seen, masks = [node], set[fx.Node](), False
+    while stack:
+        current = stack.pop()
+        for user in current.users:
+            if user.op == "call_module":
+                return False
+            if user.target is F.softmax or (
+                user.target is F.scaled_dot_product_attention and current not in user.args[:3]
+            ):
+                masks = True
+            elif user not in seen:
+                seen.add(user)
+                stack.append(user)
+    return masks
 
 
 def weights_behind(node: fx.Node) -> frozenset[str]:

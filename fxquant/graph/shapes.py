@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map_only
 from fxquant.errors import InputError
 from fxquant.graph.calls import arguments_of, named
 from fxquant.graph.dataflow import PRODUCTS
+from fxquant.graph.inputs import batch_size, has_batch
 from fxquant.graph.meta import known_value, set_hidden_macs, set_value, value_of
 from fxquant.graph.multiply_accumulates import MacCounter
 from fxquant.ops import (
@@ -23,6 +24,7 @@ from fxquant.ops import (
     int8_linear,
     int8_linear_add,
     int8_linear_gelu_quantize,
+    make_output,
     quantize,
 )
 
@@ -43,12 +45,13 @@ def propagate_shapes(gm: fx.GraphModule, inputs: Sequence[Any]) -> None:
 
 def varying_axes(gm: fx.GraphModule, inputs: Sequence[Tensor], index: int) -> tuple[int, ...]:
     """
-    Return the axes of input `index` that may have another size than in `inputs`: the batch, axis 0, and those found free.
+    Return the axes of input `index` that may have another size than in `inputs`: the batch, and those found free.
 
     An axis is free where the model, run on shapes alone, accepts twice its size.
     """
-    free = [0]
-    for axis in range(1, inputs[index].dim()):
+    batched = has_batch(inputs[index], inputs)
+    free = [0] if batched else []
+    for axis in range(int(batched), inputs[index].dim()):
         sizes = [n * (2 if i == axis else 1) for i, n in enumerate(inputs[index].shape)]
         other = torch.empty(sizes, dtype=inputs[index].dtype, device=inputs[index].device)
         if _accepts(gm, [*inputs[:index], other, *inputs[index + 1 :]]):
@@ -99,14 +102,16 @@ def sizes_of(gm: fx.GraphModule) -> Sizes | None:
     examples = [torch.empty_like(known_value(n), device=device) for n in inputs]
     free = [(i, axis) for i, n in enumerate(inputs) for axis, size in enumerate(checked[n]) if size is None]
     # Twice, and one more than that: nothing but the batch itself grows like that.
-    runs = [examples, *([_resized(t, 0, 2 * t.shape[0] + more) for t in examples] for more in (0, 1))]
-    batch = int(examples[0].shape[0])
-    accepted = [(int(run[0].shape[0]), numbers) for run in runs if (numbers := _numbers(gm, run)) is not None]
+    batch = batch_size(examples)
+    batched = [has_batch(t, examples) for t in examples]
+    counts = (batch, 2 * batch, 2 * batch + 1)
+    runs = [[_resized(t, 0, n) if own else t for t, own in zip(examples, batched, strict=True)] for n in counts]
+    accepted = [(batch_size(run), numbers) for run in runs if (numbers := _numbers(gm, run)) is not None]
     for index, axis in free:
         size = examples[index].shape[axis]
         grown = [
             [_resized(t, axis, larger) if i == index else t for i, t in enumerate(examples)]
-            for larger in ((*(size + more for more in _GROWTH), 2 * size) if axis else ())
+            for larger in ((*(size + more for more in _GROWTH), 2 * size) if axis or not batched[index] else ())
         ]
         accepted += [(batch, numbers) for run in grown if (numbers := _numbers(gm, run)) is not None]
     found = [numbers for _, numbers in accepted]
@@ -161,6 +166,8 @@ class _Propagate(fx.Interpreter):
         return result
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target is make_output:
+            return args[-1]  # the values alone: a class may look at them
         known = _known_result(target, args) if not kwargs else None
         return super().call_function(target, args, kwargs) if known is None else known
 

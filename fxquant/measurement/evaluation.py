@@ -12,6 +12,8 @@ from tqdm.auto import tqdm
 
 from fxquant.distributed import bar_hidden, interleave, rank, together, world_size
 from fxquant.errors import InputError
+from fxquant.graph.inputs import Arguments, Batch, Bound, moved
+from fxquant.ops.make_output import output_leaves
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +36,8 @@ class Evaluation:
 
 
 def evaluate(
-    model: Callable[[Tensor], Any],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    model: Callable[..., Any],
+    batches: Iterable[Batch],
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -45,10 +47,15 @@ def evaluate(
     """
     Run `model`, which gives logits ``(B, classes)``, on ``(images, labels)`` batches under a progress bar.
 
-    Images are moved to `device` and `dtype` first. shared: every rank of a process group calls this with its own share of the
-    batches (`fxquant.distributed.shard`), and all return the evaluation of all images, in order. Raises `InputError` where
-    there are no images, labels are not classes of the model, or logits are not finite.
+    A batch may be of another form in which labels stand next to the inputs: see `fxquant.graph.inputs.Arguments`. Logits may
+    be the only tensor of what the model returns, or what it calls ``logits``. Inputs are moved to `device` and `dtype` first.
+    shared: every rank of a process group calls this with its own share of the batches (`fxquant.distributed.shard`), and all
+    return the evaluation of all images, in order.
+
+    Raises `InputError` where there are no images, labels are not classes of the model, or logits are not finite.
     """
+
+    arguments = Arguments.of(model)
 
     def count_hits() -> _Hits:
         # The number of a batch among all: every `step`-th is of this rank.
@@ -57,11 +64,11 @@ def evaluate(
         total = len(batches) if isinstance(batches, Sized) else None
         hidden = bar_hidden() if shared else None
         with torch.no_grad():
-            for images, labels in tqdm(
-                batches, desc=description, total=total, unit="batch", disable=hidden, leave=False
-            ):
+            for batch in tqdm(batches, desc=description, total=total, unit="batch", disable=hidden, leave=False):
                 where = f"{description}, batch {start + step * len(found.predictions)}"
-                found.add(_logits(model(images.to(device=device, dtype=dtype)), labels, where), labels)
+                bound, labels = _read(arguments, batch, where)
+                args, kwargs = arguments.call(moved(bound, device, dtype))
+                found.add(_logits(model(*args, **kwargs), labels, where), labels)
         return found
 
     return _merge(together(count_hits) if shared else [count_hits()])
@@ -101,7 +108,26 @@ def measure_agreement(one: Evaluation, other: Evaluation) -> float:
     return 100 * (one.predictions == other.predictions).double().mean().item()
 
 
+def _read(arguments: Arguments, batch: Batch, where: str) -> tuple[Bound, Tensor]:
+    try:
+        bound, labels = arguments.split(batch)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point():
+        found = (
+            f"a tensor {tuple(labels.shape)} of {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+        )
+        raise InputError(f"{where}: expected labels (B,) of classes next to the images, found {found}")
+    return bound, labels.cpu()
+
+
 def _logits(output: Any, labels: Tensor, where: str) -> Tensor:
+    if not isinstance(output, Tensor):
+        values = [t for t in output_leaves(output) if isinstance(t, Tensor)]
+        output = getattr(
+            output, "logits", output["logits"] if isinstance(output, dict) and "logits" in output else output
+        )
+        output = values[0] if len(values) == 1 else output
     if not isinstance(output, Tensor) or output.ndim != 2:
         found = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise InputError(f"{where}: expected logits (B, classes), the model gave {found}: is it a classifier?")

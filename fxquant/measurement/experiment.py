@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -16,9 +17,11 @@ from fxquant.api import Target
 from fxquant.config.quant_config import QuantConfig
 from fxquant.distributed import shard
 from fxquant.errors import FxquantError
+from fxquant.graph.inputs import Arguments, batch_size, has_batch, moved
 from fxquant.measurement.evaluation import Evaluation, evaluate, measure_agreement
+from fxquant.ops.make_output import map_output
 
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batches = Iterable[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +29,8 @@ class Task:
     """
     A float model, on its device and in its dtype, with the images to calibrate it with and to measure it on.
 
-    calibration, evaluation: batches of images ``(B, C, H, W)`` and labels ``(B,)`` that can be iterated more than once. In a
+    calibration, evaluation: batches of images ``(B, C, H, W)`` and labels ``(B,)``, or of another form that
+    `fxquant.graph.inputs.Arguments` knows, that can be iterated more than once. In a
     process group they are all batches, with a `shard` method; each rank takes its own.
     """
 
@@ -74,8 +78,7 @@ def calibrate_model(task: Task, config: QuantConfig, memory: int | None = None) 
     memory: bytes that a search may hold, None for the default of `fxquant.calibrate`.
     """
     torch.manual_seed(task.seed)
-    images, _ = next(iter(task.calibration))
-    example = images.to(device=task.device, dtype=task.dtype)
+    example = moved(Arguments.of(task.model).bind(next(iter(task.calibration))), task.device, task.dtype)
     prepared = fxquant.prepare(task.model, config, example)
     start = time.perf_counter()
     limits = {} if memory is None else {"memory": memory}
@@ -101,11 +104,10 @@ def measure_converted(
     `fxquant.convert` raises.
     """
     gm = fxquant.convert(prepared, target, strict)
-    runner: Callable[[Tensor], Any] = gm
+    runner: Callable[..., Any] = gm
     if compiled:
-        images, _ = next(iter(task.evaluation))
-        example = images.to(device=task.device, dtype=task.dtype)
-        runner = _pad_batches(compile_model(gm, fxquant.compile, example), len(example))
+        example = moved(Arguments.of(gm).tensors(next(iter(task.evaluation))), task.device, task.dtype)
+        runner = _pad_batches(gm, compile_model(gm, fxquant.compile, *example), batch_size(example))
     result = _evaluate(task, runner, name)
     agreement = measure_agreement(result, reference)
     if target == "fake":  # runs on float, with float weights
@@ -113,12 +115,12 @@ def measure_converted(
     return gm, Row(name, result, agreement, count_bytes(gm), fxquant.report(gm).coverage)
 
 
-def compile_model(model: nn.Module, compiler: Callable[[Any], Any], images: Tensor) -> Callable[[Tensor], Any]:
-    """Return ``compiler(model)`` after a first call on `images`, which compiles; raise `FxquantError` where that fails."""
-    compiled: Callable[[Tensor], Any] = compiler(model)
+def compile_model(model: nn.Module, compiler: Callable[[Any], Any], *inputs: Tensor) -> Callable[..., Any]:
+    """Return ``compiler(model)`` after a first call on `inputs`, which compiles; raise `FxquantError` where that fails."""
+    compiled: Callable[..., Any] = compiler(model)
     try:
         with torch.no_grad():
-            compiled(images)
+            compiled(*inputs)
     except Exception as error:  # dynamo and its backends wrap any exception in many ways
         raise FxquantError(f"torch.compile failed: {_compile_failure(error)}") from error
     return compiled
@@ -130,19 +132,27 @@ def count_bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
-def _evaluate(task: Task, model: Callable[[Tensor], Any], name: str) -> Evaluation:
+def _evaluate(task: Task, model: Callable[..., Any], name: str) -> Evaluation:
     batches = shard(task.evaluation)
     return evaluate(model, batches, device=task.device, dtype=task.dtype, description=name, shared=True)
 
 
-def _pad_batches(model: Callable[[Tensor], Any], size: int) -> Callable[[Tensor], Any]:
-    """Fill a last, smaller batch with zeros, as another batch size would compile the model again."""
+def _pad_batches(gm: fx.GraphModule, compiled: Callable[..., Any], size: int) -> Callable[..., Any]:
+    """
+    Return `compiled`, which takes what `gm` takes, with a last, smaller batch filled with zeros.
 
-    def run(images: Tensor) -> Any:
-        missing = size - len(images)
-        if not missing:
-            return model(images)
-        return model(torch.cat((images, images.new_zeros(missing, *images.shape[1:]))))[: len(images)]
+    Another batch size would compile the model again.
+    """
+
+    @functools.wraps(gm.forward)
+    def run(*inputs: Tensor) -> Any:
+        count = batch_size(inputs)
+        if count == size:
+            return compiled(*inputs)
+        padded = (
+            torch.cat((t, t.new_zeros(size - count, *t.shape[1:]))) if has_batch(t, inputs) else t for t in inputs
+        )
+        return map_output(compiled(*padded), lambda value: value[:count] if isinstance(value, Tensor) else value)
 
     return run
 

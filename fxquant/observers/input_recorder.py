@@ -10,26 +10,32 @@ from torch import Tensor, nn
 from fxquant.errors import CalibrationError
 from fxquant.observers.take_in import take_in
 
+# The shape and dtype of a batch, and the value of all its images where that is one.
+Summary = tuple[tuple[int, ...], torch.dtype, float | None]
+_CONSTANT = "expected images, found the constant {:g}; calibrate with real images"
+
 
 class InputRecorder(nn.Module):
     """
     Check each input of a prepared model and keep the shape and count of what it saw.
 
     A batch that is empty, not finite, or of another image shape than the first raises `CalibrationError` naming the input
-    and the batch. So does a constant one of `images`; other inputs, such as masks, may be constant.
+    and the batch. `refuse_constant` raises it where all batches of `images` were one value; other inputs may be. infinite:
+    whether infinities are let through, as those of a mask.
     """
 
     batches: Tensor
     shape: Tensor
     dtype: torch.dtype | None = None
+    constant: float | None = None  # the value that all batches of images were made of, None once they differ
     # While several ranks run a batch each: what it was like, and how many come before it.
-    pending: list[tuple[tuple[int, ...], torch.dtype]] | None = None
+    pending: list[Summary] | None = None
     ahead = 0
     _is_impure = True  # so that torch.fx keeps the recorder of an input that nothing reads
 
-    def __init__(self, operand: str, images: bool = True) -> None:
+    def __init__(self, operand: str, images: bool = True, infinite: bool = False) -> None:
         super().__init__()
-        self.operand, self.images = operand, images
+        self.operand, self.images, self.infinite = operand, images, infinite
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.register_buffer("shape", torch.zeros(0, dtype=torch.int64))
 
@@ -42,26 +48,37 @@ class InputRecorder(nn.Module):
         return x
 
     def take_in(self, x: Tensor) -> None:
-        """Check a batch `x` of inputs and remember its shape and dtype."""
+        """Check a batch `x` of inputs and remember its shape and dtype, and whether it is constant."""
+        if not isinstance(x, Tensor):
+            raise CalibrationError(f"{self._where()}: expected a tensor, found {type(x).__name__}")
         found, where = tuple(x.shape), self._where()
         if x.numel() == 0:
             raise CalibrationError(f"{where}: expected images, found an empty batch of shape {found}")
         self._check_shape(found)
-        if x.is_floating_point():
-            self._check_values(x, where)
+        constant = self._check_values(x, where) if x.is_floating_point() else None
+        if self.training and constant is not None:  # by its first batch alone a training sets its steps
+            raise CalibrationError(f"{where}: {_CONSTANT.format(constant)}")
         if self.pending is not None:
-            self.pending.append((found, x.dtype))
+            self.pending.append((found, x.dtype, constant))
         else:
-            self.replay((found, x.dtype))
+            self.replay((found, x.dtype, constant))
 
-    def replay(self, summary: tuple[tuple[int, ...], torch.dtype]) -> None:
-        """Take in the shape and dtype of one batch, which another rank may have seen."""
-        shape, dtype = summary
+    def replay(self, summary: Summary) -> None:
+        """Take in the shape, the dtype and the only value of one batch, which another rank may have seen."""
+        shape, dtype, constant = summary
         self._check_shape(shape)
+        self.constant = constant if not int(self.batches) or self.constant == constant else None
         if not int(self.batches):
             self.shape = torch.tensor(shape, dtype=torch.int64, device=self.batches.device)
             self.dtype = dtype
         self.batches += 1
+
+    def refuse_constant(self) -> None:
+        """Raise `CalibrationError` where all images of all batches were one value."""
+        if self.constant is not None:
+            raise CalibrationError(
+                f"input {self.operand!r}, all calibration batches: {_CONSTANT.format(self.constant)}"
+            )
 
     def example(self) -> Tensor:
         """Return a stand-in of the first batch's shape and dtype, without values."""
@@ -78,15 +95,13 @@ class InputRecorder(nn.Module):
                 f"{self._where()}: expected shape (B, {expected}) as in the first batch, found {found}"
             )
 
-    def _check_values(self, x: Tensor, where: str) -> None:
+    def _check_values(self, x: Tensor, where: str) -> float | None:
+        """Refuse values that are not finite; return the one value of images that are constant, None for any others."""
         minimum, maximum = (float(v) for v in torch.aminmax(x.detach()))
-        if minimum != minimum or minimum in (float("inf"), float("-inf")) or maximum == float("inf"):
+        if minimum != minimum or (not self.infinite and max(abs(minimum), abs(maximum)) == float("inf")):
             kind = "NaN" if bool(torch.isnan(x).any()) else "infinite"
             raise CalibrationError(f"{where}: expected finite pixels, found {kind} values; check the normalisation")
-        if self.images and minimum == maximum and x.numel() > 1:
-            raise CalibrationError(
-                f"{where}: expected images, found the constant {minimum:g}; calibrate with real images"
-            )
+        return minimum if self.images and minimum == maximum and x.numel() > 1 else None
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(prefix + "shape")

@@ -13,6 +13,7 @@ from fxquant.ops.integer_layer_norm import integer_layer_norm
 from fxquant.ops.interpolate_scaled import interpolate_scaled
 from fxquant.ops.layer_norm_quantize import layer_norm_quantize
 from fxquant.ops.log2 import dequantize_log2, log_int_softmax, quantize_log2
+from fxquant.ops.make_output import make_output
 from fxquant.ops.noise import add_noise, denoise_bias
 from fxquant.ops.quantize import dequantize, quantize
 from fxquant.ops.twin import dequantize_twin, fake_quantize_summed_twin, pack_twin, quantize_twin, unpack_twin
@@ -39,6 +40,7 @@ __all__ = [
     "interpolate_scaled",
     "layer_norm_quantize",
     "log_int_softmax",
+    "make_output",
     "pack_twin",
     "quantize",
     "quantize_log2",

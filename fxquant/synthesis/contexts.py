@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from fxquant.errors import InputError, UnsupportedGraphError
 from fxquant.graph import dataflow
@@ -95,8 +94,7 @@ def _frozen_copy(gm: fx.GraphModule) -> fx.GraphModule:
 
 
 def _logits(graph: fx.Graph, batch: int) -> fx.Node:
-    output = next(n for n in graph.nodes if n.op == "output")
-    leaves = [leaf for leaf in tree_leaves(output.args[0]) if isinstance(leaf, fx.Node)]
+    leaves = [value for _, value in dataflow.returned(graph)]
     shapes = [tuple(v.shape) if (v := value_of(leaf)) is not None else None for leaf in leaves]
     heads = [n for n in graph.nodes if n.target in dataflow.PRODUCTS and dataflow.reaches_output(n)]
     if len(leaves) != 1 or shapes[0] is None or len(shapes[0]) != 2 or shapes[0][0] != batch or not heads:

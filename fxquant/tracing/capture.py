@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fxquant import pipeline
 from fxquant.errors import InputError, UnsupportedGraphError
+from fxquant.graph.inputs import Arguments, Batch, holds_tensor
 from fxquant.graph.meta import Capture, set_capture, set_model_dtype
 from fxquant.graph.stages import Stage
 from fxquant.ops import check_input
-from fxquant.tracing.example_inputs import as_arguments, holds_tensor, tensor_arguments
 from fxquant.tracing.export import export_graph
 from fxquant.tracing.free_sizes import Dynamic, FreeAxes, free_axes, other_sizes
 from fxquant.tracing.made_example import made_example
@@ -24,9 +23,7 @@ from fxquant.tracing.symbolic import symbolic_graph
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def capture(
-    model: nn.Module, example_inputs: Tensor | Sequence[Any] | None = None, dynamic: Dynamic = ()
-) -> fx.GraphModule:
+def capture(model: nn.Module, example_inputs: Batch | None = None, dynamic: Dynamic = ()) -> fx.GraphModule:
     """
     Return the graph of `model` at stage FLOAT, compared with it.
 
@@ -35,14 +32,15 @@ def capture(
     images of a size that it declares; otherwise the graph is not compared, which its `Capture` tells. dynamic: axes beside the
     batch that may have any size, see `fxquant.tracing.free_sizes.free_axes`; the graph is compared on several.
 
-    Raises `UnsupportedGraphError` naming the module and the source line where both fail, `InputError` where the example is no
-    list of arguments of the model, and where the model does not take several sizes along `dynamic`.
+    Raises `UnsupportedGraphError` naming the module and the source line where both fail, `InputError` where the example is not
+    what the model takes, and where the model does not take several sizes along `dynamic`.
     """
     check_model(model)
-    arguments = _bind(model, example_inputs)
-    example = made_example(model) if example_inputs is None else example_inputs
-    inputs = None if example is None else as_arguments(example)
-    gm, reason = _trace_symbolically(model, arguments)
+    taken = Arguments.of(model)
+    bound = {} if example_inputs is None else taken.bind_example(example_inputs)
+    example = made_example(model) if example_inputs is None else None
+    inputs = taken.positional(bound) if bound else None if example is None else (example,)
+    gm, reason = _trace_symbolically(model, bound)
     if inputs is None:
         if dynamic:
             raise InputError("expected an example input beside dynamic, to compare the graph with the model on")
@@ -144,23 +142,3 @@ def _ignores_training(module: nn.Module) -> bool:
     """Say whether nothing reads the training flag of `module` itself: it is a namespace, or generated from a graph."""
     generated = type(module).__module__.startswith(("torch.fx.", "torch.export."))
     return generated or type(module) is nn.Module or isinstance(module, fx.GraphModule)
-
-
-def _bind(model: nn.Module, example_inputs: Tensor | Sequence[Any] | None) -> dict[str, Any]:
-    """Return the arguments of forward that `example_inputs` gives, by name."""
-    if example_inputs is None:
-        return {}
-    if not isinstance(example_inputs, Tensor | tuple | list) or not tensor_arguments(example_inputs):
-        kinds = ", ".join(type(v).__name__ for v in example_inputs) if isinstance(example_inputs, tuple | list) else ""
-        raise InputError(
-            "expected a tensor or a tuple of arguments with a tensor in it as example inputs, found "
-            f"{type(example_inputs).__name__}{kinds and f' of {kinds}'}"
-        )
-    signature = inspect.signature(model.forward)
-    try:
-        return signature.bind(*as_arguments(example_inputs)).arguments
-    except TypeError as error:
-        names = ", ".join(signature.parameters)
-        raise InputError(
-            f"the example inputs do not fit the arguments ({names}) of {type(model).__name__}: {error}"
-        ) from error

@@ -30,6 +30,7 @@ from fxquant.passes.functionalize import functionalize
 from fxquant.passes.respell_aten import respell_aten
 from fxquant.tracing.exported_graph import as_graph_module
 from fxquant.tracing.free_sizes import FreeAxes
+from fxquant.tracing.outputs import flat_output
 from fxquant.tracing.proof import batch_of, is_batched, kept, run_once, with_batch
 from fxquant.tracing.untouched import attributes_kept
 
@@ -53,14 +54,15 @@ def export_graph(
     with kept(model):
         run_once(model, with_batch(example_inputs, min(_TRACED_BATCH, batch_of(example_inputs))))
         try:
-            program = _export(model, with_batch(example_inputs, _TRACED_BATCH), free or {})
+            with flat_output(model) as outputs:
+                program = _export(model, with_batch(example_inputs, _TRACED_BATCH), free or {})
         except Exception as error:
             raise UnsupportedGraphError(
                 f"{symbolic_reason}\ntorch.export stopped as well, {_describe_failure(model, error)}\nRewrite these lines so "
                 "that they follow from the shapes of the input: no branch on the values of a tensor, no fixed batch size."
             ) from error
         try:
-            return _normalize(model, program)
+            return _normalize(model, program, outputs[0])
         except UnsupportedGraphError as error:
             raise UnsupportedGraphError(f"{symbolic_reason}\ntorch.export follows the model, but {error}") from error
 
@@ -77,22 +79,22 @@ def _export(model: nn.Module, inputs: tuple[Any, ...], free: FreeAxes) -> Export
         return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
 
 
-def _normalize(model: nn.Module, program: ExportedProgram) -> fx.GraphModule:
+def _normalize(model: nn.Module, program: ExportedProgram, output: Any) -> fx.GraphModule:
     try:
-        gm = _functional(model, program)
+        gm = _functional(model, program, output)
     except UnsupportedGraphError:
         # Torch's own functionalisation takes views that are written to, and autocast. It is not the first choice, because it
         # takes some operators apart.
         with _quiet():
             program = program.run_decompositions({})
-        gm = _functional(model, program)
+        gm = _functional(model, program, output)
     for node in gm.graph.nodes:
         keep_provenance(node)
     return gm
 
 
-def _functional(model: nn.Module, program: ExportedProgram) -> fx.GraphModule:
-    gm: fx.GraphModule = functionalize(respell_aten(as_graph_module(model, program)).graph_module).graph_module
+def _functional(model: nn.Module, program: ExportedProgram, output: Any) -> fx.GraphModule:
+    gm: fx.GraphModule = functionalize(respell_aten(as_graph_module(model, program, output)).graph_module).graph_module
     overloads = ((node, node.target) for node in gm.graph.nodes if isinstance(node.target, OpOverload))
     left = next((node for node, overload in overloads if overload._schema.is_mutable), None)
     if left is not None:

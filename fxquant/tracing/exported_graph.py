@@ -18,13 +18,16 @@ from fxquant.graph.meta import known_value, module_stack, set_module_stack, set_
 from fxquant.graph.rewrite import location
 from fxquant.ops import interpolate_scaled
 from fxquant.tracing.code_tracer import CodeTracer
+from fxquant.tracing.outputs import unflatten_output
 
 ModuleStack = dict[str, tuple[str, type]]
 
 
-def as_graph_module(model: nn.Module, program: ExportedProgram) -> fx.GraphModule:
+def as_graph_module(model: nn.Module, program: ExportedProgram, output: Any) -> fx.GraphModule:
     """
     Return the graph of `program`, an export of `model`, over the parameters and buffers of `model` itself.
+
+    output: what the model returned when it was exported; the results of `program` are the tensors in it.
 
     Placeholders have the names of forward's arguments, the output has the structure that the model returns, and regions of
     autocast and of gradient mode are inlined. Tensors that depend on nothing become buffers, and no node names a device.
@@ -32,7 +35,8 @@ def as_graph_module(model: nn.Module, program: ExportedProgram) -> fx.GraphModul
     exported = program.module(check_guards=False)
     _inline_regions(exported)
     graph = fx.Graph(tracer_cls=CodeTracer)  # a new one: export's own generates code that flattens arguments
-    graph.output(_result(program, graph.graph_copy(exported.graph, {})))
+    results = pytree.tree_leaves(graph.graph_copy(exported.graph, {}))
+    graph.output(unflatten_output(graph, output, results))
     _restore_signature(model, graph)
     state = _bind_state(model, exported, graph)
     _free_devices(graph, state)
@@ -85,18 +89,6 @@ def _replace_results(node: fx.Node, result: Any) -> None:
             raise TypeError(f"{user.name!r} reads all results of {node.name!r} at once")
         user.replace_all_uses_with(result[user.args[1]])
         user.graph.erase_node(user)
-
-
-def _result(program: ExportedProgram, results: Any) -> Any:
-    """Return what the model returns, of the nodes that export put into one tuple."""
-    return _plain(pytree.tree_unflatten(pytree.tree_leaves(results), program.call_spec.out_spec))
-
-
-def _plain(value: Any) -> Any:
-    # Output classes such as those of transformers are dictionaries; a graph holds plain ones.
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    return type(value)(map(_plain, value)) if type(value) in (tuple, list) else value
 
 
 def _restore_signature(model: nn.Module, graph: fx.Graph) -> None:

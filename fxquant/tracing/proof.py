@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor, fx, nn
 
 from fxquant.errors import InputError, UnsupportedGraphError
 from fxquant.graph.dataflow import PRODUCTS
+from fxquant.graph.inputs import holds_tensor
 from fxquant.graph.multiply_accumulates import MacCounter
-from fxquant.tracing.example_inputs import holds_tensor
+from fxquant.ops.make_output import output_leaves
 from fxquant.tracing.untouched import attributes_kept
 
 _BATCHES = (1, 3)  # others than the two images on which torch.export captures
@@ -180,19 +181,7 @@ def _difference_of(counting: _Counting, inputs: tuple[Any, ...], expected: list[
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """Yield what an output holds: the elements of tuples, lists, dictionaries and data classes that are not None."""
-    if isinstance(value, Mapping):
-        inner: Any = value.values()
-    elif dataclasses.is_dataclass(value):
-        inner = (getattr(value, field.name) for field in dataclasses.fields(value))
-    elif isinstance(value, tuple | list):
-        inner = value
-    else:
-        if value is not None:
-            yield value
-        return
-    for each in inner:
-        yield from _leaves(each)
+    return (leaf for leaf in output_leaves(value) if leaf is not None)
 
 
 def _difference(expected: list[Any], found: list[Any]) -> str | None:

@@ -18,9 +18,10 @@ from torch.fx import _symbolic_trace
 from fxquant.dialect.vocabulary import name_of
 from fxquant.errors import FxquantError, UnsupportedGraphError
 from fxquant.graph.attributes import get_tensor, graph_module_over
+from fxquant.graph.inputs import holds_tensor
 from fxquant.graph.rewrite import LIBRARIES
 from fxquant.tracing.code_tracer import CodeTracer
-from fxquant.tracing.example_inputs import holds_tensor
+from fxquant.tracing.outputs import keep_output_class
 from fxquant.tracing.untouched import untouched
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -123,10 +124,7 @@ class DialectTracer(fx.Tracer):
                 args += [self._argument(f"{parameter.name}_{i}", value) for i, value in enumerate(rest)]
             else:
                 args.append(self._argument(parameter.name, self.arguments.get(parameter.name, parameter.default)))
-        return self._call_root, args
-
-    def _call_root(self, *args: Any) -> Any:
-        return self.root(*args)
+        return keep_output_class(self, self.root), args
 
     def _argument(self, name: str, value: Any) -> Any:
         is_input = value is inspect.Parameter.empty or holds_tensor(value)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fxquant.data.batches import Batch
 from fxquant.distributed import sum_over_ranks
+from fxquant.graph.inputs import Batch
 from fxquant.measurement.evaluation import evaluate
 from fxquant.training.interruption import Interruption
 
@@ -41,9 +42,10 @@ def measure_accuracy(
     """
     listener = interruption or Interruption()
 
-    def answer(images: Tensor) -> Any:
+    @functools.wraps(model.forward)
+    def answer(*args: Any, **kwargs: Any) -> Any:
         listener.heed()
-        return model(images)
+        return model(*args, **kwargs)
 
     training = model.training
     model.eval()

@@ -44,7 +44,7 @@ def taken(
     sites, count = find_sites(prepared, every=False), sum(len(x) for x in batches)
     generator = torch.Generator().manual_seed(5)
     samples: dict[Site, Sample] = {site: Sample.of(site, count, max_rows, generator) for site in sites}
-    gradients = Gradients(prepared, batches, samples, kind, budget, seed, len(batches[0]))
+    gradients = Gradients(prepared, [(x,) for x in batches], samples, kind, budget, seed, len(batches[0]))
     with torch.no_grad():
         found = {site.label: gradients.at(site) for site in sites}
     return found, {site.label: sample for site, sample in samples.items()}
@@ -218,7 +218,7 @@ def test_nothing_of_the_model_is_touched() -> None:
     before = {name: t.clone() for name, t in prepared.state_dict().items()}
     sites = find_sites(prepared, every=False)
     samples = {site: Sample.of(site, 2, None, torch.Generator()) for site in sites}
-    Gradients(prepared, [images(2)], samples, Gradient.SAMPLED_LABEL, AMPLE, 0, 2).at(sites[0])
+    Gradients(prepared, [(images(2),)], samples, Gradient.SAMPLED_LABEL, AMPLE, 0, 2).at(sites[0])
     assert all(torch.equal(t, before[name]) for name, t in prepared.state_dict().items())
     assert all(p.grad is None for p in prepared.parameters())
 

@@ -58,7 +58,7 @@ def walked(
 
     with Values(budget) as values, torch.no_grad():
         sites = find_sites(prepared, every=True)
-        Walk(prepared, sites, values, quantised).over(batches, stop)
+        Walk(prepared, sites, values, quantised).over([(x,) for x in batches], stop)
         (output,) = [n for n in prepared.graph.nodes if n.op == "output"]
         results = [values.get(output.args[0], batch) for batch in range(len(batches))]
     return operands, results
@@ -275,7 +275,7 @@ def test_only_what_is_still_read_is_kept() -> None:
 
     prepared, x = prepared_for(Deep().eval()), torch.randn(100, 64)
     with Counting(AMPLE) as values, torch.no_grad():
-        Walk(prepared, find_sites(prepared, every=True), values, False).over([x, x], lambda site, walk: None)
+        Walk(prepared, find_sites(prepared, every=True), values, False).over([(x,), (x,)], lambda site, walk: None)
         assert max(most) <= 6 * x.numel() * 4
 
 

@@ -11,6 +11,7 @@ import torch
 import fxquant
 from fxquant.observers.input_recorder import InputRecorder
 from tests.support.checkpoints import assert_same, assert_same_tensors, at_stage, images, round_trip
+from tests.support.models import Conditioned, conditions
 
 
 def test_calibration_goes_on(tmp_path: Path) -> None:
@@ -31,6 +32,23 @@ def test_loaded_observers_stay_frozen_and_recorders_know_the_dtype(tmp_path: Pat
     before = {name: int(b) for name, b in loaded.named_buffers() if name.endswith("weight.batches")}
     loaded(images("vit_bfloat16"))
     assert {name: int(b) for name, b in loaded.named_buffers() if name in before} == before
+
+
+def test_recorders_know_masks_and_what_was_constant(tmp_path: Path) -> None:
+    prepared = fxquant.prepare(Conditioned().eval(), fxquant.recipe("minmax"), conditions())
+    tokens, index, mask = conditions()
+    prepared(torch.zeros_like(tokens), index, mask)
+    loaded = round_trip(prepared, tmp_path)
+    recorders = [m for m in loaded.modules() if isinstance(m, InputRecorder)]
+    assert [(r.operand, r.images, r.infinite, r.constant) for r in recorders] == [
+        ("tokens", True, False, 0.0),
+        ("index", False, False, None),
+        ("mask", False, True, None),
+    ]
+    with pytest.raises(fxquant.CalibrationError, match="found the constant 0"):
+        fxquant.convert(loaded)
+    loaded(tokens, index, mask)
+    fxquant.convert(loaded)
 
 
 def test_observers_of_torch_ao(tmp_path: Path) -> None:

@@ -216,3 +216,20 @@ def test_projections_of_models(model: nn.Module, expected: dict[str, int], fused
         path = module_path(node)
         wanted = next((count for end, count in expected.items() if path.endswith(end)), 0)
         assert dataflow.projections(node) == wanted, path
+
+
+def test_what_only_masks_scores() -> None:
+    def forward(self: Any, x: Tensor, bias: Tensor, mask: Tensor, other: Tensor) -> Tensor:
+        scores = torch.matmul(x, x.transpose(-2, -1)) + bias
+        y = torch.matmul(F.softmax(scores, -1), x)
+        return F.scaled_dot_product_attention(y, y, y, attn_mask=mask) + F.linear(x + other, self.w)
+
+    config = fxquant.recipe("minmax", attention=True)
+    gm = fxquant.prepare(module_of(forward, w=torch.zeros(4, 4)), config)
+    found = {str(n.target): m.infinite for n in gm.graph.nodes if n.op == "placeholder" for m in [_recorder(gm, n)]}
+    assert found == {"x": False, "bias": True, "mask": True, "other": False}
+
+
+def _recorder(gm: Any, node: Any) -> Any:
+    (user,) = node.users
+    return gm.get_submodule(user.target)

@@ -60,7 +60,11 @@ def test_what_cannot_be_evaluated_is_refused() -> None:
     ):
         evaluate(lambda x: x[:, 0], make_batches(0, 0, 0), description="here")
     with pytest.raises(InputError, match="the model gave tuple"):
-        evaluate(lambda x: (x,), make_batches(0, 0, 0))
+        evaluate(lambda x: (x, x), make_batches(0, 0, 0))
+    with pytest.raises(InputError, match=r"here, batch 0: expected labels \(B,\) of classes next to .* NoneType"):
+        evaluate(score, [torch.zeros(3, 6)], description="here")
+    with pytest.raises(InputError, match="evaluate, batch 0: 'pixels' is no argument of function"):
+        evaluate(score, [{"pixels": torch.zeros(3, 6)}])
     with pytest.raises(InputError, match="label 6 is not one of the model's 6 classes"):
         evaluate(score, make_batches(0, 6, 0))
     with pytest.raises(InputError, match="not finite"):

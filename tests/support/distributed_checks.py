@@ -46,7 +46,7 @@ from fxquant.errors import InputError
 from fxquant.measurement.evaluation import Evaluation, evaluate
 from fxquant.ops.train_modules import BatchNorm
 from fxquant.training import initialise_scales
-from tests.support.models import images, small_vit
+from tests.support.models import Conditioned, conditions, images, small_vit
 from tests.support.soft_labels import DATA_CONFIG, TinyTeacher, equal, make_images
 
 WORLD = 2
@@ -87,6 +87,22 @@ def histogram_state(own: list[Tensor]) -> dict[str, Tensor]:
     return fxquant.calibrate(prepared, own, progress=False).state_dict()
 
 
+def conditioned(recipe: str, own: Any) -> dict[str, Tensor]:
+    """Return the state of a model of three inputs calibrated with `own` batches."""
+    torch.manual_seed(0)
+    prepared = fxquant.prepare(Conditioned().eval(), fxquant.recipe(recipe), conditions())
+    return fxquant.calibrate(prepared, own, progress=False).state_dict()
+
+
+def several_inputs() -> list[Any]:
+    """Return batches of three inputs, as tuples and by name."""
+    return [
+        conditions(seed=0),
+        dict(zip(("tokens", "index", "mask"), conditions(seed=1), strict=True)),
+        conditions(seed=2),
+    ]
+
+
 def evaluated(own: Any, shared: bool) -> Evaluation:
     """Return how a random model does on labelled batches."""
     torch.manual_seed(0)
@@ -104,6 +120,7 @@ def find_expected() -> dict[str, Any]:
     torch.manual_seed(0)
     found: dict[str, Any] = {case: calibrated(case, batches()) for case in CASES}
     found["histogram"] = histogram_state(batches())
+    found["several inputs"] = {name: conditioned(name, several_inputs()) for name in ("ema", "ptq4vit")}
     found["one batch"] = calibrated("fqvit", batches((4,)))
     evaluation = evaluated(labelled(), shared=False)
     found["evaluation"] = (evaluation.top1, evaluation.top5, evaluation.predictions)
@@ -152,6 +169,11 @@ def check_statistics_and_searches_equal_those_of_one_process(expected: dict[str,
 
 def check_observers_that_do_not_summarise_see_every_batch(expected: dict[str, Any]) -> None:
     _assert_same("histogram", histogram_state(list(shard(batches()))), expected["histogram"])
+
+
+def check_several_inputs_are_shared_out(expected: dict[str, Any]) -> None:
+    for recipe, wanted in expected["several inputs"].items():
+        _assert_same(recipe, conditioned(recipe, list(shard(several_inputs()))), wanted)
 
 
 def check_a_rank_without_a_batch_takes_part(expected: dict[str, Any]) -> None:
