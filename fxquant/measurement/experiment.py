@@ -136,11 +136,11 @@ def _evaluate(task: Task, model: Callable[[Tensor], Any], name: str) -> Evaluati
 
 
 def _pad_batches(model: Callable[[Tensor], Any], size: int) -> Callable[[Tensor], Any]:
-    """Fill a last, smaller batch with zeros, as another batch size would compile the model again."""
+    """Fill a smaller batch with zeros, as another batch size would compile the model again."""
 
     def run(images: Tensor) -> Any:
         missing = size - len(images)
-        if not missing:
+        if missing <= 0:  # larger where files of the first batch could not be read
             return model(images)
         return model(torch.cat((images, images.new_zeros(missing, *images.shape[1:]))))[: len(images)]
 
