@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def load_weights(
 
 def _fit(model: nn.Module, found: Mapping[str, Any], filter_fn: Filter | None, in_chans: int) -> Fitted:
     try:
-        state = dict(filter_fn(dict(found), model)) if filter_fn else dict(found)
+        state = _filtered(filter_fn, found, model) if filter_fn else dict(found)
     except Exception as error:  # filters rely on the names of their own layouts
         return Fitted({}, (), (f"timm cannot convert its names ({type(error).__name__}: {error})",))
     own = model.state_dict()
@@ -79,6 +80,12 @@ def _fit(model: nn.Module, found: Mapping[str, Any], filter_fn: Filter | None, i
         *_few("of another type", _other_types(own, state)),
     )
     return Fitted(state, tuple(changed), problems)
+
+
+def _filtered(filter_fn: Filter, found: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Call a filter of timm's, of which a few old ones do not take the model."""
+    takes_model = len(signature(filter_fn).parameters) > 1
+    return dict(filter_fn(dict(found), model) if takes_model else filter_fn(dict(found)))
 
 
 def _computed(model: nn.Module) -> Callable[[str], bool]:

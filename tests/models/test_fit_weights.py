@@ -134,6 +134,20 @@ def test_a_filter_that_fails_is_told() -> None:
         load_weights(model, state, FILE, fail)
 
 
+def test_filters_may_take_the_state_alone_or_the_model_too() -> None:
+    def alone(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name.removeprefix("old_"): tensor for name, tensor in state.items()}
+
+    def both(state: dict[str, Tensor], model: nn.Module, extra: int = 0) -> dict[str, Tensor]:
+        assert isinstance(model, Small)
+        return alone(state)
+
+    for filter_fn in (alone, both):
+        model, state = small()
+        load_weights(model, prefixed(state, "module.old_"), FILE, filter_fn)
+        assert torch.equal(model.fc.weight, state["fc.weight"])
+
+
 def test_names_of_transformers_are_recognised() -> None:
     with pytest.raises(InputError, match="those of Hugging Face transformers: load it there with from_pretrained"):
         load_weights(Small(), {"vit.encoder.layer.0.output.dense.weight": torch.ones(1)}, FILE)
