@@ -87,6 +87,7 @@ class Bench:
             "top1_percent": result.top1,
             "top5_percent": result.top5,
             "images": result.count,
+            "unreadable": evaluation.unreadable.as_json(),
             "int8_coverage": fxquant.report(gm).coverage if job.target == "int8" else None,
             "calibration_seconds": round(seconds, 1),
             "weights": source.weights,

@@ -15,8 +15,10 @@ from fxquant.cli.setting import (
     add_device_options,
     add_setting_options,
     describe_setting,
+    print_unreadable,
     resolve_setting,
     setting_as_json,
+    share_unreadable,
 )
 from fxquant.cli.shared_options import DTYPES, add_run_options, start_run
 from fxquant.distributed import only_first, resolve_device
@@ -29,7 +31,8 @@ DESCRIPTION = """
 Measure a timm model on an ImageFolder tree, as it is and quantised. DIR holds train/ and val/ (or validation/, test/), from
 which calibration and evaluation images are drawn, or class folders alone, from which both are, without overlap. Images are
 loaded as timm does for validation, by the model's own data config. Several processes share the work under torchrun:
-torchrun --nproc-per-node N -m fxquant eval ... gives the numbers of one process.
+torchrun --nproc-per-node N -m fxquant eval ... gives the numbers of one process. Images that cannot be read are skipped and
+named; more than 10 % of them, and more than one, are an error.
 """
 
 
@@ -57,6 +60,7 @@ def run(options: argparse.Namespace) -> None:
     task = Task(model, setting.calibration, setting.evaluation, device, dtype, options.seed)
 
     reference = measure_float(task, options.dtype)
+    share_unreadable(setting.evaluation)
     print(f"\nfloat model: top-1 {reference.evaluation.top1:.2f} %")
     _warn_at_chance(reference, setting)
     prepared, seconds = calibrate_model(task, setting.config, options.memory)
@@ -72,6 +76,7 @@ def run(options: argparse.Namespace) -> None:
         compiled=options.compile,
     )
     print(format_rows([reference, row]))
+    print_unreadable(setting.calibration, setting.evaluation)
     if options.save:
         only_first(fxquant.save, gm, options.save)
         print(f"\nsaved {options.save}")
@@ -108,7 +113,8 @@ def _as_json(options: argparse.Namespace, setting: Setting, reference: Row, row:
     facts["data"]["evaluation"] = {
         "folder": str(setting.evaluation.samples.root),
         "found": len(setting.tree.evaluation),
-        "used": len(setting.evaluation.samples),
+        "used": reference.evaluation.count,
+        "unreadable": setting.evaluation.unreadable.as_json(),
     }
     results = {"float": reference.as_json(), "quantised": row.as_json()}
     return {

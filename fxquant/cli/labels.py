@@ -50,14 +50,17 @@ def add_label_options(parser: argparse.ArgumentParser, images_per_shard: int) ->
 
 def read_images(options: argparse.Namespace) -> Samples:
     """
-    Return the images to label.
+    Return the images to label; print what a reader should know about their folder.
 
     Raises `InputError` where there are none, or the output is no folder and cannot become one.
     """
     out: Path = options.out
     if not out.absolute().parent.is_dir() or (out.exists() and not out.is_dir()):
         raise InputError(f"--out: cannot make the folder {str(out)!r}: its parent does not exist, or it is a file")
-    return read_image_tree(options.data).calibration
+    tree = read_image_tree(options.data)
+    for note in tree.notes:
+        print(f"note: {note}")
+    return tree.calibration
 
 
 def finish(

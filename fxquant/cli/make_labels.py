@@ -24,6 +24,7 @@ DESCRIPTION = """
 Store what a teacher, any timm model, says of random crops of every training image, so that a student can be trained by
 distillation (FKD) without running the teacher again. The labels go to a folder of .safetensors files and an index. An
 interrupted run goes on where it was when the same command is given again. Processes that torchrun starts share out the files.
+An image that cannot be read is an error.
 """
 
 

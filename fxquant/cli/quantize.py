@@ -12,6 +12,7 @@ from fxquant.cli.setting import (
     add_device_options,
     add_setting_options,
     describe_setting,
+    print_unreadable,
     resolve_setting,
     setting_as_json,
 )
@@ -24,7 +25,8 @@ from fxquant.measurement.experiment import Task, calibrate_model, count_bytes
 DESCRIPTION = """
 Quantise a timm model with images of an ImageFolder tree and save it; fxquant eval with the same options draws the same images
 and measures the model as well. Several processes share the work under torchrun: torchrun --nproc-per-node N -m fxquant
-quantize ... saves the model that one process would.
+quantize ... saves the model that one process would. Images that cannot be read are skipped and named; more than 10 % of them,
+and more than one, are an error.
 """
 
 
@@ -43,6 +45,8 @@ def run(options: argparse.Namespace) -> None:
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
     setting = resolve_setting(options, None, classes=False)
     print_facts(describe_setting(options, setting))
+    for note in setting.tree.notes:
+        print(f"note: {note}")
     model = setting.source.model.to(device=device, dtype=dtype)
     task = Task(model, setting.calibration, (), device, dtype, options.seed)
     prepared, seconds = calibrate_model(task, setting.config, options.memory)
@@ -52,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
     print(str(report).partition("\n")[0])  # without the table
     only_first(fxquant.save, gm, options.save)
     print(f"saved {options.save}, {count_bytes(gm) / 1e6:.2f} MB")
+    print_unreadable(setting.calibration)
     if options.json:
         facts = {"command": "quantize", **setting_as_json(options, setting), "calibration_seconds": seconds}
         facts |= {"size_bytes": count_bytes(gm), "int8_coverage": report.coverage}

@@ -13,7 +13,7 @@ from fxquant.cli.shared_options import DTYPES, add_model_options, add_recipe_opt
 from fxquant.config.quant_config import QuantConfig
 from fxquant.data.batches import DataConfig, ImageBatches, TensorBatches, resolve_data_config
 from fxquant.data.folder import ImageTree, check_classes, draw_images, read_image_tree
-from fxquant.distributed import first_then_others, world_size
+from fxquant.distributed import first_then_others, from_first, gather_objects, world_size
 from fxquant.measurement.option_values import format_value, natural, positive
 from fxquant.models.timm_model import TimmModel
 
@@ -71,7 +71,7 @@ def resolve_setting(options: argparse.Namespace, limit: int | None, classes: boo
     batch = options.calib_batch_size or options.batch_size
     calibration: ImageBatches | TensorBatches
     if real:
-        calibration = ImageBatches(drawn, data_config, batch, options.workers)
+        calibration = _readable(ImageBatches(drawn, data_config, batch, options.workers))
     else:
         calibration = TensorBatches(first_then_others(lambda: made_images(options, source, data_config)), batch)
     return Setting(
@@ -83,6 +83,23 @@ def resolve_setting(options: argparse.Namespace, limit: int | None, classes: boo
         calibration,
         ImageBatches(evaluation, data_config, options.batch_size, options.workers),
     )
+
+
+def share_unreadable(batches: ImageBatches) -> None:
+    """
+    Note on every rank what any of them could not read.
+
+    Raises `InputError` where those files are too many together.
+    """
+    for reasons in gather_objects(batches.unreadable.reasons):
+        batches.unreadable.add(reasons)
+
+
+def print_unreadable(*parts: ImageBatches | TensorBatches) -> None:
+    """Print a line for each part of the images of which some could not be read."""
+    for part in parts:
+        if isinstance(part, ImageBatches) and part.unreadable:
+            print(part.unreadable.describe(part.samples.root))
 
 
 def describe_setting(options: argparse.Namespace, setting: Setting) -> dict[str, str]:
@@ -131,6 +148,17 @@ def setting_as_json(options: argparse.Namespace, setting: Setting) -> dict[str, 
     }
 
 
+def _readable(batches: ImageBatches) -> ImageBatches:
+    """
+    Return the batches without the files that cannot be read, for which all are read once.
+
+    Batches stay full and are the same on any number of ranks, which calibration depends on. Raises `InputError` where too
+    many cannot be read.
+    """
+    batches.unreadable.add(from_first(batches.find_unreadable))
+    return batches.without(batches.unreadable.reasons)
+
+
 def _calibrated_with(options: argparse.Namespace, setting: Setting) -> str:
     if isinstance(setting.calibration, TensorBatches):
         return f"{setting.calibration.count} images, {options.calib}, seed {options.seed}: none of the folder"
@@ -155,4 +183,5 @@ def _calibration_as_json(options: argparse.Namespace, setting: Setting) -> dict[
         "folder": str(setting.calibration.samples.root),
         "found": len(setting.tree.calibration),
         "files": setting.calibration.samples.names(),
+        "unreadable": setting.calibration.unreadable.as_json(),
     }

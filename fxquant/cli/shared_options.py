@@ -24,6 +24,7 @@ def build_chosen_model(options: argparse.Namespace) -> TimmModel:
         checkpoint=options.checkpoint,
         num_classes=options.num_classes,
         img_size=options.img_size,
+        in_chans=options.in_chans,
     )
 
 
@@ -54,6 +55,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     weights.add_argument("--checkpoint", type=Path, metavar="F", help="a local state dict (.safetensors, .pth)")
     parser.add_argument("--num-classes", type=positive, metavar="N", help="classes of the checkpoint (the model's own)")
     parser.add_argument("--img-size", type=positive, metavar="N", help="image height and width (the model's own)")
+    parser.add_argument(
+        "--in-chans", type=positive, metavar="N", help="channels of its images, 1 is grey (the model's own)"
+    )
 
 
 def add_recipe_options(group: argparse._ArgumentGroup) -> None:

@@ -14,6 +14,7 @@ from torch import fx, nn
 
 import fxquant
 from fxquant.cli.output import format_table, print_facts
+from fxquant.cli.setting import print_unreadable, share_unreadable
 from fxquant.cli.shared_options import build_chosen_model, resolve_recipe, start_run
 from fxquant.cli.train_data import Folder, read_folder, training_data
 from fxquant.cli.train_options import add_train_arguments, training_options
@@ -34,7 +35,8 @@ DESCRIPTION = """
 Train a timm model with quantised weights and activations on an ImageFolder tree of train/ and val/ (or validation/, test/), by
 VVTQ: learned step sizes, several crops of each image with a teacher's stored soft labels, and a regulariser of the weights.
 Without soft labels the folder's classes are learned. An interrupted training goes on with --resume. Started by torchrun, every
-process trains on its part of each batch.
+process trains on its part of each batch. A training image that cannot be read is an error, as every step is planned; images
+to measure on are skipped and named, and more than 10 % of them, and more than one, are an error.
 """
 # Long enough for one rank to write a checkpoint or to load its first images, short enough to notice that another is gone.
 _TIMEOUT = timedelta(minutes=30)
@@ -89,7 +91,9 @@ def _run(options: argparse.Namespace, setting: _Setting, device: torch.device) -
         rows.append(_measure(f"{name} average", averaged, setting, device))
     gm = fxquant.convert(averaged or prepared)
     rows.append(_measure(f"{name} int8", gm, setting, device, size=count_bytes(gm)))
+    share_unreadable(setting.folder.evaluation)
     _print_table(rows)
+    print_unreadable(setting.folder.evaluation)
     only_first(_write, options, setting, gm, rows, history)
 
 

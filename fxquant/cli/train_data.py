@@ -14,6 +14,8 @@ from torch import Tensor
 
 from fxquant.data.batches import DataConfig, ImageBatches, resolve_data_config
 from fxquant.data.folder import ImageTree, Samples, check_classes, draw_images, read_image_tree
+from fxquant.data.pixels import image_mode
+from fxquant.data.unreadable import Unreadable
 from fxquant.distillation import LabelKind, MultiCropImages, open_labels
 from fxquant.distillation.manifest import MANIFEST
 from fxquant.distillation.source import digest_labels
@@ -49,13 +51,13 @@ class Folder:
 
     @cached_property
     def evaluation(self) -> ImageBatches:
-        """This rank's share of those images."""
-        share = self.measured.take(shard(range(len(self.measured))))
-        return ImageBatches(share, self.config, self.batch_size, self.workers)
+        """This rank's share of those images; files that cannot be read are counted among those of all ranks."""
+        share, unreadable = self.measured.take(shard(range(len(self.measured)))), Unreadable(len(self.measured))
+        return ImageBatches(share, self.config, self.batch_size, self.workers, unreadable=unreadable)
 
     @cached_property
     def calibration(self) -> Tensor:
-        """The images ``(B, 3, H, W)`` that scales start from, the same on every rank."""
+        """The images ``(B, C, H, W)`` that scales start from, the same on every rank."""
         images, _ = next(iter(ImageBatches(self.drawn, self.config, CALIBRATION)))
         return images
 
@@ -95,7 +97,8 @@ def training_data(
         if options.label_kind is not None:
             raise ConfigError("--label-kind is for --soft-labels")
         chosen = {name: config[name] for name in ("input_size", "interpolation", "mean", "std")}
-        images = AugmentedImages(samples, create_transform(**chosen, is_training=True), training.seed)
+        transform = create_transform(**chosen, is_training=True)
+        images = AugmentedImages(samples, transform, training.seed, image_mode(config["input_size"][0]))
     else:
         kind = _kind_of(options)
         images = _cropped(options.soft_labels, kind, num_classes, samples, 1, config, training)
@@ -130,9 +133,9 @@ def _cropped(
     config: DataConfig,
     training: TrainingOptions,
 ) -> MultiCropImages:
-    height, width = config["input_size"][1:]
-    if height != width:
-        raise InputError(f"soft labels are of square crops, the model takes {height} x {width}")
+    channels, height, width = config["input_size"]
+    if channels != 3 or height != width:
+        raise InputError(f"soft labels are of square RGB crops, the model takes {channels} x {height} x {width}")
     source = open_labels(labels, kind, classes)
     normal: dict[str, Any] = {name: config[name] for name in ("mean", "std")}
     return MultiCropImages(samples, source, crops, size=height, seed=training.seed, **normal)

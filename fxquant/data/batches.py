@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fxquant.data.folder import Samples
+from fxquant.data.pixels import image_mode, open_image
+from fxquant.data.unreadable import Unreadable
 from fxquant.errors import InputError
 
 
@@ -47,82 +48,121 @@ Batch = tuple[Tensor, Tensor]
 
 
 def resolve_data_config(model: nn.Module, img_size: int | None = None) -> DataConfig:
-    """Return timm's data config of `model`: input_size ``(3, H, W)``, interpolation, crop_pct, crop_mode, mean and std."""
-    config: DataConfig = resolve_model_data_config(model, args={"img_size": img_size} if img_size else None)
+    """
+    Return timm's data config of `model`: input_size ``(C, H, W)``, interpolation, crop_pct, crop_mode, mean and std.
+
+    Where the model takes another number of channels than its weights were trained on, each channel has the average of the
+    published means and standard deviations.
+    """
+    published = getattr(model, "pretrained_cfg", {}).get("input_size", (3,))
+    channels = int(getattr(model, "in_chans", published[0]))
+    size = {} if img_size is None else {"img_size": img_size}
+    config: DataConfig = resolve_model_data_config(model, args={"in_chans": channels, **size})
+    config["input_size"] = (channels, *config["input_size"][1:])
+    for name in ("mean", "std"):
+        if len(config[name]) != channels:
+            config[name] = (sum(config[name]) / len(config[name]),) * channels
     return config
 
 
 class ImageBatches:
     """
-    The batches of `samples`, images ``(B, 3, H, W)`` float32 and labels ``(B,)`` int64, in order; iterate as often as needed.
+    The batches of `samples`, images ``(B, C, H, W)`` float32 and labels ``(B,)`` int64, in order; iterate as often as needed.
 
     config: from `resolve_data_config`; images are resized, cropped and normalised as timm does for validation. workers:
-    processes that load, 0 loads in this one. part: (i, n) leaves every n-th batch, from number i on. Iterating raises
-    `InputError` naming the first file that is not an image.
+    processes that load, 0 loads in this one. part: (i, n) leaves every n-th batch, from number i on.
+
+    A file that cannot be read is left out of its batch, with its label, and noted in `unreadable`. It is not tried again, so
+    that each iteration gives the same images; a batch of such files alone is none. Parts share one record.
+
+    Iterating raises `InputError` where too many cannot be read: see `Unreadable`. So does making batches of other than 1 or
+    3 channels.
     """
 
     def __init__(
-        self, samples: Samples, config: DataConfig, batch_size: int, workers: int = 0, part: tuple[int, int] = (0, 1)
+        self,
+        samples: Samples,
+        config: DataConfig,
+        batch_size: int,
+        workers: int = 0,
+        part: tuple[int, int] = (0, 1),
+        unreadable: Unreadable | None = None,
     ) -> None:
         self.samples = samples
         self.config, self.batch_size, self.workers = config, batch_size, workers
+        self.unreadable = Unreadable(len(samples)) if unreadable is None else unreadable
         positions = range(len(samples))
         batches = [list(positions[start : start + batch_size]) for start in range(0, len(samples), batch_size)]
         self._batches = batches[part[0] :: part[1]]
-        self._loader: DataLoader[Any] = DataLoader(
-            _Images(samples, create_transform(**config, is_training=False)),
-            batch_sampler=self._batches,
-            num_workers=min(workers, len(self)),
-            collate_fn=_collate,
-        )
+        transform = create_transform(**config, is_training=False)
+        self._images = _Images(samples, transform, image_mode(config["input_size"][0]))
 
     def shard(self, number: int, count: int) -> ImageBatches:
         """Return every `count`-th batch, from that of this `number` on."""
-        return ImageBatches(self.samples, self.config, self.batch_size, self.workers, (number, count))
+        return ImageBatches(
+            self.samples, self.config, self.batch_size, self.workers, (number, count), unreadable=self.unreadable
+        )
+
+    def find_unreadable(self) -> dict[Path, str]:
+        """Read all images, and return the files that cannot be read with the reasons; raise as iterating does."""
+        for _ in self:
+            pass
+        return self.unreadable.reasons
+
+    def without(self, files: Collection[Path]) -> ImageBatches:
+        """Return batches of the samples that are not of `files`, with the same record of what cannot be read."""
+        left = self.samples.take([i for i, file in enumerate(self.samples.files) if file not in files])
+        return ImageBatches(left, self.config, self.batch_size, self.workers, unreadable=self.unreadable)
 
     @property
     def count(self) -> int:
-        """How many images there are."""
+        """How many images there are, with those that cannot be read."""
         return sum(map(len, self._batches))
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
-            if isinstance(batch, InputError):
-                raise batch
-            yield batch[0], batch[1]
+        known, files = self.unreadable.reasons, self.samples.files
+        left = [[i for i in batch if files[i] not in known] for batch in self._batches]
+        loader: DataLoader[Any] = DataLoader(
+            self._images,
+            batch_sampler=[batch for batch in left if batch],
+            num_workers=min(self.workers, len(self)),
+            collate_fn=_collate,
+        )
+        for batch, reasons in loader:
+            self.unreadable.add(reasons)
+            if batch is not None:
+                yield batch[0], batch[1]
 
 
-def open_image(file: Path) -> Image.Image:
-    """Return the RGB image in `file`; raise `InputError` where there is none."""
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
-        raise InputError(f"cannot read the image {str(file)!r}: {error}") from error
+Item = tuple[Tensor, int] | tuple[Path, str]
 
 
 class _Images(Dataset[Any]):
-    """Like timm's ImageDataset, which logs a warning and goes on with the next image where one cannot be read."""
+    """
+    The image and label at each position, or the file and why it cannot be read.
 
-    def __init__(self, samples: Samples, transform: Any) -> None:
-        self.samples = samples
-        self.transform = transform
+    An error raised in a worker would arrive with a traceback as its message. timm's ImageDataset goes on with the next image.
+    """
+
+    def __init__(self, samples: Samples, transform: Any, mode: str) -> None:
+        self.samples, self.transform, self.mode = samples, transform, mode
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | InputError:
+    def __getitem__(self, index: int) -> Item:
+        file = self.samples.files[index]
         try:
-            pixels = open_image(self.samples.files[index])
+            pixels = open_image(file, self.mode)
         except InputError as error:
-            return error
+            return file, str(error)
         return self.transform(pixels), self.samples.labels[index]
 
 
-def _collate(items: list[Any]) -> Any:
-    """Stack samples, or hand on the first error: raised in a worker it would arrive with a traceback as its message."""
-    failure = next((item for item in items if isinstance(item, InputError)), None)
-    return failure or default_collate(items)
+def _collate(items: list[Any]) -> tuple[Any, dict[Path, str]]:
+    """Return the images and labels of `items` as a batch, None where there are none, and what could not be read."""
+    read = [item for item in items if isinstance(item[0], Tensor)]
+    return default_collate(read) if read else None, dict(item for item in items if isinstance(item[0], Path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from timm.data.readers.class_map import load_class_map
 from timm.utils.misc import natural_key
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from fxquant.data.formats import IMG_EXTENSIONS, count_left_out, describe_left_out, is_image
 from fxquant.errors import InputError
 
 TRAIN = "train"
@@ -63,7 +64,8 @@ def read_image_tree(folder: str | Path, class_map: str | Path | None = None) -> 
 
     A class is a folder, with images at any depth below it; folders without images keep their index. Indices follow timm's
     order of folder names, in which 2 comes before 10, unless `class_map` names a text file with one folder name per line.
-    Where only one of the two parts exists, it serves both purposes.
+    Where only one of the two parts exists, it serves both purposes. Images are the files that end in one of `IMG_EXTENSIONS`;
+    the notes count those of other formats.
 
     Raises `InputError` naming the folder where it is missing, unreadable, or has no class folders or no images.
     """
@@ -78,7 +80,9 @@ def read_image_tree(folder: str | Path, class_map: str | Path | None = None) -> 
     indices = _read_class_map(class_map, found) if class_map else {name: i for i, name in enumerate(found)}
     parts = {part: _read_samples(part, indices) for part in dict.fromkeys((calibration, evaluation))}
     classes = tuple(sorted(indices, key=indices.__getitem__))
-    return ImageTree(parts[calibration], parts[evaluation], classes, tuple(_notes(found, names, bool(class_map))))
+    left_out = sum((counts for _, counts in parts.values()), Counter[str]())
+    notes = tuple(_notes(found, names, bool(class_map), left_out))
+    return ImageTree(parts[calibration][0], parts[evaluation][0], classes, notes)
 
 
 def check_classes(tree: ImageTree, num_classes: int, mapped: bool = False) -> None:
@@ -153,25 +157,30 @@ def _subfolders(root: Path) -> list[str]:
     return [e.name for e in entries]
 
 
-def _read_samples(root: Path, indices: dict[str, int]) -> Samples:
+def _read_samples(root: Path, indices: dict[str, int]) -> tuple[Samples, Counter[str]]:
+    """Return the images of a part, and how many there are of formats that cannot be read."""
     files: list[Path] = []
     labels: list[int] = []
+    left_out = Counter[str]()
     for name in sorted(_class_folders(root), key=natural_key):
-        images = sorted(_walk_images(root / name), key=lambda file: natural_key(str(file)))
+        found = list(_walk_files(root / name))
+        left_out += count_left_out(found)
+        images = sorted((f for f in found if is_image(f.name)), key=lambda file: natural_key(str(file)))
         files += images
         labels += [indices[name]] * len(images)
     if not files:
-        raise InputError(f"the class folders in {str(root)!r} hold no images ({' '.join(IMG_EXTENSIONS)})")
-    return Samples(root, tuple(files), tuple(labels))
+        foreign = f", but {describe_left_out(left_out)}" if left_out else ""
+        raise InputError(f"the class folders in {str(root)!r} hold no images ({' '.join(IMG_EXTENSIONS)}){foreign}")
+    return Samples(root, tuple(files), tuple(labels)), left_out
 
 
-def _walk_images(folder: Path) -> Iterator[Path]:
+def _walk_files(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise InputError(f"cannot read the folder {error.filename!r}: {error.strerror}") from error
 
     for base, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         folders[:] = (name for name in folders if not name.startswith("."))
-        yield from (Path(base, n) for n in names if n.lower().endswith(IMG_EXTENSIONS) and not n.startswith("."))
+        yield from (Path(base, n) for n in names if not n.startswith("."))
 
 
 def _read_class_map(file: str | Path, found: Sequence[str]) -> dict[str, int]:
@@ -185,11 +194,13 @@ def _read_class_map(file: str | Path, found: Sequence[str]) -> dict[str, int]:
     return indices
 
 
-def _notes(found: Sequence[str], names: Sequence[Sequence[str]], mapped: bool) -> Iterator[str]:
+def _notes(found: Sequence[str], names: Sequence[Sequence[str]], mapped: bool, left_out: Counter[str]) -> Iterator[str]:
     if not mapped and list(found) != sorted(found):
         yield "class indices follow timm's order (2 before 10), not torchvision's; --class-map FILE sets another"
     if any(set(part) != set(found) for part in names):
         yield f"calibration and evaluation folders differ in their classes; indices are those of all {len(found)} together"
+    if left_out:
+        yield f"left out {describe_left_out(left_out)}: convert them to .png or .jpg"
 
 
 def _take_turns(labels: Sequence[int], random: np.random.RandomState) -> list[int]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fxquant.data.batches import open_image
 from fxquant.data.folder import Samples
+from fxquant.data.pixels import open_image
 from fxquant.distillation.cutting import check_interpolation, cut_crops, normalise
 from fxquant.distillation.draws import random_of
 from fxquant.distillation.soft_targets import SoftTargets, concatenate

@@ -27,7 +27,9 @@ class Teacher:
     """
 
     def __init__(self, model: nn.Module, data_config: DataConfig, kind: LabelKind, device: torch.device) -> None:
-        height, width = data_config["input_size"][-2:]
+        *channels, height, width = data_config["input_size"]
+        if channels not in ([], [3]):
+            raise InputError(f"expected a teacher of RGB images, its data config has {channels[0]} channels")
         if height != width:
             raise InputError(f"expected a teacher of square images, its data config has {height} x {width}")
         self.interpolation = str(data_config["interpolation"])

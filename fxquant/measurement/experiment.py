@@ -147,7 +147,7 @@ def _pad_batches(gm: fx.GraphModule, compiled: Callable[..., Any], size: int) ->
     @functools.wraps(gm.forward)
     def run(*inputs: Tensor) -> Any:
         count = batch_size(inputs)
-        if count == size:
+        if count >= size:  # larger where files of the first batch could not be read
             return compiled(*inputs)
         padded = (
             torch.cat((t, t.new_zeros(size - count, *t.shape[1:]))) if has_batch(t, inputs) else t for t in inputs

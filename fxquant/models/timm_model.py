@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import pickle
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors import SafetensorError
-from timm.models import load_state_dict
-from torch import Tensor, nn
+from timm.models import _builder
+from torch import nn
 
 from fxquant.errors import InputError
-from fxquant.models import ITPN, SReT, itpn, sret  # whose names timm knows from now on
+from fxquant.models.fit_weights import Filter, load_weights
+from fxquant.models.weight_file import read_weights
+
+_LOCK = threading.Lock()  # timm's loader is one for the whole process
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,63 +47,83 @@ def build_timm_model(
     checkpoint: Path | None = None,
     num_classes: int | None = None,
     img_size: int | None = None,
+    in_chans: int | None = None,
 ) -> TimmModel:
     """
     Create the timm model `name` (architecture, optionally with tag) on the CPU in eval mode.
 
     pretrained: timm's own weights. checkpoint: a local state dict instead, .safetensors or anything `torch.load` reads with
-    ``weights_only``. Without either the weights are random, from torch's random state.
+    ``weights_only``, in any layout that timm converts for this architecture; see `read_weights` and `load_weights`. Without
+    either the weights are random, from torch's random state.
+    in_chans: channels of its images, None for the model's own; weights for 3 are adapted as timm does.
 
-    Raises `InputError` for an unknown name or tag, weights that cannot be had, or a checkpoint of another model.
+    Raises `InputError` for an unknown name or tag, weights that cannot be had or adapted, or a checkpoint of another model.
     """
     _check_name(name)
-    model = _create(name, pretrained and checkpoint is None, num_classes, img_size).eval()
+    asked = {"num_classes": num_classes, "img_size": img_size, "in_chans": in_chans}
+    if checkpoint is not None:
+        model, weights = _create_from(name, checkpoint, asked)
+    else:
+        model = _create(name, pretrained, asked)
+        weights = (
+            _describe_pretrained(model, asked)
+            if pretrained
+            else "RANDOM: accuracy means nothing without --pretrained or --checkpoint"
+        )
     config = dict(model.pretrained_cfg)
     full_name = ".".join(filter(None, (config.get("architecture") or name, config.get("tag"))))
-    if checkpoint is not None:
-        load_checkpoint(model, checkpoint)
-        return TimmModel(model, full_name, f"checkpoint {checkpoint}", config)
-    if not pretrained:
-        return TimmModel(
-            model, full_name, "RANDOM: accuracy means nothing without --pretrained or --checkpoint", config
-        )
-    weights = f"pretrained, {config.get('hf_hub_id') or config.get('url') or full_name}"
-    if num_classes is not None and num_classes != config.get("num_classes"):
-        weights += (
-            f"; the head of {num_classes} classes is RANDOM, as the pretrained one has {config.get('num_classes')}"
-        )
-    return TimmModel(model, full_name, weights, config)
+    return TimmModel(model.eval(), full_name, weights, config)
 
 
 def load_checkpoint(model: nn.Module, file: Path) -> None:
-    """
-    Load the state dict in `file` into `model`; averaged (EMA) weights are preferred, wrappers' prefixes are removed.
+    """Load the state dict in `file`, with the names and shapes of `model`; raise as `read_weights` and `load_weights` do."""
+    load_weights(model, read_weights(file), file)
 
-    Raises `InputError` where the file cannot be read, or its names or shapes are not those of the model.
-    """
-    if not file.is_file():
-        raise InputError(f"checkpoint {str(file)!r} does not exist")
-    try:
-        state = load_state_dict(str(file), weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
-        raise InputError(f"cannot read the checkpoint {str(file)!r}: {error}") from error
-    except (AttributeError, TypeError) as error:  # timm expects a dict of tensors
-        raise InputError(f"checkpoint {str(file)!r} does not hold a state dict: {error}") from error
-    if isinstance(model, ITPN):
-        state = itpn.checkpoint_filter_fn(state, model)  # to this image size
-    elif isinstance(model, SReT):
-        state = sret.checkpoint_filter_fn(state, model)  # shared blocks at all their places
-    wanted = model.state_dict()
-    problems = [
-        *_few("missing", [key for key in wanted if key not in state]),
-        *_few("unexpected", [key for key in state if key not in wanted]),
-        *_few("of another shape", _other_shapes(wanted, state)),
-    ]
-    if problems:
-        raise InputError(
-            f"checkpoint {str(file)!r} is not of this model: {'; '.join(problems)}. Check MODEL, --num-classes and --img-size"
-        )
-    model.load_state_dict(state)
+
+def _create_from(name: str, file: Path, asked: dict[str, int | None]) -> tuple[Any, str]:
+    """Return the model with the weights in `file`, and what to say about them."""
+    found, changed = read_weights(file), list[str]()
+
+    def load(model: nn.Module, *, filter_fn: Filter | None = None, in_chans: int = 3, **_: Any) -> None:
+        changed.extend(load_weights(model, found, file, filter_fn, in_chans))
+
+    with _loading_by(load):
+        model = _create(name, True, asked)
+    resized = f"; resized: {', '.join(changed)}" if changed else ""
+    return model, f"checkpoint {file}{resized}"
+
+
+@contextlib.contextmanager
+def _loading_by(load: Callable[..., None]) -> Iterator[None]:
+    """Let `load` stand in for timm's loader, which alone is given an architecture's filter of published weights."""
+    with _LOCK:
+        own, _builder.load_pretrained = _builder.load_pretrained, load
+        try:
+            yield
+        finally:
+            _builder.load_pretrained = own
+
+
+def _describe_pretrained(model: Any, asked: dict[str, int | None]) -> str:
+    """Return where timm's weights are from and what differs; raise `InputError` where timm left a layer random unasked."""
+    config = model.pretrained_cfg
+    full_name = ".".join(filter(None, (config.get("architecture"), config.get("tag"))))
+    text = f"pretrained, {config.get('hf_hub_id') or config.get('url') or full_name}"
+    classes, channels = asked["num_classes"], asked["in_chans"]
+    if classes is not None and classes != config.get("num_classes"):
+        text += f"; the head of {classes} classes is RANDOM, as the pretrained one has {config.get('num_classes')}"
+    published = (config.get("input_size") or (3,))[0]
+    if channels is None or channels == published:
+        return text
+    first = config.get("first_conv") or ()
+    for name in (first,) if isinstance(first, str) else first:
+        layer = model.get_submodule(name)
+        if not isinstance(layer, nn.Conv2d) or (channels > 1 and layer.in_channels != channels):
+            raise InputError(
+                f"timm cannot adapt the pretrained weights of {full_name} from {published} to {channels} channels: "
+                f"{name} is {layer}"
+            )
+    return f"{text}; the first layer is adapted from {published} to {channels} channels"
 
 
 def _check_name(name: str) -> None:
@@ -114,30 +138,19 @@ def _check_name(name: str) -> None:
         raise InputError(f"timm's {architecture} has no tag {tag!r}; it has {', '.join(known) or 'none'}")
 
 
-def _create(name: str, pretrained: bool, num_classes: int | None, img_size: int | None) -> Any:
-    arguments: dict[str, Any] = {"pretrained": pretrained, "num_classes": num_classes}
+def _create(name: str, pretrained: bool, asked: dict[str, int | None]) -> Any:
     try:
         try:
-            return timm.create_model(name, img_size=img_size, **arguments)
+            return timm.create_model(name, pretrained=pretrained, **asked)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
-            return timm.create_model(name, **arguments)  # takes images of any size
+            given = {key: value for key, value in asked.items() if key != "img_size"}
+            return timm.create_model(name, pretrained=pretrained, **given)  # takes images of any size
+    except InputError:
+        raise
     except Exception as error:  # the hub client, torch and timm each have errors of their own
         reason = str(error).strip().partition("\n")[0]
         what = "cannot get pretrained weights of" if pretrained else "timm cannot create"
         hint = "; --checkpoint F loads a local file" if pretrained else ""
         raise InputError(f"{what} {name!r}: {reason}{hint}") from error
-
-
-def _other_shapes(wanted: dict[str, Tensor], state: dict[str, Any]) -> list[str]:
-    return [
-        f"{key} {tuple(getattr(state[key], 'shape', ()))} for {tuple(tensor.shape)}"
-        for key, tensor in wanted.items()
-        if key in state and getattr(state[key], "shape", None) != tensor.shape
-    ]
-
-
-def _few(kind: str, names: list[str]) -> list[str]:
-    """Return a phrase that counts `names` and gives the first three, or nothing where there are none."""
-    return [f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"] if names else []

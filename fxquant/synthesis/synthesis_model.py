@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.data import resolve_model_data_config
 from torch import Tensor, fx, nn
 
 from fxquant.api import trace
+from fxquant.data.batches import resolve_data_config
 from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
 from fxquant.graph.meta import value_of
 from fxquant.graph.stages import Stage, stage_of
@@ -72,8 +72,9 @@ def resolve_size(model: nn.Module, size: Size) -> tuple[int, int, int]:
     Return channels, height and width of the images: as given, or from timm's data config, or from what a graph was traced
     with.
 
-    If only height and width are given, there are 3 channels.
+    If only height and width are given, there are as many channels as the data config says, or 3.
     """
+    config = _data_config(model)
     if size is not None:
         given = (size, size) if isinstance(size, int) else size
         if not (
@@ -82,8 +83,7 @@ def resolve_size(model: nn.Module, size: Size) -> tuple[int, int, int]:
             raise ConfigError(
                 f"size must be a positive whole number, (height, width) or (channels, height, width), got {size!r}"
             )
-        return (3, *given) if len(given) == 2 else given
-    config = _data_config(model)
+        return (int(config.get("input_size", (3,))[0]), *given) if len(given) == 2 else given
     if config:
         channels, height, width = (int(n) for n in config["input_size"])
         return channels, height, width
@@ -129,7 +129,7 @@ def _data_config(model: nn.Module) -> dict[str, Any]:
     """Return timm's data config of `model`, empty for a model that timm did not make."""
     if not getattr(model, "pretrained_cfg", None):
         return {}
-    return dict(resolve_model_data_config(model))
+    return resolve_data_config(model)
 
 
 def _floats(values: Sequence[float]) -> tuple[float, ...]:

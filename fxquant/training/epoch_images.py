@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
-from fxquant.data.batches import Batch, open_image
+from fxquant.data.batches import Batch
 from fxquant.data.folder import Samples
+from fxquant.data.pixels import open_image
 from fxquant.distillation import SoftTargets, checked_batches
 from fxquant.distillation.draws import random_of
 from fxquant.errors import InputError
@@ -65,14 +66,16 @@ class TrainingData:
 
 class AugmentedImages(Dataset[Any]):
     """
-    The images of `samples` with their class indices, changed at random by `transform`.
+    The images of `samples` with their class indices, opened in Pillow's `mode` and changed at random by `transform`.
 
     The random choices depend on the seed, the epoch and the index alone. It does not matter what was drawn before, or by
     which process.
     """
 
-    def __init__(self, samples: Samples, transform: Callable[[Image.Image], Tensor], seed: int = 0) -> None:
-        self.samples, self.transform, self.seed = samples, transform, seed
+    def __init__(
+        self, samples: Samples, transform: Callable[[Image.Image], Tensor], seed: int = 0, mode: str = "RGB"
+    ) -> None:
+        self.samples, self.transform, self.seed, self.mode = samples, transform, seed, mode
         self._epoch = 0
 
     def __len__(self) -> int:
@@ -84,7 +87,7 @@ class AugmentedImages(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | InputError:
         try:
-            pixels = open_image(self.samples.files[index])
+            pixels = open_image(self.samples.files[index], self.mode)
         except InputError as error:
             return error
         return self._transform(pixels, index), self.samples.labels[index]
@@ -138,7 +141,7 @@ def load_batches(
     ranks: the number of this rank, and the number of all ranks.
     pinned: whether the batches lie in page-locked memory.
 
-    Raises `InputError` naming the first image that cannot be read.
+    Raises `InputError` naming the first image that cannot be read: a step that left it out would not be the one planned.
     """
     dataset = data.several if now.crops > 1 and data.several is not None else data.images
     dataset.set_epoch(now.epoch)

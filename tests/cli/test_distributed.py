@@ -58,17 +58,40 @@ def test_eval_equals_that_of_one_process_and_prints_once(folder: Path, checkpoin
     assert all(torch.equal(tensors[name], wanted[name]) for name in tensors)
 
 
+@pytest.mark.long
+def test_unreadable_images_are_skipped_as_by_one_process(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    for name in ("train/cat/1.png", "val/dog/0.png", "val/eel/6.png"):
+        (broken / name).write_bytes(b"")
+
+    def options(name: str) -> list[object]:
+        written = ["--json", tmp_path / f"{name}.json", "--save", tmp_path / f"{name}.safetensors"]
+        sizes = ["--calib=29", "--calib-batch-size=1", "--batch-size=1"]
+        return ["eval", MODEL, "--data", broken, *SMALL, *sizes, "--checkpoint", checkpoint, *written]
+
+    assert main(list(map(str, options("one")))) == 0
+    done = torchrun(*options("two"))
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert two["results"] == one["results"]
+    assert two["data"] == one["data"]
+    assert done.stdout.count("skipped 2 of 21 images") == done.stdout.count("skipped 1 of 29 images") == 1
+    tensors, wanted = (load_file(tmp_path / f"{name}.safetensors") for name in ("two", "one"))
+    assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
+
+
 def test_an_error_of_one_process_is_told_once_and_ends_all(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
-    for image in (broken / "train").glob("*/*.png"):
-        if image.parent.name == "dog":
-            image.write_bytes(image.read_bytes()[:200])
+    for image in (broken / "val" / "dog").glob("*.png"):
+        image.write_bytes(image.read_bytes()[:200])
     out = tmp_path / "out.safetensors"
-    # Classes take turns, and batches of one image take turns between the processes: they do not fail at the same time.
-    options = ["--checkpoint", checkpoint, "--calib-batch-size", 1, "--out", out]
-    done = torchrun("quantize", MODEL, "--data", broken, *SMALL, *options)
+    # Batches of one image take turns between the processes: they do not fail at the same time.
+    options = ["--checkpoint", checkpoint, "--batch-size", 1, "--save", out]
+    done = torchrun("eval", MODEL, "--data", broken, *SMALL, *options)
     assert done.returncode != 0
-    assert done.stderr.count("fxquant: error: cannot read the image") == 1
+    assert done.stderr.count("fxquant: error: ") == 1
+    assert "of 21 images cannot be read" in done.stderr
     assert "exitcode  : 2" in done.stderr
     assert not out.exists()

@@ -157,20 +157,6 @@ def test_class_map_gives_a_part_of_the_classes_their_indices(
     assert json.loads(written.read_text())["results"]["float"]["top1_percent"] > 50
 
 
-def test_unreadable_image_is_named(
-    folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    broken = tmp_path / "broken"
-    shutil.copytree(folder, broken)
-    bad = broken / "val" / "dog" / "3.png"
-    bad.write_bytes(bad.read_bytes()[:200])
-    for workers in (0, 1):
-        assert run_eval(broken, "--checkpoint", checkpoint, "--workers", workers) == 2
-        err = capsys.readouterr().err
-        assert f"fxquant: error: cannot read the image {str(bad)!r}: " in err
-        assert "Traceback" not in err
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -252,3 +238,55 @@ def test_a_model_of_nan_is_refused(
     torch.save(state, tmp_path / "nan.pth")
     assert run_eval(folder, "--checkpoint", tmp_path / "nan.pth") == 2
     assert "float32, batch 0: logits are not finite" in capsys.readouterr().err
+
+
+def test_images_that_cannot_be_read_are_skipped_named_and_not_counted(
+    folder: Path, model: nn.Module, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, written = tmp_path / "broken", tmp_path / "out.json"
+    shutil.copytree(folder, broken)
+    for name in ("train/cat/1.png", "val/dog/0.png", "val/eel/6.png"):
+        (broken / name).write_bytes(b"")
+    (broken / "val" / "cat" / "9.heic").touch()
+    options = ["--checkpoint", checkpoint, "--calib", 29, "--json", written]
+    assert run_eval(broken, *options) == 0
+    out = capsys.readouterr().out
+    assert "note: left out 1 image that cannot be read here (1 .heic)" in out
+    assert "calibrated with 28 images" in out
+    assert f"skipped 1 of 29 images in {broken}/train that cannot be read: cat/1.png\n" in out
+    assert f"skipped 2 of 21 images in {broken}/val that cannot be read: dog/0.png, eel/6.png\n" in out
+    data = json.loads(written.read_text())
+    assert [data["results"][name]["images"] for name in ("float", "quantised")] == [19, 19]
+    assert data["data"]["evaluation"]["used"] == 19
+    assert list(data["data"]["evaluation"]["unreadable"]) == [
+        str(broken / "val/dog/0.png"),
+        str(broken / "val/eel/6.png"),
+    ]
+    assert len(data["data"]["calibration"]["files"]) == 28
+
+    images, labels = load_folder(model, folder / "val")
+    left = [index for index in range(21) if index not in (7, 20)]
+    wanted = measure_directly(model, images[left], labels[left])
+    assert data["results"]["float"]["top1_percent"] == pytest.approx(wanted)
+
+
+def test_too_many_unreadable_images_are_an_error(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    for image in (broken / "val" / "dog").iterdir():
+        image.write_bytes(image.read_bytes()[:200])
+    assert run_eval(broken, "--checkpoint", checkpoint) == 2
+    error = capsys.readouterr().err
+    assert "of 21 images cannot be read, more than 10%. The first: cannot read the image" in error
+    assert f"{broken}/val/dog/0.png" in error
+
+
+def test_a_model_of_grey_images(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_eval(folder, "--checkpoint", checkpoint, "--in-chans", 1, "--limit", 6) == 0
+    out = capsys.readouterr().out
+    assert "1x32x32" in out
+    assert "resized: patch_embed.proj.weight (192, 3, 16, 16) to (192, 1, 16, 16)" in out
+    assert run_eval(folder, "--checkpoint", checkpoint, "--in-chans", 4, "--limit", 6) == 2
+    assert "the model takes 4" in capsys.readouterr().err

@@ -223,14 +223,3 @@ def test_images_of_every_mode_become_rgb(tmp_path: Path, mode: str) -> None:
     make_images(tmp_path / "a", "0.tif", mode=mode)
     [(images, _)] = ImageBatches(read_image_tree(tmp_path).evaluation, CONFIG, batch_size=1)
     assert images.shape == (1, 3, 8, 8)
-
-
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + bytes(20)])
-@pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_image_is_named(shared: ImageTree, content: bytes, workers: int) -> None:
-    bad = shared.evaluation.files[7]
-    bad.write_bytes(content)
-    batches = iter(ImageBatches(shared.evaluation, CONFIG, batch_size=4, workers=workers))
-    next(batches)
-    with pytest.raises(InputError, match=f"^cannot read the image {str(bad)!r}: "):
-        next(batches)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fxquant.data.batches import open_image
 from fxquant.data.folder import Samples
+from fxquant.data.pixels import open_image
 from fxquant.distillation import (
     LabelKind,
     MultiCropImages,

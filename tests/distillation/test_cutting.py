@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fxquant.data.batches import open_image
+from fxquant.data.pixels import open_image
 from fxquant.distillation.crops import IMAGENET_MEAN, IMAGENET_STD
 from fxquant.distillation.cutting import check_interpolation, cut_crops, normalise
 from fxquant.errors import ConfigError, InputError

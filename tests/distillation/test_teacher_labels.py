@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxquant.data.batches import open_image
 from fxquant.data.folder import Samples
+from fxquant.data.pixels import open_image
 from fxquant.distillation import LabelKind, make_labels, open_labels, shard
 from fxquant.distillation.cutting import cut_crops, normalise
 from fxquant.errors import ConfigError, InputError

@@ -62,8 +62,16 @@ def test_a_model_without_classes_is_refused() -> None:
         read(small_vit(num_classes=0))
 
 
-def test_images_of_another_number_of_channels_need_their_normalisation() -> None:
+def test_a_model_of_grey_images_has_one_channel_and_the_mean_of_the_published_ones() -> None:
     model = small_vit(in_chans=1)
+    assert resolve_size(model, SIZE) == (1, SIZE, SIZE)
+    assert read(model, SIZE).mean == (0.5,)
+    with pytest.raises(ConfigError, match="1 channels need mean= and std="):
+        read(model, SIZE, SynthesisOptions(mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0)))
+
+
+def test_graphs_of_another_number_of_channels_need_their_normalisation() -> None:
+    model = fxquant.trace(small_vit(in_chans=1))
     with pytest.raises(ConfigError, match="1 channels need mean= and std="):
         read(model, (1, SIZE, SIZE))
     subject = read(model, (1, SIZE, SIZE), SynthesisOptions(mean=(0.5,), std=(0.25,)))

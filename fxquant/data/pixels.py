@@ -1,0 +1,80 @@
+"""One image file as pixels of 8 bits, whatever it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fxquant.errors import InputError
+
+_MODES = {1: "L", 3: "RGB"}
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+
+
+def image_mode(channels: int) -> str:
+    """Return Pillow's mode of images with that many channels; raise `InputError` where image files have no such."""
+    if channels not in _MODES:
+        raise InputError(
+            f"image files are opened with 3 channels (RGB) or 1 (grey), the model takes {channels}: make the batches "
+            "yourself and give them to fxquant.quantize"
+        )
+    return _MODES[channels]
+
+
+def open_image(file: str | Path, mode: str = "RGB") -> Image.Image:
+    """
+    Return the first image in `file`, in Pillow's `mode` "RGB" or "L".
+
+    Colours are converted by Pillow, transparency is dropped, and a turn that EXIF asks for is not made: that is how timm
+    reads images. Pixels of 16 bits, of 32 bits and floats, which Pillow would clip, are scaled to 8 bits.
+
+    Raises `InputError` naming the file where there is no image, or its range of values is not known.
+    """
+    try:
+        with Image.open(file) as image:
+            return _to_eight_bits(image).convert(mode)
+    except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
+        raise InputError(f"cannot read the image {str(file)!r}: {error}") from error
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image of one wide channel scaled so that its white is 255; any other as it is."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, dtype=np.float64)
+    white = _white(image, values)
+    if _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds in 8 bits alone
+        values = white - values
+    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
+
+
+def _white(image: Image.Image, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    """
+    Return the value that means white.
+
+    16 bits have a range of their own. Wider pixels may hold values of any range: floats up to 1 are taken for a range of 1,
+    and any values up to 255 and up to 65535 for ranges of 8 and of 16 bits.
+    """
+    if image.mode.startswith("I;16"):
+        bits = _tag(image, _BITS)
+        return float(2 ** (bits[0] if bits else 16) - 1)
+    if image.format == "PPM" and image.mode == "I":
+        return 65535.0  # to which Pillow scales the range that the file states
+    low, high = float(values.min()), float(values.max())
+    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+    white = next((white for white in ranges if high <= white), None)
+    # A little more than 1 is a range of 1 that was overshot: as one of 255 it would be black.
+    if white is None or not low >= 0 or (image.mode == "F" and 1 < high < 2):
+        raise InputError(
+            f"its values are from {low:g} to {high:g}, expected 0 to 1, 255 or 65535: save it with 8 or 16 bits"
+        )
+    return white
+
+
+def _tag(image: Image.Image, number: int) -> Any:
+    """Return a tag of a TIFF file, None where it has no such."""
+    tags = getattr(image, "tag_v2", None)
+    return None if tags is None else tags.get(number)
