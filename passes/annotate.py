@@ -20,6 +20,7 @@ from fxquant.graph.attributes import weight_of, window_of
 from fxquant.graph.meta import Operand, Product, Record, module_path, record_of, set_record
 from fxquant.graph.products import operand_role, product_of
 from fxquant.graph.rewrite import edit
+from fxquant.graph.values import is_complex
 from fxquant.numerics.granularity import PerProjection, PerTensor, RowGroups
 
 _OPERATORS: dict[Any, str] = {
@@ -158,6 +159,8 @@ def _switched_off(config: QuantConfig, product: Product, operator: str, module: 
 
 def _obstacle(node: fx.Node, product: Product, operands: tuple[Operand, ...]) -> str | None:
     """Return why a product cannot be quantised even though the config asks for it."""
+    if any(is_complex(argument) for argument in node.args):
+        return "complex numbers have no codes"
     if product in _ATTENTION:
         parameter = product is Product.MATMUL and any(dataflow.is_parameter(a) for a in node.args)
         return "product with a parameter outside a linear layer" if parameter else None

@@ -32,6 +32,8 @@ def encode(value: object, depth: int = 0) -> Json:
         return scalars.checked_int(value)
     if type(value) is float:
         return scalars.encode_float(value)
+    if type(value) is complex:
+        return scalars.encode_complex(value)
     if isinstance(value, fx.Node):
         return {"node": value.name}
     return _encode_container(value, depth) or _encode_torch(value)
@@ -118,6 +120,7 @@ _CONTAINERS: dict[str, Callable[[list[Any]], Any]] = {"tuple": tuple, "list": li
 _SCALARS: dict[str, Callable[[Any], Any]] = {
     "ellipsis": _ellipsis,
     "float": scalars.decode_float,
+    "complex": scalars.decode_complex,
     "dtype": scalars.dtype_named,
     "device": scalars.device_named,
     "layout": lambda name: scalars.lookup(scalars.LAYOUTS, name, "layout"),

@@ -29,6 +29,8 @@ from fxquant.graph.meta import (
     set_value,
 )
 
+# The named tuples that operators of torch give, such as that of a sort.
+_NAMED: dict[str, Any] = {cls.__name__: cls for cls in torch.return_types.all_return_types}
 _WRAPPED = "is_wrapped"  # torch.fx's mark of a function that tracing does not look into
 
 
@@ -97,6 +99,8 @@ def _encode_value(value: Any, depth: int = 0) -> Json:
     if isinstance(value, Tensor):
         shape = [arguments.encode(n) for n in value.shape]
         return {"tensor": [shape, scalars.dtype_name(value.dtype)]}
+    if type(value) in _NAMED.values() and depth < arguments.MAX_DEPTH:
+        return {"named": [type(value).__name__, [_encode_value(v, depth + 1) for v in value]]}
     if type(value) in (tuple, list) and depth < arguments.MAX_DEPTH:
         return {type(value).__name__: [_encode_value(v, depth + 1) for v in value]}
     return arguments.encode(value)
@@ -111,6 +115,10 @@ def _decode_value(data: Json, depth: int = 0) -> Any:
     if kind in ("tuple", "list") and isinstance(content, list):
         values = [_decode_value(v, depth + 1) for v in content]
         return tuple(values) if kind == "tuple" else values
+    if kind == "named" and isinstance(content, list) and len(content) == 2 and isinstance(content[1], list):
+        return scalars.lookup(_NAMED, content[0], "named tuple of torch")(
+            _decode_value(v, depth + 1) for v in content[1]
+        )
     return arguments.decode(data, {}, depth)
 
 

@@ -16,7 +16,7 @@ Value = TypeVar("Value")
 
 _DTYPE_NAMES = (
     *("float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool"),
-    *("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64"),
+    *("float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64", "complex64", "complex128"),
 )
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _DTYPE_NAMES}
 LAYOUTS: dict[str, torch.layout] = {"strided": torch.strided}
@@ -63,6 +63,21 @@ def encode_float(value: float) -> Json:
 def decode_float(name: object) -> float:
     """Return the float that `encode_float` named."""
     return lookup({name: float(name) for name in ("inf", "-inf", "nan")}, name, "float")
+
+
+def encode_complex(value: complex) -> Json:
+    """Return a complex number as its two parts; raise `CheckpointError` where one is not finite, which no source can say."""
+    parts = [value.real, value.imag]
+    if not all(math.isfinite(part) for part in parts):
+        raise CheckpointError(f"expected a finite complex number, found {value}")
+    return {"complex": parts}
+
+
+def decode_complex(parts: object) -> complex:
+    """Return the complex number that `encode_complex` took apart."""
+    if not isinstance(parts, list) or len(parts) != 2 or not all(type(p) is float and math.isfinite(p) for p in parts):
+        raise CheckpointError(f"expected two parts of a complex number, found {parts!r:.100}")
+    return complex(*parts)
 
 
 def checked_int(value: int) -> int:

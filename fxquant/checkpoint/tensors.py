@@ -2,7 +2,8 @@
 The parameters and buffers of a graph module: each tensor lies in the file once, however many names it has.
 
 A *slot* is a name with a tensor in it; a *description* says how a tensor lies in the file. Tensors come back with the strides
-they had, and parameters and buffers as what they were.
+they had, and parameters and buffers as what they were. Complex ones lie in the file as pairs of real numbers, along a last
+axis of two.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ class Store:
 
     def _put(self, key: str, tensor: Tensor) -> None:
         description: dict[str, Json] = {"shape": list(tensor.shape), "dtype": scalars.dtype_name(tensor.dtype)}
-        value = tensor.detach().cpu()
+        value = tensor.detach().cpu().resolve_conj().resolve_neg()
         lowest, order = lowest_code(value), _axis_order(value)
         if order is not None:
             value, description["order"] = value.permute(order), order
         if lowest is not None:
             value, description["lowest"] = pack(value, lowest), lowest
-        value = self._apart(value)
+        value = self._apart(torch.view_as_real(value) if value.is_complex() else value)
         self.stored[key] = value
         self.descriptions[key] = description | {"sha256": digest(value)}
 
@@ -65,7 +66,7 @@ def restore(key: str, description: Json, value: Tensor) -> Tensor:
         raise CheckpointError(f"tensor {key!r}: {order!r:.100} is no order of {len(shape)} axes")
     stored_shape = shape if order is None else tuple(shape[axis] for axis in order)
     packed = "lowest" in description
-    expected = (torch.uint8, value.shape) if packed else (dtype, stored_shape)
+    expected = (torch.uint8, value.shape) if packed else _stored_as(dtype, stored_shape)
     if (value.dtype, value.shape) != expected or (packed and dtype is not torch.int8):
         raise CheckpointError(
             f"tensor {key!r}: expected {dtype} of shape {shape}, found {value.dtype} of shape {tuple(value.shape)}"
@@ -74,6 +75,8 @@ def restore(key: str, description: Json, value: Tensor) -> Tensor:
         raise CheckpointError(f"tensor {key!r} is damaged: its checksum differs")
     if packed:
         value = unpack(value, field(description, "lowest", int), stored_shape)
+    if dtype.is_complex:
+        value = torch.view_as_complex(value)
     return value if order is None else value.permute(_inverse(order))
 
 
@@ -146,7 +149,11 @@ def _identity(name: str, tensor: Tensor) -> object:
     if tensor.numel() == 0:
         return id(tensor)
     place = (str(tensor.device), tensor.untyped_storage().data_ptr(), tensor.storage_offset())
-    return (*place, tensor.shape, tensor.stride(), tensor.dtype)
+    return (*place, tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg())
+
+
+def _stored_as(dtype: torch.dtype, shape: tuple[int, ...]) -> tuple[torch.dtype, tuple[int, ...]]:
+    return (dtype.to_real(), (*shape, 2)) if dtype.is_complex else (dtype, shape)
 
 
 def _axis_order(value: Tensor) -> list[int] | None:

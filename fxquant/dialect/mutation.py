@@ -22,6 +22,8 @@ def mutates(node: fx.Node) -> bool:
     if node.target in INPLACE_OPERATORS or node.kwargs.get("out") is not None or node.target is operator.setitem:
         return True
     name = operator_name(node)
+    if getattr(node.target, "__module__", "") == "_operator":
+        return False  # and_, or_ and not_ are called so because of keywords
     return (name.endswith("_") and not name.startswith("_") and name != "requires_grad_") or has_inplace_flag(node)
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxquant.config.operands import Value
+from fxquant.graph.attributes import tensor_of
 from fxquant.graph.dataflow import downstream, moves_values, origin
 from fxquant.graph.meta import Product, record_of, value_of
 
@@ -30,14 +31,22 @@ def find_values(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, Value]]:
     Yield each value that a placement may quantise, in the order of the graph, once.
 
     The graph is one of the FLOAT stage, with its products annotated and attention opened where the config wants that. The
-    results of products that the config leaves float are not among them, nor is the image where that is every patch embedding.
+    results of products that the config leaves float are not among them, nor is the image where that is every patch embedding,
+    nor what is complex.
     """
     seen: set[fx.Node] = set()
     for node in list(gm.graph.nodes):
         for place, value in _values_of(node):
-            if place not in seen:
+            if place not in seen and not is_complex(place):
                 seen.add(place)
                 yield place, value
+
+
+def is_complex(value: object) -> bool:
+    """Say whether a node is known to hold complex numbers, which have no codes."""
+    constant = isinstance(value, fx.Node) and value.op == "get_attr"
+    tensor = tensor_of(value) if constant else value_of(value)
+    return tensor is not None and tensor.is_complex()
 
 
 def _values_of(node: fx.Node) -> Iterator[tuple[fx.Node, Value]]:

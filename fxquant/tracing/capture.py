@@ -131,7 +131,7 @@ def check_model(model: nn.Module) -> None:
             "call model.eval() first"
         )
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if (tensor.is_floating_point() or tensor.is_complex()) and tensor.dtype not in DTYPES:
+        if (tensor.is_floating_point() or tensor.is_complex()) and tensor.dtype.to_real() not in DTYPES:
             raise InputError(
                 f"expected float32, bfloat16 or float16 weights, found {tensor.dtype} in {name!r}: convert the model "
                 "first, for example model.float()"

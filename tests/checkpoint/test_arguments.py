@@ -24,6 +24,7 @@ LEAVES: st.SearchStrategy[Any] = st.one_of(
     st.booleans(),
     st.integers(-(2**63), 2**63),
     st.floats(),
+    st.complex_numbers(allow_nan=False, allow_infinity=False),
     st.text(),
     st.just(...),
     st.sampled_from(list(NODES.values())),
@@ -65,7 +66,18 @@ def test_lists_of_fx_become_plain() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        *(1 + 2j, b"bytes", {1, 2}, range(3), object(), torch.zeros(1), torch.nn.Linear, len, 2**70, torch.qint8),
+        *(
+            complex(1, float("inf")),
+            b"bytes",
+            {1, 2},
+            range(3),
+            object(),
+            torch.zeros(1),
+            torch.nn.Linear,
+            len,
+            2**70,
+            torch.qint8,
+        ),
         *({"a b": 1}, {"__class__": 1}, {1: 2}, torch.sparse_coo, torch.max(torch.zeros(1, 1), 0), Role.WEIGHT),
     ],
 )

@@ -73,6 +73,48 @@ def test_memory_layout_survives(tmp_path: Path) -> None:
     assert_same(gm, round_trip(gm, tmp_path), [images("conv")])
 
 
+class Rotary(nn.Module):
+    """A layer and complex tensors behind it."""
+
+    turns: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.register_buffer("turns", torch.polar(torch.ones(3, 4), torch.arange(12.0).reshape(3, 4)))
+        self.scale = nn.Parameter(torch.randn(4, 1, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Turn pairs of channels, in ``(B, 3, 8)``."""
+        pairs = torch.view_as_complex(torch.reshape(self.layer(x), (-1, 3, 4, 2)))
+        return torch.view_as_real(pairs * self.turns * self.scale.mT).flatten(2)
+
+
+def test_complex_tensors(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    gm, x = fxquant.trace(Rotary().eval()), torch.randn(2, 3, 8)
+    gm.register_buffer("conjugate", gm.get_buffer("turns").conj())
+    gm.register_buffer("negative", gm.get_buffer("turns").conj().imag)
+    gm.register_buffer("transposed", torch.randn(3, 5, dtype=torch.complex64).t())
+    gm.register_buffer("odd", torch.tensor([complex("nan+infj"), complex(-0.0, -1), 0]))
+    gm.register_buffer("wide", torch.randn(2, 3, dtype=torch.complex128))
+    gm.register_buffer("none", torch.zeros(0, 2, dtype=torch.complex64))
+    loaded = round_trip(gm, tmp_path)
+    for name, tensor in gm.named_buffers():
+        found = loaded.get_buffer(name)
+        assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
+        assert bits(found) == bits(tensor), name
+    assert loaded.get_buffer("transposed").stride() == (1, 5)
+    assert not torch.equal(loaded.get_buffer("conjugate"), loaded.get_buffer("turns"))
+    assert torch.equal(loaded(x), gm(x))
+
+
+def bits(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor's values, in the order of its axes."""
+    plain = tensor.resolve_conj().resolve_neg().contiguous()
+    return (torch.view_as_real(plain) if plain.is_complex() else plain).numpy().tobytes()
+
+
 def test_tensors_without_values_are_refused(tmp_path: Path) -> None:
     gm = copy.deepcopy(at_stage("conv", "float")).to("meta")
     with pytest.raises(fxquant.CheckpointError, match=r"stem\.weight.*meta"):

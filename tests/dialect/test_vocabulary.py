@@ -1,4 +1,4 @@
-"""The closed list of operators: each has one name, and none can do harm."""
+"""The operators of the dialect: each has one name, and none can do harm."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import fx
 
-import fxquant.ops
-from fxquant.dialect import vocabulary
-from fxquant.dialect.aten_table import ROWS
-from fxquant.dialect.spellings import SPELLINGS
+from fxquant.dialect import functions, vocabulary
 
 GRAPH = fx.Graph()
 X = GRAPH.placeholder("x")
 
 
 def test_every_name_finds_its_function_and_back() -> None:
-    for name, function in vocabulary._functions().items():
+    for name, function in functions.functions().items():
         found = vocabulary.name_of(function)
         assert found is not None
         assert vocabulary.function_named(found) is function
         assert vocabulary.function_named(name) is function
+
+
+@pytest.mark.parametrize("name", ["aten.gelu", "aten.gelu.default", "aten.sort.stable"])
+def test_operators_have_names_too(name: str) -> None:
+    assert vocabulary.name_of(vocabulary.function_named(name)) == name
 
 
 def test_functions_of_timm_are_found_and_no_other_attribute_of_it() -> None:
@@ -36,44 +38,6 @@ def test_functions_of_timm_are_found_and_no_other_attribute_of_it() -> None:
     assert vocabulary.function_named("timm.create_model") is None
     assert vocabulary.function_named("timm.layers.attention.os") is None
     assert vocabulary.function_named("layers.attention.maybe_add_mask") is None
-
-
-def test_all_operators_of_fxquant_are_in_it() -> None:
-    for name in fxquant.ops.__all__:
-        assert vocabulary.function_named(f"fxquant.ops.{name}") is getattr(fxquant.ops, name)
-
-
-def test_every_canonical_spelling_is_in_it() -> None:
-    for spelling in SPELLINGS.values():
-        assert isinstance(spelling, str) or vocabulary.name_of(spelling) is not None, spelling
-
-
-def test_every_spelling_of_an_exported_operator_is_in_it() -> None:
-    for spelling, _ in ROWS.values():
-        if isinstance(spelling, str):
-            assert spelling.removesuffix("_") in vocabulary.METHODS, spelling
-        else:
-            assert vocabulary.name_of(spelling) is not None, spelling
-
-
-@pytest.mark.parametrize("name", vocabulary.ATEN)
-def test_no_overload_writes_to_its_arguments(name: str) -> None:
-    overload = vocabulary.function_named(f"aten.{name}")
-    if overload is not None:
-        assert not overload._schema.is_mutable  # type: ignore[attr-defined]
-
-
-def test_no_operator_works_in_place() -> None:
-    for name in (*vocabulary._functions(), *vocabulary.METHODS):
-        assert not name.endswith("_") or name in ("operator.and_", "operator.or_", "operator.not_"), name
-    assert all(hasattr(Tensor, name) for name in vocabulary.METHODS)
-
-
-@pytest.mark.parametrize(
-    "name", ["numpy", "tolist", "item", "data_ptr", "storage", "set_", "apply_", "cuda", "new_empty"]
-)
-def test_methods_that_reach_beyond_the_tensor_are_not_in_it(name: str) -> None:
-    assert name not in vocabulary.METHODS
 
 
 REACHING: list[Any] = [os.system, eval, open, print, setattr, torch.load, torch.save, torch.empty, operator.setitem]
@@ -107,6 +71,8 @@ def test_calls_in_it(op: str, target: Any, args: tuple[Any, ...], kwargs: dict[s
         ("call_function", getattr, (X, "shape", ()), {}, "getattr expects"),
         ("call_function", torch.add, (X, X), {"out": X}, "out= writes"),
         ("call_method", "numpy", (X,), {}, "the tensor method 'numpy' is not in the dialect"),
+        ("call_method", "resize", (X, 3), {}, "'resize' is not in the dialect: it gives out memory that nobody wrote"),
+        ("call_function", torch.randn, ((1,),), {}, "randn is not in the dialect: it draws random numbers"),
         ("call_method", "reshape", (), {}, "expected the tensor"),
         ("call_method", "split", ("a b",), {}, "expected the tensor"),
     ],

@@ -188,6 +188,32 @@ def test_a_weight_computed_at_run_time_stays_float() -> None:
     assert record.reason == "the weight is computed at run time"
 
 
+class Turned(nn.Module):
+    """A layer, a complex product and a sum of complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+        self.mix = nn.Parameter(torch.randn(4, 4, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``(B, 8)`` for ``(B, 8)``."""
+        pairs = torch.view_as_complex(self.layer(x).unflatten(-1, (4, 2)))
+        return torch.view_as_real(F.linear(pairs, self.mix) + pairs).flatten(-2)
+
+
+@pytest.mark.parametrize("recipe", ["minmax", "fqvit"])
+def test_complex_numbers_stay_as_they_are(recipe: str) -> None:
+    torch.manual_seed(0)
+    model, x = Turned().eval(), torch.randn(16, 8)
+    prepared = fxquant.prepare(fxquant.trace(model, x), fxquant.recipe(recipe))
+    fxquant.calibrate(prepared, [x], progress=False)
+    gm = fxquant.convert(prepared)
+    reasons = {record.module: record.reason for n in gm.graph.nodes if (record := record_of(n)) is not None}
+    assert reasons[""] == "complex numbers have no codes"
+    assert (gm(x) - model(x)).norm() < 0.05 * model(x).norm()
+
+
 def test_a_product_with_a_parameter_stays_float() -> None:
     model = Calls(lambda m, x: torch.matmul(x, m.w.transpose(0, 1)), w=nn.Parameter(torch.ones(3, 4)))
     (record,) = records(annotated(model)).values()

@@ -270,7 +270,7 @@ def test_refuses_training_mode_and_names_the_module() -> None:
         fxquant.trace(model.train())
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex64])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_refuses_other_dtypes_and_names_the_tensor(dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Linear(4, 4).to(dtype)).eval()
     with pytest.raises(InputError, match=rf"found {dtype} in '0.weight'"):

@@ -138,13 +138,35 @@ def test_missing_parts(key: str, path: Path) -> None:
     refused(path, lambda contents, tensors: contents.pop(key) and None)
 
 
+# Names near the border of the dialect, on both sides of it.
+FUNCTIONS = [
+    *("torch.sort", "torch.load", "torch.empty", "torch.nn.functional.embedding", "torch.nn.functional.normalize"),
+    *("torch.ops", "aten.set_.source_Tensor", "aten.gelu", "aten.as_strided.default", "aten.max.dim", "aten.__class__"),
+    *("operator.and_", "operator.call", "builtins.max", "builtins.getattr", "math.comb", "torch.nn.functional.relu"),
+    *(
+        "call_function",
+        "call_method",
+        "values",
+        "resize",
+        "scatter",
+        "data_ptr",
+        "index_put",
+        "numpy",
+        "complex",
+        "named",
+    ),
+]
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-3, 300), st.floats(allow_nan=False, allow_infinity=False))
-    | st.sampled_from([*INJECTIONS, "x", "head", "forward", "shape", "observer", "parameter", "float32", "lowered"]),
+    | st.sampled_from([*INJECTIONS, "x", "head", "forward", "shape", "observer", "parameter", "float32", "lowered"])
+    | st.sampled_from(FUNCTIONS),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["node", "tuple", "list", "dict", "slice", "dtype", "type", "name", "x"]), inner
+            st.sampled_from(
+                ["node", "complex", "named", "tuple", "list", "dict", "slice", "dtype", "type", "name", "x"]
+            ),
+            inner,
         )
     ),
     max_leaves=5,
