@@ -11,7 +11,8 @@ from PIL import Image
 from fxquant.errors import InputError
 
 _MODES = {1: "L", 3: "RGB"}
-_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+_WHITE_IS_ZERO, _SIGNED = 0, 2
 
 
 def image_mode(channels: int) -> str:
@@ -43,6 +44,8 @@ def open_image(file: str | Path, mode: str = "RGB") -> Image.Image:
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     """Return an image of one wide channel scaled so that its white is 255; any other as it is."""
     if not image.mode.startswith(("I", "F")):
+        if _tag(image, _SAMPLE_FORMAT) and _SIGNED in _tag(image, _SAMPLE_FORMAT):
+            raise InputError("its values are signed bytes, expected unsigned ones: save it with 8 unsigned bits")
         return image
     values = np.asarray(image, dtype=np.float64)
     white = _white(image, values)
@@ -55,23 +58,37 @@ def _white(image: Image.Image, values: np.ndarray[tuple[int, ...], np.dtype[np.f
     """
     Return the value that means white.
 
-    16 bits have a range of their own. Wider pixels may hold values of any range: floats up to 1 are taken for a range of 1,
-    and any values up to 255 and up to 65535 for ranges of 8 and of 16 bits.
+    16 bits have a range of their own, up to 65535 or 32767 where they are signed. Wider pixels may hold values of any range:
+    floats up to 1 are taken for a range of 1, and any values up to 255 and up to 65535 for ranges of 8 and of 16 bits.
     """
-    if image.mode.startswith("I;16"):
-        bits = _tag(image, _BITS)
-        return float(2 ** (bits[0] if bits else 16) - 1)
-    if image.format == "PPM" and image.mode == "I":
-        return 65535.0  # to which Pillow scales the range that the file states
     low, high = float(values.min()), float(values.max())
-    ranges = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-    white = next((white for white in ranges if high <= white), None)
-    # A little more than 1 is a range of 1 that was overshot: as one of 255 it would be black.
-    if white is None or not low >= 0 or (image.mode == "F" and 1 < high < 2):
+    white = _stated_white(image) or next((white for white in _ranges(image) if high <= white), None)
+    # A little more than 1 or 255 is such a range that was overshot: in the next one it would be black.
+    if (
+        white is None
+        or not low >= 0
+        or (not _stated_white(image) and any(top < high < 2 * top for top in _ranges(image)))
+    ):
         raise InputError(
             f"its values are from {low:g} to {high:g}, expected 0 to 1, 255 or 65535: save it with 8 or 16 bits"
         )
     return white
+
+
+def _ranges(image: Image.Image) -> tuple[float, ...]:
+    return (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+
+
+def _stated_white(image: Image.Image) -> float | None:
+    """Return the value of white that follows from how the file stores its values, None where they may have any range."""
+    bits = _tag(image, _BITS)
+    if image.mode.startswith("I;16"):
+        return float(2 ** (bits[0] if bits else 16) - 1)
+    if image.mode == "I" and image.format == "PPM":
+        return 65535.0  # to which Pillow scales the range that the file states
+    if image.mode == "I" and bits and bits[0] == 16:  # signed
+        return 32767.0
+    return None
 
 
 def _tag(image: Image.Image, number: int) -> Any:

@@ -25,13 +25,16 @@ def save(file: Path, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) 
     return file
 
 
-def write_tiff(file: Path, bits: int, data: bytes, width: int, white_is_zero: bool = False) -> Path:
-    """Write a grey TIFF of one row by hand, as Pillow writes neither 12 bits nor white as zero in 16."""
-    black = 0 if white_is_zero else 1
+def write_tiff(file: Path, bits: int, data: bytes, width: int, kind: int = 1, black: int = 1, end: str = "<") -> Path:
+    """
+    Write a grey TIFF of one row by hand, as Pillow does not write all of them.
+
+    kind: 1 unsigned, 2 signed, 3 floats. black: 0 where white is zero. end: ``<`` or ``>``, the order of bytes.
+    """
     tags = [(256, width), (257, 1), (258, bits), (259, 1), (262, black), (273, 8), (277, 1), (278, 1), (279, len(data))]
-    entries = b"".join(struct.pack("<HHII", number, 4, 1, value) for number, value in tags)
-    header = b"II*\0" + struct.pack("<I", 8 + len(data)) + data
-    file.write_bytes(header + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0))
+    entries = b"".join(struct.pack(f"{end}HHII", number, 4, 1, value) for number, value in [*tags, (339, kind)])
+    header = (b"II*\0" if end == "<" else b"MM\0*") + struct.pack(f"{end}I", 8 + len(data)) + data
+    file.write_bytes(header + struct.pack(f"{end}H", len(tags) + 1) + entries + struct.pack(f"{end}I", 0))
     return file
 
 
@@ -54,8 +57,42 @@ def test_floats_and_wide_integers_are_scaled_by_the_range_they_use(tmp_path: Pat
 def test_twelve_bits_and_white_as_zero(tmp_path: Path) -> None:
     twelve = write_tiff(tmp_path / "a.tif", 12, bytes([0xFF, 0xF8, 0x00]), 2)  # 4095 and 2048
     assert pixels(twelve)[0, :, 0].tolist() == [255, 128]
-    inverted = write_tiff(tmp_path / "b.tif", 16, struct.pack("<HH", 0, 65535), 2, white_is_zero=True)
+    inverted = write_tiff(tmp_path / "b.tif", 16, struct.pack("<HH", 0, 65535), 2, black=0)
     assert pixels(inverted)[0, :, 0].tolist() == [255, 0]
+
+
+@pytest.mark.parametrize("end", ["<", ">"])
+@pytest.mark.parametrize(
+    ("bits", "kind", "code", "values", "shown"),
+    [
+        (16, 1, "H", [0, 255, 32768, 65535], [0, 1, 128, 255]),
+        (16, 2, "h", [0, 129, 16384, 32767], [0, 1, 128, 255]),
+        (32, 2, "i", [0, 1, 128, 255], [0, 1, 128, 255]),
+        (32, 2, "i", [0, 257, 32896, 65535], [0, 1, 128, 255]),
+        (32, 3, "f", [0, 0.25, 0.5, 1], [0, 64, 128, 255]),
+        (32, 3, "f", [0, 0, 0, 0], [0, 0, 0, 0]),
+    ],
+)
+def test_signs_and_the_order_of_bytes_are_heeded(
+    tmp_path: Path, end: str, bits: int, kind: int, code: str, values: list[float], shown: list[int]
+) -> None:
+    file = write_tiff(tmp_path / "a.tif", bits, struct.pack(f"{end}4{code}", *values), 4, kind, end=end)
+    assert pixels(file)[0, :, 0].tolist() == shown
+
+
+def test_values_below_black_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="its values are from -1 to 32767"):
+        open_image(write_tiff(tmp_path / "a.tif", 16, struct.pack("<2h", -1, 32767), 2, 2))
+    with pytest.raises(InputError, match="its values are signed bytes"):
+        open_image(write_tiff(tmp_path / "a.tif", 8, struct.pack("<2b", -1, 127), 2, 2))
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_half_a_file_is_refused(tmp_path: Path, kind: str) -> None:
+    file = save(tmp_path / "a.png", np.random.RandomState(0).randint(0, 255, (64, 64)).astype(kind))
+    file.write_bytes(file.read_bytes()[:600])
+    with pytest.raises(InputError, match="truncated"):
+        open_image(file)
 
 
 def test_a_pgm_file_says_its_range(tmp_path: Path) -> None:
@@ -63,7 +100,7 @@ def test_a_pgm_file_says_its_range(tmp_path: Path) -> None:
     assert pixels(tmp_path / "a.pgm")[0, :, 0].tolist() == [0, 255]
 
 
-@pytest.mark.parametrize("values", [[0, 1.3], [-1, 1], [0, 70000], [0, float("nan")]])
+@pytest.mark.parametrize("values", [[0, 1.3], [0, 256.5], [-1, 1], [0, 70000], [0, float("nan")], [0, float("inf")]])
 def test_values_of_no_known_range_are_refused(tmp_path: Path, values: list[float]) -> None:
     file = save(tmp_path / "a.tif", np.array([values], np.float32))
     with pytest.raises(InputError, match=rf"cannot read the image '{file}': its values are from .* 8 or 16 bits"):

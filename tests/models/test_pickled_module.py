@@ -80,17 +80,14 @@ def test_a_whole_model_of_timm_loads_by_name(tmp_path: Path, wrap: Any) -> None:
     assert all(torch.equal(tensor, source.state_dict()[key]) for key, tensor in built.model.state_dict().items())
 
 
+def tensor() -> bytes:
+    """Return the program of a tensor ``(1,)`` of zero."""
+    one = storage("torch.FloatStorage", b"K\x01")
+    return called("torch._utils._rebuild_tensor_v2", one, b"K\x00", b"K\x01\x85", b"K\x01\x85", b"\x89", b"}")
+
+
 def test_the_classes_need_not_be_installed(tmp_path: Path) -> None:
-    tensor = called(
-        "torch._utils._rebuild_tensor_v2",
-        storage("torch.FloatStorage", b"K\x01"),
-        b"K\x00",
-        b"K\x01\x85",
-        b"K\x01\x85",
-        b"\x89",
-        b"}",
-    )
-    state = text("_parameters") + b"}" + text("w") + tensor + b"s" + text("_buffers") + b"}" + text("_modules") + b"}"
+    state = text("_parameters") + b"}" + text("w") + tensor() + b"s" + text("_buffers") + b"}" + text("_modules") + b"}"
     file = write_zip(tmp_path / "a.pth", named("nowhere.Model") + b")\x81}(" + state + b"ub")
     assert torch.equal(read_weights(file)["w"], torch.zeros(1))
 
@@ -142,9 +139,13 @@ def test_modules_without_end_are_refused(tmp_path: Path) -> None:
             read_weights(write_zip(tmp_path / "a.pth", program))
 
 
-def test_a_mapping_that_holds_itself_holds_no_weights(tmp_path: Path) -> None:
+def test_mappings_that_hold_themselves_end(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not hold a state dict, but keys model"):
         read_weights(write_zip(tmp_path / "a.pth", b"}q\x00" + text("model") + b"h\x00s"))
+    found = read_weights(
+        write_zip(tmp_path / "a.pth", b"}q\x00(" + text("model") + b"h\x00" + text("w") + tensor() + b"u")
+    )
+    assert torch.equal(found["w"], torch.zeros(1))
 
 
 def test_attributes_do_not_hide_methods(tmp_path: Path) -> None:
