@@ -77,6 +77,7 @@ class ITPN(nn.Module):
         _check_outs(num_outs, grid, rpe)
         self.grid, self.depth, self.num_outs = grid, depth, num_outs
         self.num_features = self.embed_dim = embed_dim
+        self.in_chans = in_chans
         self.num_classes = num_classes if num_outs < 2 else 0
         widths = (embed_dim // 4, embed_dim // 2, embed_dim)
         self.patch_embed = PatchEmbed(grid, patch_size // INNER, in_chans, widths[0])

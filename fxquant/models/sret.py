@@ -78,6 +78,7 @@ class SReT(nn.Module):
         slices = list(zip(groups1, groups2, strict=True))
         _check_slices(sides, dims, slices)
 
+        self.in_chans = in_chans
         self.num_classes = num_classes
         self.num_features = self.embed_dim = dims[-1]
         self.patch_embed = Stem(in_chans, dims[0])

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import fxquant
 from fxquant import ConfigError, InputError
+from fxquant.data import resolve_data_config
 from fxquant.models import SReT, sret_lt, sret_s, sret_t
 from fxquant.models.sret import checkpoint_filter_fn
 from fxquant.models.sret_blocks import Permutation
@@ -551,6 +552,7 @@ def test_timm_builds_the_models_by_name(name: str) -> None:
     assert model(torch.zeros(2, 1, 64, 64, device="meta")).shape == (2, 7)
     config: Any = model.pretrained_cfg
     assert config["architecture"] == name
+    assert resolve_data_config(model)["input_size"] == (1, 224, 224)
     data = timm.data.resolve_model_data_config(model)
     assert (data["input_size"], data["crop_pct"], data["interpolation"]) == ((3, 224, 224), 0.9, "bicubic")
     assert data["mean"] == timm.data.IMAGENET_DEFAULT_MEAN
