@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import re
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import fxquant
+from fxquant.cli.eval import add_arguments
 from fxquant.cli.main import main
+from fxquant.cli.setting import resolve_setting
 from tests.support.folders import CLASSES, MODEL, VAL, load_folder
 
 SMALL = ["--img-size", "32", "--num-classes", "3", "--calib", "9", "--batch-size", "8", "--workers", "0"]
@@ -248,7 +251,7 @@ def test_images_that_cannot_be_read_are_skipped_named_and_not_counted(
     for name in ("train/cat/1.png", "val/dog/0.png", "val/eel/6.png"):
         (broken / name).write_bytes(b"")
     (broken / "val" / "cat" / "9.heic").touch()
-    options = ["--checkpoint", checkpoint, "--calib", 29, "--json", written]
+    options = ["--checkpoint", checkpoint, "--calib", 29, "--json", written, "--target", "fake"]
     assert run_eval(broken, *options) == 0
     out = capsys.readouterr().out
     assert "note: left out 1 image that cannot be read here (1 .heic)" in out
@@ -284,9 +287,14 @@ def test_too_many_unreadable_images_are_an_error(
 
 
 def test_a_model_of_grey_images(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_eval(folder, "--checkpoint", checkpoint, "--in-chans", 1, "--limit", 6) == 0
-    out = capsys.readouterr().out
-    assert "1x32x32" in out
-    assert "resized: patch_embed.proj.weight (192, 3, 16, 16) to (192, 1, 16, 16)" in out
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    given = [MODEL, "--data", folder, *SMALL, "--checkpoint", checkpoint, "--in-chans", 1]
+    setting = resolve_setting(parser.parse_args(list(map(str, given))), limit=6, classes=True)
+    assert "resized: patch_embed.proj.weight (192, 3, 16, 16) to (192, 1, 16, 16)" in setting.source.weights
+    for batches in (setting.calibration, setting.evaluation):
+        images, _ = next(iter(batches))
+        assert images.shape[1:] == (1, 32, 32)
+    assert setting.source.model(images).shape == (6, 3)
     assert run_eval(folder, "--checkpoint", checkpoint, "--in-chans", 4, "--limit", 6) == 2
     assert "the model takes 4" in capsys.readouterr().err

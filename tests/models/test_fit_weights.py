@@ -156,6 +156,15 @@ def test_names_of_transformers_are_recognised() -> None:
 # timm ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _narrow_models_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let timm build its architectures with one block or two, so that they are quick."""
+    create = timm.create_model
+    swin = {"embed_dim": 8, "depths": (2, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+    vit = {"embed_dim": 24, "depth": 1, "num_heads": 1}
+    monkeypatch.setattr(timm, "create_model", lambda name, **o: create(name, **o, **(swin if name == SWIN else vit)))
+
+
 def save(folder: Path, state: Any) -> Path:
     torch.save(state, folder / "weights.pth")
     return folder / "weights.pth"
@@ -172,7 +181,7 @@ def test_positions_are_resampled_to_another_size_and_said_so(tmp_path: Path) -> 
     source = timm.create_model(VIT, img_size=64, num_classes=5)
     file = save(tmp_path, {"state_dict": prefixed(source.state_dict(), "module.")})
     built = build_timm_model(VIT, checkpoint=file, num_classes=5, img_size=96)
-    assert built.weights == f"checkpoint {file}; resized: pos_embed (1, 17, 192) to (1, 37, 192)"
+    assert built.weights == f"checkpoint {file}; resized: pos_embed (1, 17, 24) to (1, 37, 24)"
     wanted = timm.create_model(VIT, img_size=64, num_classes=5)
     wanted.load_state_dict(source.state_dict())
     wanted.set_input_size((96, 96))
@@ -197,7 +206,7 @@ def test_swin_as_microsoft_publishes_it(tmp_path: Path) -> None:
 
 def test_dinov2_with_its_mask_token(tmp_path: Path) -> None:
     source = timm.create_model("vit_small_patch14_dinov2", img_size=56)
-    state = {**source.state_dict(), "mask_token": torch.zeros(1, 384)}
+    state = {**source.state_dict(), "mask_token": torch.zeros(1, 24)}
     built = build_timm_model("vit_small_patch14_dinov2", checkpoint=save(tmp_path, state), img_size=56)
     assert torch.equal(logits(built.model, 56), logits(source, 56))
 
@@ -220,7 +229,7 @@ def test_a_first_layer_of_three_channels_is_adapted_as_timm_does(tmp_path: Path,
     built = build_timm_model(VIT, checkpoint=file, num_classes=5, img_size=32, in_chans=channels)
     wanted = adapt_input_conv(channels, source.state_dict()["patch_embed.proj.weight"])
     assert torch.equal(built.model.state_dict()["patch_embed.proj.weight"], wanted)
-    assert f"resized: patch_embed.proj.weight (192, 3, 16, 16) to (192, {channels}, 16, 16)" in built.weights
+    assert f"resized: patch_embed.proj.weight (24, 3, 16, 16) to (24, {channels}, 16, 16)" in built.weights
     own = build_timm_model(
         VIT, checkpoint=save(tmp_path, built.model.state_dict()), num_classes=5, img_size=32, in_chans=channels
     )
