@@ -20,7 +20,13 @@ _PREFIXES = ("_orig_mod", "module", "model", "net", "backbone")
 _AVERAGED = ("model_ema", "ema_model", "ema", "averaged_model")
 _COUNTERS = ("n_averaged", "steps")  # that averaging keeps next to the weights
 _RECOMPUTED = ("attn_mask", "relative_position_index", "relative_coords_table")
-_TRANSFORMERS = (".encoder.layer.", "embeddings.patch_embedding", "embeddings.cls_token", "vision_model.")
+_TRANSFORMERS = (
+    "encoder.layer.",
+    "patch_embeddings.",
+    "embeddings.cls_token",
+    "embeddings.patch_embedding",
+    "vision_model.",
+)
 
 
 @dataclass(frozen=True)

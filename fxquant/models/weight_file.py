@@ -155,13 +155,14 @@ def _describe_folder(folder: Path) -> str:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         config = {}
+    config = config if isinstance(config, dict) else {}
     if "architecture" in config:
         return f"a model folder of timm: give local-dir:{folder} as MODEL, with --pretrained"
     if "model_type" in config or "architectures" in config:
-        name = ", ".join(config.get("architectures") or [str(config.get("model_type"))])
+        name, *_ = config.get("architectures") or ["AutoModel"]
         return (
-            f"a model folder of Hugging Face transformers ({name}), not of timm: load it with "
-            f"{name}.from_pretrained and give the model to fxquant.quantize"
+            f"a model folder of Hugging Face transformers ({config.get('model_type', name)}), not of timm: load it there with "
+            f"{name}.from_pretrained({str(folder)!r}), and give the model to fxquant.quantize"
         )
     files = sorted(f.name for f in folder.iterdir() if f.suffix in (".safetensors", ".pth", ".pt", ".bin", ".ckpt"))
     return "a folder: give the file of weights" + (f" in it, such as {', '.join(files[:3])}" if files else "")

@@ -148,9 +148,18 @@ def test_filters_may_take_the_state_alone_or_the_model_too() -> None:
         assert torch.equal(model.fc.weight, state["fc.weight"])
 
 
-def test_names_of_transformers_are_recognised() -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit.encoder.layer.0.output.dense.weight",
+        "encoder.layer.0.norm1.weight",
+        "segformer.encoder.patch_embeddings.0.proj.weight",
+        "vision_model.embeddings.patch_embedding.weight",
+    ],
+)
+def test_names_of_transformers_are_recognised(name: str) -> None:
     with pytest.raises(InputError, match="those of Hugging Face transformers: load it there with from_pretrained"):
-        load_weights(Small(), {"vit.encoder.layer.0.output.dense.weight": torch.ones(1)}, FILE)
+        load_weights(Small(), {name: torch.ones(1)}, FILE)
 
 
 # timm ----------------------------------------------------------------------------------------------------------------

@@ -111,12 +111,20 @@ def test_other_kinds_of_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architectures": ["ViTModel"], "model_type": "vit"}, r"transformers \(ViTModel\).*ViTModel\.from_pretrained"),
+        (
+            {"architectures": ["ViTModel"], "model_type": "vit"},
+            r"transformers \(vit\), .* with ViTModel\.from_pretrained\('/",
+        ),
+        (
+            {"model_type": "dinov2"},
+            r"transformers \(dinov2\), not of timm: load it there with AutoModel\.from_pretrained",
+        ),
+        ([], "is a folder: give the file of weights in it"),
         ({"architecture": "vit_tiny_patch16_224"}, r"of timm: give local-dir:.* as MODEL, with --pretrained"),
         (None, r"is a folder: give the file of weights in it, such as a\.safetensors"),
     ],
 )
-def test_folders_say_whose_they_are(tmp_path: Path, config: dict[str, Any] | None, message: str) -> None:
+def test_folders_say_whose_they_are(tmp_path: Path, config: Any, message: str) -> None:
     save_file(STATE, tmp_path / "a.safetensors")
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
