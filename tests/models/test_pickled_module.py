@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,12 @@ class Rebuilt(nn.Module):
         return Rebuilt, (), None
 
 
+class Slots:
+    """An object whose state is no mapping, which a stand-in cannot take."""
+
+    __slots__ = ("a",)
+
+
 def save(folder: Path, value: Any, zipped: bool = True) -> Path:
     torch.save(value, folder / "whole.pth", _use_new_zipfile_serialization=zipped)
     return folder / "whole.pth"
@@ -92,12 +98,21 @@ def test_the_classes_need_not_be_installed(tmp_path: Path) -> None:
     assert torch.equal(read_weights(file)["w"], torch.zeros(1))
 
 
+slots = Slots()
+slots.a = 1
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (Rebuilt(), r"without code of .*Rebuilt.*object of a class that is no module"),
         (nn.Sequential(Rebuilt()), r"without code of .*Rebuilt and .* of torch.*\(0 is no module"),
         (Holder(nn.Linear(1, 1)), r"without code of .*Holder and .*If you trust the file, save its weights once"),
+        ({"model": {"w": torch.ones(1)}, "extra": slots}, r"without code of .*Slots, which is not run"),
+        (
+            {"model": {"w": torch.ones(1)}, "losses": deque([1])},
+            r"without code of collections\.deque, which is not run",
+        ),
     ],
 )
 def test_what_only_its_own_code_can_read_is_refused(tmp_path: Path, content: Any, message: str) -> None:
