@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -220,6 +220,17 @@ def only_masks(node: fx.Node) -> bool:
                 seen.add(user)
                 stack.append(user)
     return masks
+
+
+def after(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """Return what is computed from the values of `nodes`, other than by their sizes."""
+    stack, found = list(nodes), set[fx.Node]()
+    while stack:
+        for user in stack.pop().users:
+            if user not in found and not _is_size(user):
+                found.add(user)
+                stack.append(user)
+    return found
 
 
 def weights_behind(node: fx.Node) -> frozenset[str]:
