@@ -34,6 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fxquant.kernels",),
     ("fxquant.registration",),
     ("fxquant.data", "fxquant.digits", "fxquant.models", "fxquant.distributed", "fxquant.files"),
+    ("fxquant.pickles",),
     ("fxquant.errors", "fxquant.version"),
 )
 HEIGHT = {room: -number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -53,7 +53,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="timm name, best with its tag: deit_small_patch16_224.fb_in1k")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--pretrained", action="store_true", help="timm's pretrained weights")
-    weights.add_argument("--checkpoint", type=Path, metavar="F", help="a local state dict (.safetensors, .pth)")
+    weights.add_argument("--checkpoint", type=Path, metavar="F", help="a local file of weights (.safetensors, .pth)")
     parser.add_argument("--num-classes", type=positive, metavar="N", help="classes of the checkpoint (the model's own)")
     parser.add_argument("--img-size", type=positive, metavar="N", help="image height and width (the model's own)")
     parser.add_argument(

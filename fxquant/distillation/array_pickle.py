@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.serialization import safe_globals
 
-_LOCK = threading.Lock()  # torch keeps its list of allowed names for the whole process
+from fxquant.pickles import load_pickled
+
 _KINDS = "biuf"  # bool, integers, floats
 
 
@@ -65,7 +63,7 @@ def _no_bytes(*given: object) -> bytes:
 
 
 # NumPy 2 calls its module numpy._core, NumPy 1 numpy.core.
-_STAND_INS: list[Any] = [
+_STAND_INS: list[tuple[Any, str]] = [
     (PickledArray, "numpy.ndarray"),
     (PickledType, "numpy.dtype"),
     (_reconstruct, "numpy.core.multiarray._reconstruct"),
@@ -79,13 +77,11 @@ def load_arrays(file: Path) -> Any:
     Return what `torch.save` wrote to `file`. Tensors are on the CPU, and NumPy arrays of numbers in a list are arrays
     again.
 
-    torch rebuilds its own tensors and nothing else (``weights_only``). Names from NumPy lead to classes of this module,
-    which hold data and call nothing. Any other name in the file raises `pickle.UnpicklingError`. A damaged file may raise
-    any exception.
+    Names from NumPy lead to classes of this module, which hold data and call nothing. Raises as `load_pickled` does for any
+    other name, and for a damaged file.
     """
-    data = io.BytesIO(file.read_bytes())  # outside the lock, so that threads wait for the disk together
-    with _LOCK, safe_globals(_STAND_INS):
-        loaded = torch.load(data, map_location="cpu", weights_only=True)
+    # Read here, so that threads wait for the disk together and for torch one after the other.
+    loaded = load_pickled(io.BytesIO(file.read_bytes()), _STAND_INS)
     if isinstance(loaded, list | tuple):
         return [item.resolve() if isinstance(item, PickledArray) else item for item in loaded]
     return loaded

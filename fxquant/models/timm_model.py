@@ -53,11 +53,11 @@ def build_timm_model(
     """
     Create the timm model `name` (architecture, optionally with tag) on the CPU in eval mode.
 
-    pretrained: timm's own weights. checkpoint: a local state dict instead, .safetensors or anything `torch.load` reads with
-    ``weights_only``, in any layout that timm converts for this architecture; see `read_weights` and `load_weights`. Without
-    either the weights are random, from torch's random state.
-    in_chans: channels of its images, None for the model's own; weights for 3 are adapted as timm does. dynamic: it takes images
-    of any size, for which timm has a switch in some families, and needs none in others.
+    pretrained: timm's own weights. checkpoint: a local state dict or whole model instead, .safetensors or a file of
+    `torch.save`, in any layout that timm converts for this architecture; no code of it runs. See `read_weights` and
+    `load_weights`. Without either the weights are random, from torch's random state. in_chans: channels of its images, None for
+    the model's own; weights for 3 are adapted as timm does. dynamic: it takes images of any size, for which timm has a switch
+    in some families, and needs none in others.
 
     Raises `InputError` for an unknown name or tag, weights that cannot be had or adapted, or a checkpoint of another model.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import pickle
 import re
@@ -11,18 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from fxquant.errors import InputError
+from fxquant.models.pickled_module import is_pickled_module, is_pickled_object, module_state
+from fxquant.pickles import foreign_names, load_inert
 
 # What training scripts wrap weights in, averaged ones (EMA) first.
 _WRAPPERS = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema", "ema_model"),
     *("state_dict", "model_state_dict", "model", "module", "net", "weights", "shadow"),
 )
+_MOST_WRAPPERS = 10  # in each other; a file may say that one holds itself
 _FOREIGN = {
     ".h5": "an HDF5 file, as Keras writes it",
     ".keras": "a Keras file",
@@ -35,34 +35,12 @@ _FOREIGN = {
 }
 
 
-class _Ignored:
-    """Stands in for what NumPy objects are made of: it takes what a file gives and does nothing with it."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, _: object) -> None:
-        pass
-
-
-# Numbers next to the weights, such as the best accuracy. NumPy 2 calls its module numpy._core, NumPy 1 numpy.core.
-_HARMLESS: list[Any] = [
-    argparse.Namespace,
-    (_Ignored, "numpy.dtype"),
-    (_Ignored, "numpy.ndarray"),
-    *(
-        (_Ignored, f"numpy.{core}.multiarray.{name}")
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    ),
-]
-
-
 def read_weights(file: Path) -> dict[str, Any]:
     """
     Return the state dict in `file`, out of what training scripts wrap it in; averaged weights (EMA) are preferred.
 
-    Names are those of the file. Objects next to the weights are read as far as they are plain data; no code in the file runs.
+    Names are those of the file. No code runs that a file holds or names. Of a whole model that was pickled the parameters and
+    kept buffers are taken; of other objects plain data alone is read.
 
     Raises `InputError` where the file cannot be read so: it says what kind of file it is, and what can be done.
     """
@@ -71,19 +49,47 @@ def read_weights(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise InputError(f"checkpoint {str(file)!r} does not exist")
     _refuse_foreign(file)
-    found = _read_safetensors(file) if file.suffix == ".safetensors" else _read_pickle(file)
+    if file.suffix == ".safetensors":
+        return _unwrap(_read_safetensors(file), file)
+    try:
+        return _unwrap(load_inert(file), file)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file may raise anything
+        raise InputError(f"cannot read the checkpoint {str(file)!r}: {_describe_failure(file, error)}") from error
+
+
+def _unwrap(found: Any, file: Path) -> dict[str, Any]:
+    """Return the innermost state dict; raise `InputError` where there is none. A pickled object may raise anything."""
     wrapper = ""
-    while isinstance(found, Mapping) and (key := next((k for k in _WRAPPERS if _holds_tensors(found.get(k))), "")):
+    for _ in range(_MOST_WRAPPERS):
+        if not isinstance(found, Mapping) or is_pickled_module(found):
+            break
+        key = next((key for key in _WRAPPERS if _holds_weights(found.get(key))), None)
+        if key is None:
+            break
         found, wrapper = found[key], f" under {key!r}"
-    if not isinstance(found, Mapping) or not _holds_tensors(found):
-        what = f"keys {', '.join(map(str, list(found)[:5]))}" if isinstance(found, Mapping) else type(found).__name__
+    if is_pickled_object(found) and not is_pickled_module(found):
+        raise pickle.UnpicklingError(f"what it holds{wrapper} is an object of a class that is no module")
+    state = module_state(found) if is_pickled_module(found) else found
+    if not isinstance(state, Mapping) or not _holds_weights(state):
+        what = f"keys {', '.join(map(str, list(state)[:5]))}" if isinstance(state, Mapping) else type(state).__name__
         raise InputError(f"checkpoint {str(file)!r} does not hold a state dict{wrapper}, but {what}")
-    return {str(name): value for name, value in found.items()}
+    return {str(name): value for name, value in state.items()}
 
 
-def _holds_tensors(value: object) -> bool:
-    """Say whether `value` is a mapping with tensors in it, or in a mapping in it."""
-    return isinstance(value, Mapping) and any(isinstance(v, Tensor) or _holds_tensors(v) for v in value.values())
+def _holds_weights(value: object) -> bool:
+    """Say whether `value` is a module, or a mapping with a tensor or a module in it or in a mapping in it."""
+    seen, todo = set[int](), [value]
+    for value in todo:
+        if is_pickled_module(value):
+            return True
+        if isinstance(value, Mapping) and id(value) not in seen:  # a file may say that it holds itself
+            seen.add(id(value))
+            if any(isinstance(item, Tensor) for item in value.values()):
+                return True
+            todo += value.values()
+    return False
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -98,40 +104,18 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         raise InputError(f"cannot read the checkpoint {str(file)!r}: {error}") from error
 
 
-def _read_pickle(file: Path) -> Any:
-    try:
-        with safe_globals(_HARMLESS):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        classes = _classes(file, str(error))
-        reason = _describe_classes(file, classes) if classes else _first_line(error)
-        raise InputError(f"cannot read the checkpoint {str(file)!r}: {reason}") from error
-    except Exception as error:  # a damaged file may raise anything
-        raise InputError(f"cannot read the checkpoint {str(file)!r}: {error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    """Return what is wrong, without torch's advice to read the file unsafely."""
-    found = re.search(r"WeightsUnpickler error: (.*)", str(error))
-    return found[1] if found else str(error).partition("\n")[0]
-
-
-def _classes(file: Path, message: str) -> list[str]:
-    """Return the names of the classes and functions that reading `file` would call."""
-    with safe_globals(_HARMLESS):
-        try:
-            return sorted(get_unsafe_globals_in_checkpoint(file))
-        except Exception:  # it lists those of zip archives alone
-            return re.findall(r"GLOBAL (\S+)", message)
-
-
-def _describe_classes(file: Path, classes: list[str]) -> str:
-    """Return what the file needs: the names that are not torch's own, else those, and how to save it without them."""
-    own = [name for name in classes if name.startswith(("torch.", "builtins."))]
+def _describe_failure(file: Path, error: Exception) -> str:
+    """Return what is wrong with the file: the classes that it needs, with the way out, or what torch says of its damage."""
+    found = re.search(r"WeightsUnpickler error:\s*(.*)", str(error))  # without its advice to read the file unsafely
+    reason = found[1] if found else str(error).partition("\n")[0]
+    classes = foreign_names(file) if isinstance(error, pickle.UnpicklingError | TypeError | ValueError) else []
+    own = [name for name in classes if name.startswith(("torch.", "builtins.", "collections."))]
     others = [name for name in classes if name not in own]
-    shown = ", ".join(others or own) + (f" and {len(own)} of torch" if others and own else "")
+    if not classes:
+        return reason
+    shown = ", ".join(others or own) + (f" and {len(own)} of torch and Python" if others and own else "")
     return (
-        f"it is no plain state dict, reading it runs code of {shown}, which weights_only forbids. If you trust it, save its "
+        f"its weights cannot be found without code of {shown}, which is not run ({reason}). If you trust the file, save its "
         f"weights once where these can be imported: found = torch.load({str(file)!r}, weights_only=False); torch.save(found."
         "state_dict(), 'weights.pth') for a whole model, torch.save(found['state_dict'], 'weights.pth') for a dict of that key"
     )

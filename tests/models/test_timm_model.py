@@ -58,10 +58,10 @@ def test_damaged_checkpoint_is_named(tmp_path: Path, content: bytes, suffix: str
         build_timm_model(MODEL, checkpoint=file)
 
 
-def test_pickled_objects_are_not_executed(tmp_path: Path) -> None:
+def test_what_is_no_state_dict_of_the_model_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "module.pth"
     torch.save(nn.Linear(1, 1), file)
-    with pytest.raises(InputError, match="weights_only"):
+    with pytest.raises(InputError, match="is not of this model"):
         build_timm_model(MODEL, checkpoint=file)
     torch.save([1, 2], file)
     with pytest.raises(InputError, match="does not hold a state dict"):

@@ -48,7 +48,7 @@ def test_weights_are_found_in_what_training_scripts_write(tmp_path: Path, conten
 
 def test_numpy_objects_are_not_built(tmp_path: Path) -> None:
     found = read_weights(write(tmp_path, {"a": torch.ones(1), "b": np.ones(3)}))
-    assert type(found["b"]).__name__ == "_Ignored"
+    assert type(found["b"]).__name__ == "Called"
 
 
 class Touch:
@@ -64,20 +64,16 @@ class Touch:
 def test_code_in_a_file_does_not_run(tmp_path: Path) -> None:
     file, mark = write(tmp_path, {"model": STATE, "extra": [0]}), tmp_path / "mark"
     torch.save({"model": STATE, "extra": Touch(mark)}, file)
-    with pytest.raises(InputError, match=r"runs code of .*Path"):
+    with pytest.raises(InputError, match=r"without code of .*Path"):
         read_weights(file)
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("zipped", [True, False])
-def test_classes_that_a_file_needs_are_named_with_the_way_out(tmp_path: Path, zipped: bool) -> None:
-    file = tmp_path / "whole.pth"
-    torch.save(
-        {"net": nn.TransformerEncoderLayer(8, 2), "extra": Touch(file)}, file, _use_new_zipfile_serialization=zipped
-    )
-    named = "pathlib.* and [0-9]+ of torch" if zipped else "TransformerEncoderLayer"
+def test_classes_that_a_file_needs_are_named_with_the_way_out(tmp_path: Path) -> None:
+    file = write(tmp_path, {"net": nn.TransformerEncoderLayer(8, 2), "extra": Touch(tmp_path)})
     with pytest.raises(
-        InputError, match=rf"(?s)runs code of .*{named}.*weights_only=False\); torch.save\(found.state_dict"
+        InputError,
+        match=r"without code of pathlib.* and [0-9]+ of torch .*weights_only=False\); torch.save\(found.state_dict",
     ):
         read_weights(file)
 
