@@ -19,7 +19,8 @@ from fxquant.graph import dataflow
 from fxquant.graph.attributes import weight_of, window_of
 from fxquant.graph.decoder import decoder_products
 from fxquant.graph.meta import Operand, Product, Record, module_path, record_of, set_record
-from fxquant.graph.products import operand_role, product_of
+from fxquant.graph.positions import works_on_positions
+from fxquant.graph.products import fitted, operand_role, product_of
 from fxquant.graph.rewrite import edit
 from fxquant.graph.values import is_complex
 from fxquant.numerics.granularity import PerProjection, PerTensor, RowGroups
@@ -77,10 +78,17 @@ class Annotate:
             refusal: str | None = f"left float by the config ({override or 'the global spec'})"
         else:
             refusal = _switched_off(self.config, product, _OPERATORS[node.target], module, in_decoder)
+            refusal = refusal or self._kept_exact(node)
         if refusal is not None:
             return replace(record, requested=False).left_float(refusal)
         obstacle = _obstacle(node, product, operands)
         return record.left_float(obstacle) if obstacle else record
+
+    def _kept_exact(self, node: fx.Node) -> str | None:
+        """Return why codes are too coarse for what a product computes, None where no override names it or they are not."""
+        module = module_path(node)
+        named = [o for o in self.config.overrides if o.scope is not Scope.OBJECT_TYPE and o.names("", module)]
+        return None if any(o.spec is not None for o in named) else works_on_positions(node)
 
     def _layer_of(self, node: fx.Node, product: Product) -> LayerSpec | None:
         """Return the spec of a product without an override."""
@@ -96,12 +104,16 @@ def _operands(node: fx.Node, product: Product, label: str, layer: LayerSpec) -> 
     elif product is Product.QK:
         named = (("query", Role.QUERY), ("key", Role.KEY))
     elif product is Product.PV:
-        named = (("probs", Role.SOFTMAX), ("value", Role.VALUE))
+        # A difference of probabilities, as in differential attention, has both signs.
+        named = (("probs", operand_role(node.args[0])), ("value", Role.VALUE))
     elif product is Product.MATMUL:
         named = (("input", operand_role(node.args[0])), ("other", operand_role(node.args[1])))
     else:
         named = (("input", operand_role(node.args[0])), ("weight", Role.WEIGHT))
-    return tuple(Operand(role, f"{label}.{name}", layer.spec_for(role)) for name, role in named)
+    found = [Operand(role, f"{label}.{name}", layer.spec_for(role)) for name, role in named]
+    return tuple(
+        replace(o, spec=fitted(o.spec, node.args[i])) if o.role is Role.GELU else o for i, o in enumerate(found)
+    )
 
 
 def _unique_label(product: Product, module: str, labels: set[str]) -> str:
