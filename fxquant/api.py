@@ -202,14 +202,15 @@ def quantize(
     a_bits: int = 8,
     target: Target = "int8",
     seed: int = 0,
+    dynamic: Dynamic = (),
     **options: Any,
 ) -> fx.GraphModule:
     """
     Trace, prepare, calibrate and convert `model` in one call.
 
-    recipe, w_bits, a_bits and options are those of `fxquant.recipe`. batches are those of `calibrate`; the first one is the
-    example input for tracing, read by the rule of `fxquant.graph.inputs.Arguments`. seed fixes every random choice of the
-    recipe.
+    recipe, w_bits, a_bits and options are those of `fxquant.recipe`, dynamic is that of `trace`. batches are those of
+    `calibrate`; the first one is the example input for tracing, read by the rule of `fxquant.graph.inputs.Arguments`. seed
+    fixes every random choice of the recipe.
     """
     config = make_recipe(recipe, w_bits, a_bits, **options)
     _refuse_single(batches)
@@ -222,7 +223,7 @@ def quantize(
         parameter = next(model.parameters(), None)
         if parameter is not None:
             example = moved(example, parameter.device, parameter.dtype)
-        prepared = prepare(model, config, example)
+        prepared = prepare(trace(model, example, dynamic), config) if dynamic else prepare(model, config, example)
         calibrate(prepared, itertools.chain(taken, iterator), seed=seed)
         return convert(prepared, target)
 

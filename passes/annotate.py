@@ -17,8 +17,10 @@ from fxquant.config.quant_config import QuantConfig
 from fxquant.errors import ConfigError
 from fxquant.graph import dataflow
 from fxquant.graph.attributes import weight_of, window_of
+from fxquant.graph.decoder import decoder_products
 from fxquant.graph.meta import Operand, Product, Record, module_path, record_of, set_record
-from fxquant.graph.products import operand_role, product_of
+from fxquant.graph.positions import works_on_positions
+from fxquant.graph.products import fitted, operand_role, product_of
 from fxquant.graph.rewrite import edit
 from fxquant.graph.values import is_complex
 from fxquant.numerics.granularity import PerProjection, PerTensor, RowGroups
@@ -29,6 +31,7 @@ _OPERATORS: dict[Any, str] = {
     torch.matmul: "matmul",
     F.scaled_dot_product_attention: "attention",
 }
+_DECODER = "it follows the queries of a decoder, few rows that boxes are read from; decoder=True quantises it"
 _ATTENTION = (Product.QK, Product.PV, Product.ATTENTION, Product.MATMUL)
 
 
@@ -45,6 +48,7 @@ class Annotate:
     def __call__(self, gm: fx.GraphModule) -> PassResult:
         """Annotate every product."""
         products = [(_OPERATORS[n.target], module_path(n)) for n in gm.graph.nodes if _is_product(n)]
+        decoder = frozenset() if self.config.decoder else decoder_products(gm)
         refuse_unmatched(self.config.overrides, products, {module_path(n) for n in gm.graph.nodes})
         labels: set[str] = set()
 
@@ -52,14 +56,14 @@ class Annotate:
             modified = False
             for node in module.graph.nodes:
                 if _is_product(node):
-                    record = self._record(node, labels)
+                    record = self._record(node, labels, node in decoder)
                     modified |= record_of(node) != record
                     set_record(node, record)
             return modified
 
         return edit(gm, change)
 
-    def _record(self, node: fx.Node, labels: set[str]) -> Record:
+    def _record(self, node: fx.Node, labels: set[str], in_decoder: bool) -> Record:
         product, module = product_of(node), module_path(node)
         label = _unique_label(product, module or node.name, labels)
         override = self.config.override_for(_OPERATORS[node.target], module)
@@ -73,11 +77,18 @@ class Annotate:
         if all(o.spec is None for o in operands):
             refusal: str | None = f"left float by the config ({override or 'the global spec'})"
         else:
-            refusal = _switched_off(self.config, product, _OPERATORS[node.target], module)
+            refusal = _switched_off(self.config, product, _OPERATORS[node.target], module, in_decoder)
+            refusal = refusal or self._kept_exact(node)
         if refusal is not None:
             return replace(record, requested=False).left_float(refusal)
         obstacle = _obstacle(node, product, operands)
         return record.left_float(obstacle) if obstacle else record
+
+    def _kept_exact(self, node: fx.Node) -> str | None:
+        """Return why codes are too coarse for what a product computes, None where no override names it or they are not."""
+        module = module_path(node)
+        named = [o for o in self.config.overrides if o.scope is not Scope.OBJECT_TYPE and o.names("", module)]
+        return None if any(o.spec is not None for o in named) else works_on_positions(node)
 
     def _layer_of(self, node: fx.Node, product: Product) -> LayerSpec | None:
         """Return the spec of a product without an override."""
@@ -93,12 +104,16 @@ def _operands(node: fx.Node, product: Product, label: str, layer: LayerSpec) -> 
     elif product is Product.QK:
         named = (("query", Role.QUERY), ("key", Role.KEY))
     elif product is Product.PV:
-        named = (("probs", Role.SOFTMAX), ("value", Role.VALUE))
+        # A difference of probabilities, as in differential attention, has both signs.
+        named = (("probs", operand_role(node.args[0])), ("value", Role.VALUE))
     elif product is Product.MATMUL:
         named = (("input", operand_role(node.args[0])), ("other", operand_role(node.args[1])))
     else:
         named = (("input", operand_role(node.args[0])), ("weight", Role.WEIGHT))
-    return tuple(Operand(role, f"{label}.{name}", layer.spec_for(role)) for name, role in named)
+    found = [Operand(role, f"{label}.{name}", layer.spec_for(role)) for name, role in named]
+    return tuple(
+        replace(o, spec=fitted(o.spec, node.args[i])) if o.role is Role.GELU else o for i, o in enumerate(found)
+    )
 
 
 def _unique_label(product: Product, module: str, labels: set[str]) -> str:
@@ -141,15 +156,19 @@ def _takes_noise(node: fx.Node, operands: tuple[Operand, ...]) -> bool:
     return node.target is F.linear and operands[0].spec is not None
 
 
-def _switched_off(config: QuantConfig, product: Product, operator: str, module: str) -> str | None:
+def _switched_off(config: QuantConfig, product: Product, operator: str, module: str, in_decoder: bool) -> str | None:
     """Return the reason where a switch leaves a product float and no override brings it back."""
     overrides = [o for o in config.overrides if o.spec is not None and o.matches(operator, module)]
     if product in _ATTENTION:
         # blocks.0 at 4 bits asks for its linear layers; blocks.0.attn, or the operator, names the products of attention.
-        on = config.opens_attention or any(o.names(operator, module) for o in overrides)
-        return None if on else "the fused attention kernel is faster; attention=True quantises it"
+        named = any(o.names(operator, module) for o in overrides)
+        if not (config.opens_attention or named):
+            return "the fused attention kernel is faster; attention=True quantises it"
+        return _DECODER if in_decoder and not named else None
     if any(o.scope is not Scope.OBJECT_TYPE for o in overrides):
         return None
+    if in_decoder:
+        return _DECODER
     if product is Product.PATCH_EMBED and not config.patch_embed:
         return "patch embedding is switched off in the config"
     if product is Product.HEAD and not config.head:

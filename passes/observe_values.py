@@ -16,6 +16,7 @@ from fxquant.graph import dataflow
 from fxquant.graph.attributes import called_module, tensor_of
 from fxquant.graph.meta import model_dtype, module_path, record_of, set_record
 from fxquant.graph.observer_home import ObserverHome
+from fxquant.graph.products import fitted
 from fxquant.graph.rewrite import blame, edit
 from fxquant.graph.values import find_values
 from fxquant.observers.base import Observer
@@ -48,7 +49,7 @@ class ObserveValues:
             raise ConfigError(f"a placement rounds float32 values, and this model is {dtype}: use model.float()")
         home, names, changed = ObserverHome(gm), set[str](), False
         for node, value in list(find_values(gm)):
-            spec = self.placement.spec_for(value)
+            spec = fitted(self.placement.spec_for(value), node)
             if spec is None:
                 continue
             changed = True

@@ -12,7 +12,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.config.kinds import kind_of
 from fxquant.config.operands import IntegerNorm
-from fxquant.errors import CalibrationError, ConfigError
+from fxquant.errors import ConfigError
 from fxquant.graph import dataflow
 from fxquant.graph.attributes import bias_of, called_module, read_buffer, set_bias, tensor_of
 from fxquant.graph.calls import arguments_of, call, parameters
@@ -99,8 +99,6 @@ def _input_checks(gm: fx.GraphModule, recorders: list[InputRecorder]) -> dict[nn
 
 
 def _quantized(graph: fx.Graph, source: fx.Node, observer: Observer) -> fx.Node:
-    if source.op != "get_attr" and observer.needs_spread:
-        _refuse_constant(observer)
     write = next((_WRITERS[each] for each in type(observer.spec).__mro__ if each in _WRITERS), _as_the_table_says)
     codes, value = write(graph, source, observer)
     known = value_of(source)
@@ -207,17 +205,6 @@ _WRITERS: dict[type, Callable[[fx.Graph, fx.Node, Observer], tuple[fx.Node, fx.N
     IntegerNorm: _integer_norm,
     LogIntSoftmax: _integer_softmax,
 }
-
-
-def _refuse_constant(observer: Observer) -> None:
-    minimum, maximum = observer.range()
-    if bool((minimum == maximum).all()) and bool((minimum != 0).any()):
-        value = float(minimum.flatten()[0])
-        raise CalibrationError(
-            f"node {observer.operand!r} saw only the value {value:g} in all {int(observer.batches)} calibration batches, "
-            "which gives no scale: calibrate with real images, or leave this product float with "
-            "config.set_module_name(..., None)"
-        )
 
 
 def _restore_dtype(node: fx.Node) -> None:

@@ -204,6 +204,7 @@ def _same_device(one: torch.device, other: torch.device) -> bool:
 _RULES: dict[str, Callable[[dict[str, Any]], Spelling | fx.Node | None]] = {
     "slice.Tensor": _slice,
     "select.int": _select,
+    "mT.default": lambda given: ("transpose", (given["self"], -2, -1), {}),
     "index.Tensor": _index,
     "to.dtype": _cast,
     "to.device": _cast,

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run, shares=True)
     add_setting_options(parser)
     parser.add_argument("--out", dest="save", type=Path, required=True, metavar="F", help="the .safetensors file")
+    parser.add_argument("--dynamic", action="store_true", help="a graph for images of any height and width")
     add_device_options(parser.add_argument_group("calibration"))
     add_run_options(parser)
 
@@ -48,7 +49,8 @@ def run(options: argparse.Namespace) -> None:
     for note in setting.tree.notes:
         print(f"note: {note}")
     model = setting.source.model.to(device=device, dtype=dtype)
-    task = Task(model, setting.calibration, (), device, dtype, options.seed)
+    dynamic = ("height", "width") if options.dynamic else ()
+    task = Task(model, setting.calibration, (), device, dtype, options.seed, dynamic)
     prepared, seconds = calibrate_model(task, setting.config, options.memory)
     print(f"\n{describe_calibration(prepared, setting.calibration.count, seconds)}")
     gm = fxquant.convert(prepared, options.target, options.strict)

@@ -25,6 +25,7 @@ def build_chosen_model(options: argparse.Namespace) -> TimmModel:
         num_classes=options.num_classes,
         img_size=options.img_size,
         in_chans=options.in_chans,
+        dynamic=bool(getattr(options, "dynamic", False)),
     )
 
 

@@ -12,6 +12,8 @@ from fxquant.errors import ConfigError
 from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
 from fxquant.observers.operand_spec import OperandSpec
 
+_INPUTS = (Role.ACTIVATION, Role.NORM, Role.GELU, Role.GATED)  # of linear layers and convolutions
+
 
 @dataclass(frozen=True)
 class LayerSpec:
@@ -30,6 +32,7 @@ class LayerSpec:
     activation: TensorSpec | None = field(default_factory=TensorSpec)
     norm: TensorSpec | None = None
     gelu: OperandSpec | None = None
+    gated: TensorSpec | None = None
     query: TensorSpec | None = None
     key: TensorSpec | None = None
     softmax: OperandSpec | None = None
@@ -46,7 +49,7 @@ class LayerSpec:
             nonsense = _nonsense(role, value) if isinstance(value, TensorSpec) else None
             if nonsense:
                 raise ConfigError(f"LayerSpec.{role.value}: {nonsense}")
-        for role in (Role.ACTIVATION, Role.NORM, Role.GELU) if self.noise else ():
+        for role in _INPUTS if self.noise else ():
             value = getattr(self, role.value)
             if value is not None and not isinstance(value.granularity, PerTensor):
                 raise ConfigError(
@@ -74,7 +77,7 @@ def _nonsense(role: Role, spec: TensorSpec) -> str | None:
         return f"{type(granularity).__name__} splits the rows of a weight: use PerTensor, PerChannel or PerHead"
     if role is not Role.WEIGHT and granularity == PerChannel(0):
         return "axis 0 of an activation is the batch: use PerTensor, or PerChannel(-1) for the channels of (B, N, C)"
-    if role in (Role.ACTIVATION, Role.NORM, Role.GELU) and isinstance(granularity, PerHead):
+    if role in _INPUTS and isinstance(granularity, PerHead):
         return "only query, key, softmax and value have heads: give those roles a spec of their own"
     if spec.symmetric and not spec.signed and role not in (Role.SOFTMAX, Role.GELU):
         return (

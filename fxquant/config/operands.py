@@ -24,8 +24,9 @@ class Role(Enum):
 
     WEIGHT = "weight"
     ACTIVATION = "activation"
-    NORM = "norm"  # comes from a layer norm
-    GELU = "gelu"  # comes from GELU
+    NORM = "norm"  # comes from a layer norm or RMS norm
+    GELU = "gelu"  # comes from GELU or a function of its shape, such as SiLU
+    GATED = "gated"  # the product of an activation function's result and another value, as in SwiGLU
     QUERY = "query"
     KEY = "key"
     SOFTMAX = "softmax"
@@ -49,7 +50,8 @@ class Value(Enum):
     PROBABILITIES = "probabilities"
     CONTEXT = "context"  # probabilities times values
     RESIDUAL = "residual"  # a sum of two computed values
-    GELU = "gelu"
+    GELU = "gelu"  # after GELU or a function of its shape
+    GATED = "gated"  # the product in a gated MLP
     POOLED = "pooled"
     LOGITS = "logits"  # after the head
 

@@ -37,6 +37,7 @@ class Placement:
     context: OperandSpec | None = None
     residual: OperandSpec | None = None
     gelu: OperandSpec | None = None
+    gated: OperandSpec | None = None
     pooled: OperandSpec | None = None
     logits: OperandSpec | None = None
 

@@ -54,9 +54,10 @@ class QuantConfig:
     of several expressions the first one set. Here each method returns a new config, and an override that no product of the
     model matches is an error.
 
-    `patch_embed`, `head` and `attention` switch those products on or off. An override by name or expression beats
-    `patch_embed` and `head`. The products of attention come on where an override names them: by operator type, or by the
-    module that computes them and not one around it (``blocks.0.attn`` or ``.*attn``; not ``blocks.0`` or ``blocks.*``).
+    `patch_embed`, `head`, `decoder` and `attention` switch those products on or off; decoder: what follows the queries of a
+    detector, see `fxquant.graph.decoder`. An override by name or expression beats the first three. The products of attention
+    come on where an override names them: by operator type, or by the module that computes them and not one around it
+    (``blocks.0.attn`` or ``.*attn``; not ``blocks.0`` or ``blocks.*``).
 
     trunk: the spec of the first and last layers, and of all others that every path from the image to the logits passes, such as
     where patches are merged; None: they have the global one. An override beats it.
@@ -71,6 +72,7 @@ class QuantConfig:
     layer: LayerSpec | None = field(default_factory=LayerSpec)
     patch_embed: bool = True
     head: bool = True
+    decoder: bool = False
     attention: bool = False
     overrides: tuple[Override, ...] = ()
     float_dtype: torch.dtype | None = None
@@ -84,7 +86,7 @@ class QuantConfig:
             raise ConfigError(f"QuantConfig.layer must be a LayerSpec or None, got {self.layer!r}")
         if self.trunk is not None and not isinstance(self.trunk, LayerSpec):
             raise ConfigError(f"QuantConfig.trunk must be a LayerSpec or None, got {self.trunk!r}")
-        for name in ("patch_embed", "head", "attention"):
+        for name in ("patch_embed", "head", "decoder", "attention"):
             check_bool(f"QuantConfig.{name}", getattr(self, name))
         if self.placement is not None:
             self._check_placement(self.placement)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import fx
+from torch._ops import OpOverload, OpOverloadPacket
 
 INPLACE_OPERATORS: dict[Any, Callable[..., Any]] = {
     getattr(operator, f"i{name}"): getattr(operator, name)
@@ -21,10 +22,21 @@ def mutates(node: fx.Node) -> bool:
         return False
     if node.target in INPLACE_OPERATORS or node.kwargs.get("out") is not None or node.target is operator.setitem:
         return True
+    if isinstance(node.target, OpOverload | OpOverloadPacket):
+        return _writes(node.target)
     name = operator_name(node)
     if getattr(node.target, "__module__", "") == "_operator":
         return False  # and_, or_ and not_ are called so because of keywords
     return (name.endswith("_") and not name.startswith("_") and name != "requires_grad_") or has_inplace_flag(node)
+
+
+def _writes(operator: OpOverload | OpOverloadPacket) -> bool:
+    """Say whether the schema of an operator of the dispatcher writes to an argument other than ``out=``."""
+    overloads: list[Any] = [operator]
+    if isinstance(operator, OpOverloadPacket):
+        overloads = [getattr(operator, name) for name in operator.overloads()]
+    arguments = [argument for overload in overloads for argument in overload._schema.arguments]
+    return any(a.alias_info is not None and a.alias_info.is_write and not a.is_out for a in arguments)
 
 
 def has_inplace_flag(node: fx.Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,8 @@ _MOVING_METHODS = {
 _MOVING_FUNCTIONS = {
     *(operator.getitem, torch.flatten, torch.permute, torch.transpose, torch.reshape, torch.roll, torch.unbind),
     *(torch.chunk, torch.split, torch.unsqueeze, torch.squeeze, torch.clone, F.pad),
+    *(torch.view_as_complex, torch.view_as_real),
+    *(torch.ops.aten.view_as_complex.default, torch.ops.aten.view_as_real.default),
 }
 _MOVING_ATTRIBUTES = ("T", "mT", "H", "mH")
 _ELEMENTWISE = {
@@ -46,9 +48,15 @@ _ELEMENTWISE = {
     torch.masked_fill,
     torch.mul,
     torch.add,
+    torch.neg,
 }
+# What puts values side by side, such as the halves of queries that are turned by their position.
+_JOINING = (torch.cat, torch.concat, torch.stack)
 _ELEMENTWISE_NAMES = {"maybe_add_mask"}  # of timm, where attention is not fused: torch.fx is told not to look into it
-_ELEMENTWISE_METHODS = {"clamp", "masked_fill", "mean", "add", "mul"}
+_ELEMENTWISE_METHODS = {"clamp", "masked_fill", "mean", "add", "mul", "neg"}
+# What takes no more than sizes and a dtype from its argument.
+_FILLED = (torch.zeros_like, torch.ones_like, torch.full_like, "new_zeros", "new_ones", "new_full")
+_NORMS = (F.layer_norm, F.rms_norm, F.normalize)
 
 
 def moves_values(node: fx.Node) -> bool:
@@ -104,6 +112,24 @@ def flows_to(node: fx.Node, target: object) -> bool:
     return any(user.target is target for user in downstream(node))
 
 
+def mixes(value: object, target: object) -> bool:
+    """Say whether `value` is made of results of `target` and constants alone, moved, scaled, added or subtracted."""
+    stack, found = [value], False
+    while stack:
+        node = stack.pop()
+        if not isinstance(node, fx.Node) or is_parameter(node):
+            continue
+        if node.target is target:
+            found = True
+        elif moves_values(node):
+            stack.append(node.args[0])
+        elif is_elementwise(node):
+            stack.extend(node.all_input_nodes)
+        else:
+            return False
+    return found
+
+
 def reaches_output(node: fx.Node) -> bool:
     """
     Say whether the result of `node` reaches the graph's output, and no other product, through any operators but layer norms.
@@ -118,7 +144,7 @@ def reaches_output(node: fx.Node) -> bool:
         if user in seen:
             continue
         seen.add(user)
-        if user.target in PRODUCTS or user.target is F.layer_norm:
+        if user.target in (*PRODUCTS, F.layer_norm, F.rms_norm):
             return False
         found |= user.op == "output"
         stack.extend(user.users)
@@ -128,7 +154,7 @@ def reaches_output(node: fx.Node) -> bool:
 def projections(node: fx.Node) -> int:
     """Return how many of query, key and value the result of a linear layer becomes, through moves, scaling and norms."""
     found = set[str]()
-    for user in downstream(node, through=(F.layer_norm,)):
+    for user in downstream(node, through=_NORMS):
         if user.target is F.scaled_dot_product_attention:
             found.update(name for name, a in zip("qkv", user.args, strict=False) if _reaches(node, a))
         elif user.target is torch.matmul:
@@ -141,7 +167,7 @@ def projections(node: fx.Node) -> int:
 
 def heads(node: fx.Node) -> int | None:
     """Return in how many heads attention reads the result of a linear layer, None where shapes are not known."""
-    for user in downstream(node, through=(F.layer_norm,)):
+    for user in downstream(node, through=_NORMS):
         if user.target in (F.scaled_dot_product_attention, torch.matmul):
             shapes = [value_of(a) for a in user.args[:2] if isinstance(a, fx.Node)]
             return int(shapes[0].shape[-3]) if shapes and shapes[0] is not None and shapes[0].dim() > 2 else None
@@ -158,7 +184,7 @@ def _reaches(node: fx.Node, value: object) -> bool:
         if not isinstance(source, fx.Node) or source in seen:
             continue
         seen.add(source)
-        if moves_values(source) or is_elementwise(source) or source.target is F.layer_norm:
+        if moves_values(source) or is_elementwise(source) or source.target in (*_JOINING, *_NORMS):
             stack.extend(source.all_input_nodes)
     return False
 
@@ -181,12 +207,16 @@ def on_trunk(node: fx.Node) -> bool:
 
 
 def ancestors(node: fx.Node) -> set[fx.Node]:
-    """Return `node` and everything it is computed from, other than by sizes."""
+    """Return `node` and everything it is computed from, other than by sizes and dtypes."""
     stack, seen = [node], set[fx.Node]()
     while stack:
         current = stack.pop()
-        if current not in seen and not _is_size(current):
-            seen.add(current)
+        if current in seen or _is_size(current):
+            continue
+        seen.add(current)
+        if moves_values(current):
+            stack.extend(a for a in current.args[:1] if isinstance(a, fx.Node))
+        elif current.target not in _FILLED:
             stack.extend(current.all_input_nodes)
     return seen
 
@@ -220,6 +250,29 @@ def only_masks(node: fx.Node) -> bool:
                 seen.add(user)
                 stack.append(user)
     return masks
+
+
+def after(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """Return what is computed from the values of `nodes`, other than by their sizes."""
+    stack, found = list(nodes), set[fx.Node]()
+    while stack:
+        for user in stack.pop().users:
+            if user not in found and not _is_size(user):
+                found.add(user)
+                stack.append(user)
+    return found
+
+
+def between(node: fx.Node, source: fx.Node) -> set[fx.Node]:
+    """Return the operators that compute `node`, itself left out, from `source` and from constants."""
+    found, stack = set[fx.Node](), [node]
+    while stack:
+        current = stack.pop()
+        read = current.all_input_nodes[:1] if moves_values(current) else current.all_input_nodes
+        new = [n for n in read if n is not source and n not in found and n.op != "get_attr" and not _is_size(n)]
+        found.update(new)
+        stack += new
+    return found
 
 
 def weights_behind(node: fx.Node) -> frozenset[str]:
@@ -259,7 +312,7 @@ def reads_input(value: object) -> bool:
 
 
 def downstream(node: fx.Node, through: tuple[object, ...] = ()) -> Iterator[fx.Node]:
-    """Yield what reads the result of `node`, through moves, elementwise operators and those of `through`."""
+    """Yield what reads the result of `node`, through moves, joins, elementwise operators and those of `through`."""
     stack, seen = list(node.users), set[fx.Node]()
     while stack:
         user = stack.pop()
@@ -267,5 +320,5 @@ def downstream(node: fx.Node, through: tuple[object, ...] = ()) -> Iterator[fx.N
             continue
         seen.add(user)
         yield user
-        if moves_values(user) or is_elementwise(user) or user.target in through:
+        if moves_values(user) or is_elementwise(user) or user.target in (*_JOINING, *through):
             stack.extend(user.users)

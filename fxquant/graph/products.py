@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import torch.nn.functional as F
 from torch import fx
 
 from fxquant.config.operands import Role
 from fxquant.graph import dataflow
+from fxquant.graph.activation_functions import activation_of, is_gated
 from fxquant.graph.meta import Product
-
-_SOURCES: dict[Any, Role] = {F.layer_norm: Role.NORM, F.gelu: Role.GELU, F.softmax: Role.SOFTMAX}
+from fxquant.graph.norms import norm_of
+from fxquant.observers.operand_spec import OperandSpec
+from fxquant.observers.twin import TwinGELU
 
 
 def product_of(node: fx.Node) -> Product:
@@ -24,11 +26,22 @@ def product_of(node: fx.Node) -> Product:
         return Product.HEAD if dataflow.reaches_output(node) else Product.LINEAR
     if dataflow.flows_to(node, F.softmax):
         return Product.QK
-    source = dataflow.origin(node.args[0])
-    return Product.PV if source is not None and source.target is F.softmax else Product.MATMUL
+    return Product.PV if dataflow.mixes(node.args[0], F.softmax) else Product.MATMUL
 
 
 def operand_role(value: object) -> Role:
-    """Return the role of an activation, from the operator that computed it."""
+    """Return the role of an activation, from the operators that computed it."""
     source = dataflow.origin(value)
-    return Role.ACTIVATION if source is None else _SOURCES.get(source.target, Role.ACTIVATION)
+    if source is not None and source.target is F.softmax:
+        return Role.SOFTMAX
+    if norm_of(value) is not None:
+        return Role.NORM
+    if activation_of(value) is not None:
+        return Role.GELU
+    return Role.GATED if is_gated(value) else Role.ACTIVATION
+
+
+def fitted(spec: OperandSpec | None, value: object) -> OperandSpec | None:
+    """Return a `spec` for the output of GELU with the least value of the function that gives `value`, any other as it is."""
+    found = activation_of(value) if isinstance(spec, TwinGELU) else None
+    return replace(spec, minimum=found.minimum) if isinstance(spec, TwinGELU) and found is not None else spec

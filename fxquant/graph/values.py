@@ -11,9 +11,12 @@ import torch.nn.functional as F
 from torch import fx
 
 from fxquant.config.operands import Value
+from fxquant.graph.activation_functions import activation_of, is_gated
 from fxquant.graph.attributes import tensor_of
-from fxquant.graph.dataflow import downstream, moves_values, origin
+from fxquant.graph.dataflow import between, downstream, moves_values, origin
 from fxquant.graph.meta import Product, record_of, value_of
+from fxquant.graph.norms import norm_of
+from fxquant.graph.positions import is_phase
 
 _ADD = (operator.add, torch.add)
 _SCALE = (operator.mul, torch.mul, operator.truediv, torch.div)
@@ -34,9 +37,10 @@ def find_values(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, Value]]:
     results of products that the config leaves float are not among them, nor is the image where that is every patch embedding,
     nor what is complex.
     """
+    found = _Functions(gm.graph)
     seen: set[fx.Node] = set()
     for node in list(gm.graph.nodes):
-        for place, value in _values_of(node):
+        for place, value in () if node in found.inside else _values_of(node, found):
             if place not in seen and not is_complex(place):
                 seen.add(place)
                 yield place, value
@@ -49,24 +53,52 @@ def is_complex(value: object) -> bool:
     return tensor is not None and tensor.is_complex()
 
 
-def _values_of(node: fx.Node) -> Iterator[tuple[fx.Node, Value]]:
+class _Functions:
+    """
+    Activation functions and norms of a graph, whatever operators they are made of.
+
+    activations: the last operator of each. read: what the activation functions are computed from. norms: the last operator of
+    each norm. inside: the operators in between, and sums that are phases, which are no values of the model.
+    """
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self.activations, self.norms = set[fx.Node](), set[fx.Node]()
+        self.read, self.inside = set[fx.Node](), set[fx.Node]()
+        for node in graph.nodes:
+            activation = None if moves_values(node) else activation_of(node)
+            if activation is not None:
+                self.activations.add(node)
+                self.read.update(a for a in (origin(activation.source),) if a is not None)
+                self.inside |= between(node, activation.source)
+                continue
+            norm = None if moves_values(node) else norm_of(node)
+            if norm is not None:
+                self.norms.add(node)
+                self.inside |= between(node, norm)
+            elif node.target in _ADD and is_phase(node):
+                self.inside.add(node)
+
+
+def _values_of(node: fx.Node, functions: _Functions) -> Iterator[tuple[fx.Node, Value]]:
     if node.op == "placeholder":
         yield from _input(node)
+    elif node in functions.activations:
+        yield node, Value.GELU
+    elif node in functions.norms:
+        yield _selection(node), Value.NORM
+    elif is_gated(node) and not moves_values(node):
+        yield node, Value.GATED
     elif node.target in _ADD:
         yield from _sum(node)
     elif node.target in (torch.cat, torch.concat):
         if any(_is_constant(part) for part in _parts(node)):
             yield node, Value.CONCAT
-    elif node.target is F.layer_norm:
-        yield _selection(node), Value.NORM
-    elif node.target is F.gelu:
-        yield node, Value.GELU
     elif node.target is F.softmax:
         yield from _softmax(node)
     elif node.target in _MEAN or (node.op == "call_method" and node.target == "mean"):
         yield node, Value.POOLED
     else:
-        yield from _product(node)
+        yield from _product(node, functions)
 
 
 def _input(node: fx.Node) -> Iterator[tuple[fx.Node, Value]]:
@@ -79,7 +111,7 @@ def _softmax(node: fx.Node) -> Iterator[tuple[fx.Node, Value]]:
         yield node, Value.PROBABILITIES
 
 
-def _product(node: fx.Node) -> Iterator[tuple[fx.Node, Value]]:
+def _product(node: fx.Node, functions: _Functions) -> Iterator[tuple[fx.Node, Value]]:
     record = record_of(node)
     if record is None:
         return
@@ -95,7 +127,7 @@ def _product(node: fx.Node) -> Iterator[tuple[fx.Node, Value]]:
         yield _scaled(node), Value.SCORES
     elif record.product is Product.PV:
         yield node, Value.CONTEXT
-    elif record.product is Product.LINEAR and not _is_read_by(node, F.gelu):
+    elif record.product is Product.LINEAR and node not in functions.read:
         yield node, Value.MERGED if _is_read_by(node, F.layer_norm, whole=True) else Value.LINEAR
 
 

@@ -35,6 +35,8 @@ class IntegerInput(NamedTuple):
 
 def integer_input(graph: fx.Graph, norm: fx.Node) -> IntegerInput | str:
     """Return what `norm` reads as integers, adding the moves of its codes to `graph`; or why that cannot be."""
+    if norm.target is not F.layer_norm:
+        return "it is no layer norm"
     given = arguments_of(norm)
     if len(given["normalized_shape"]) != 1:
         return "it normalises over several axes"

@@ -31,7 +31,7 @@ class Task:
 
     calibration, evaluation: batches of images ``(B, C, H, W)`` and labels ``(B,)``, or of another form that
     `fxquant.graph.inputs.Arguments` knows, that can be iterated more than once. In a
-    process group they are all batches, with a `shard` method; each rank takes its own.
+    process group they are all batches, with a `shard` method; each rank takes its own. dynamic: as in `fxquant.trace`.
     """
 
     model: nn.Module
@@ -40,6 +40,7 @@ class Task:
     device: torch.device
     dtype: torch.dtype
     seed: int = 0
+    dynamic: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,10 @@ def calibrate_model(task: Task, config: QuantConfig, memory: int | None = None) 
     """
     torch.manual_seed(task.seed)
     example = moved(Arguments.of(task.model).bind(next(iter(task.calibration))), task.device, task.dtype)
-    prepared = fxquant.prepare(task.model, config, example)
+    if task.dynamic:
+        prepared = fxquant.prepare(fxquant.trace(task.model, example, task.dynamic), config)
+    else:
+        prepared = fxquant.prepare(task.model, config, example)
     start = time.perf_counter()
     limits = {} if memory is None else {"memory": memory}
     progress = sys.stderr.isatty()

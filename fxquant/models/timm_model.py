@@ -48,19 +48,23 @@ def build_timm_model(
     num_classes: int | None = None,
     img_size: int | None = None,
     in_chans: int | None = None,
+    dynamic: bool = False,
 ) -> TimmModel:
     """
     Create the timm model `name` (architecture, optionally with tag) on the CPU in eval mode.
 
     pretrained: timm's own weights. checkpoint: a local state dict or whole model instead, .safetensors or a file of
     `torch.save`, in any layout that timm converts for this architecture; no code of it runs. See `read_weights` and
-    `load_weights`. Without either the weights are random, from torch's random state.
-    in_chans: channels of its images, None for the model's own; weights for 3 are adapted as timm does.
+    `load_weights`. Without either the weights are random, from torch's random state. in_chans: channels of its images, None for
+    the model's own; weights for 3 are adapted as timm does. dynamic: it takes images of any size, for which timm has a switch
+    in some families, and needs none in others.
 
     Raises `InputError` for an unknown name or tag, weights that cannot be had or adapted, or a checkpoint of another model.
     """
     _check_name(name)
-    asked = {"num_classes": num_classes, "img_size": img_size, "in_chans": in_chans}
+    asked: dict[str, int | None] = {"num_classes": num_classes, "img_size": img_size, "in_chans": in_chans}
+    if dynamic:
+        asked["dynamic_img_size"] = True
     if checkpoint is not None:
         model, weights = _create_from(name, checkpoint, asked)
     else:
@@ -140,13 +144,7 @@ def _check_name(name: str) -> None:
 
 def _create(name: str, pretrained: bool, asked: dict[str, int | None]) -> Any:
     try:
-        try:
-            return timm.create_model(name, pretrained=pretrained, **asked)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-            given = {key: value for key, value in asked.items() if key != "img_size"}
-            return timm.create_model(name, pretrained=pretrained, **given)  # takes images of any size
+        return _create_of_size(name, pretrained, asked)
     except InputError:
         raise
     except Exception as error:  # the hub client, torch and timm each have errors of their own
@@ -154,3 +152,16 @@ def _create(name: str, pretrained: bool, asked: dict[str, int | None]) -> Any:
         what = "cannot get pretrained weights of" if pretrained else "timm cannot create"
         hint = "; --checkpoint F loads a local file" if pretrained else ""
         raise InputError(f"{what} {name!r}: {reason}{hint}") from error
+
+
+def _create_of_size(name: str, pretrained: bool, asked: dict[str, int | None]) -> Any:
+    """Create a model, without those of the arguments about sizes that its family does not have: it takes any size then."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, **asked)
+    except TypeError as error:
+        refused = next(
+            (key for key in ("dynamic_img_size", "img_size") if key in asked and f"'{key}'" in str(error)), None
+        )
+        if refused is None:
+            raise
+    return _create_of_size(name, pretrained, {key: value for key, value in asked.items() if key != refused})

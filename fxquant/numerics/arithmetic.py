@@ -44,18 +44,19 @@ def affine_qparams(minimum: Tensor, maximum: Tensor, qmin: int, qmax: int) -> tu
     Return ``(scale, zero_point)`` mapping ``[min, max]`` onto ``[qmin, qmax]``.
 
     ``scale = max(eps, (max - min) / (qmax - qmin))`` and ``zero_point = clamp(qmin - round(min / scale), qmin, qmax)``
-    (int32). The range is not widened to hold zero: the zero point is clamped instead (FQ-ViT).
+    (int32). A range further than half a step from zero, such as a single value, has no zero point among the codes: it is
+    widened to hold zero. FQ-ViT clamps its zero point there, and most of such a range saturates.
     """
-    minimum, maximum = minimum.float(), maximum.float()
+    minimum, maximum = _with_zero(minimum.float(), maximum.float(), qmax - qmin)
     scale = ((maximum - minimum) / (qmax - qmin)).clamp(min=EPS)
     zero_point = (qmin - torch.round(minimum / scale)).clamp(qmin, qmax)
     return scale, zero_point.to(torch.int32)
 
 
-def widen_single(minimum: Tensor, maximum: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the range with every single value, which would give no scale, widened to hold zero."""
-    single = minimum == maximum
-    return minimum.where(~single, minimum.clamp(max=0)), maximum.where(~single, maximum.clamp(min=0))
+def _with_zero(minimum: Tensor, maximum: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Return the range, widened to hold zero where that lies more than half of one of its `steps` outside."""
+    half = (maximum - minimum) / steps / 2
+    return minimum.where(minimum <= half, 0), maximum.where(maximum >= -half, 0)
 
 
 def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxquant.errors import CalibrationError
-from fxquant.numerics.arithmetic import affine_qparams, dequantize, quantize, symmetric_scale, widen_single
+from fxquant.numerics.arithmetic import affine_qparams, dequantize, quantize, symmetric_scale
 from fxquant.numerics.codes import Codes
 from fxquant.numerics.granularity import Granularity, RowGroups
 from fxquant.observers.take_in import take_in
@@ -81,7 +81,6 @@ class Observer(nn.Module):
     noise: Tensor
     bias_shift: Tensor
     trained = False  # whether it is trained with the model
-    needs_spread = True  # whether an activation that is one value in all batches has no scale
     integer_softmax = False  # whether the softmax that gives the operand is computed on the codes of its scores
     reads_last = False  # whether it keeps something of the latest batch that depends on all batches before
     # Whether a search leaves the other operand float, as PTQ4ViT's code does for a softmax split.
@@ -263,10 +262,6 @@ class Observer(nn.Module):
     def qparams_for(self, minimum: Tensor, maximum: Tensor) -> QParams:
         """Return scale and zero point of a ``(G,)`` range; for observers whose spec has even steps, as `Codes` have."""
         spec = cast(Codes, self.spec)
-        if self.frozen or self.axis is not None:
-            # An affine row of one value, as in a weight with one input: the formula below has no scale for it. One value
-            # in a whole activation is refused at conversion.
-            minimum, maximum = widen_single(minimum, maximum)
         if spec.symmetric:
             scale, zero_point = symmetric_scale(minimum, maximum, spec.qmin, spec.qmax), None
         else:

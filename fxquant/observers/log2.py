@@ -82,7 +82,6 @@ class Log2Observer(MinMaxObserver):
     """Check that it sees probabilities; there is no scale to find."""
 
     spec: Log2
-    needs_spread = False  # there is no scale that one value could not give
 
     @property
     def integer_softmax(self) -> bool:  # type: ignore[override]

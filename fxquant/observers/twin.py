@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -57,8 +58,16 @@ class TwinGELU(_Twin):
     How the output of GELU is quantised: negative values, down to GELU's minimum, have a scale of their own.
 
     bits: 2..8. power_of_two: the positive scale is the negative one times a power of two. published: the negative range has
-    one code more, ``-2^(b-1)``, as in the published code; the layout that the paper documents has no room for it.
+    one code more, ``-2^(b-1)``, as in the published code; the layout that the paper documents has no room for it. minimum: the
+    least value of the function; `prepare` puts that of SiLU, say, in its place where it finds one.
     """
+
+    minimum: float = GELU_MINIMUM
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.minimum, float) or not -math.inf < self.minimum < 0:
+            raise ConfigError(f"TwinGELU.minimum must be a negative number, got {self.minimum!r}")
 
     @property
     def qmin(self) -> int:
@@ -152,7 +161,7 @@ class TwinObserver(MinMaxObserver):
 
 
 class TwinGELUObserver(TwinObserver):
-    """Keep the largest value; the negative range is that of GELU itself."""
+    """Keep the largest value; the negative range is that of the function itself."""
 
     spec: TwinGELU
 
@@ -160,7 +169,7 @@ class TwinGELUObserver(TwinObserver):
         """
         Return the scale of values above zero, ``max / (2^(b-1) - 0.5)``, and that of values below.
 
-        The latter is ``0.16997 / (2^(b-1) - 1)``, and ``0.16997 / 2^(b-1)`` for a `published` spec.
+        The latter is ``-minimum / (2^(b-1) - 1)``, and ``-minimum / 2^(b-1)`` for a `published` spec.
         """
         return self.scaled(1.0)
 
@@ -170,7 +179,7 @@ class TwinGELUObserver(TwinObserver):
 
     def scaled(self, factor: float) -> TwinQParams:
         """Return the initial quantisation with the high scale times `factor`."""
-        low = torch.full_like(self.maximum[0], GELU_MINIMUM / self.spec.qmin)
+        low = torch.full_like(self.maximum[0], self.spec.minimum / self.spec.qmin)
         high = (self.maximum[0].clamp(min=EPS) / (self.spec.qmax + 0.5) * factor).clamp(min=EPS)
         if self.spec.power_of_two:
             high = low * torch.exp2(torch.log2(high / low).round())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,9 @@ Dynamic = Sequence[str] | Mapping[str, Mapping[int, Any]]
 FreeAxes = dict[int, dict[int, Any]]
 
 _NAMED = {"height": -2, "width": -1}
-# By how much of its size a first and a second free axis grow. Unequal, as a square may take another path through a model.
-_GROWTH = ((0.5, 1.0), (1.0, 0.5), (1.0, 2.0), (0.25, 0.5), (3.0, 1.0))
+# By how much of its size a first and a second free axis grow, and by how many pixels more. Unequal, as a square may take a
+# path of its own through a model, and odd where it takes that, as what fits its windows says nothing of padding.
+_GROWTH = ((0.5, 1.0, 1), (0.5, 1.0, 0), (1.0, 0.5, 0), (1.0, 2.0, 0), (0.25, 0.5, 0), (3.0, 1.0, 0))
 _NEEDED = 2  # sizes that the model takes beside that of the example
 
 
@@ -46,7 +48,8 @@ def free_axes(model: nn.Module, dynamic: Dynamic, inputs: tuple[Any, ...]) -> Fr
             raise InputError(
                 f"expected dynamic[{name!r}] to be {{axis: torch.export.Dim}} of {value.dim()} axes, found {axes!r}"
             )
-        found[names.index(name)] = {axis: dim for axis, dim in axes.items() if axis}  # the batch is always free
+        # The batch is always free. A named Dim has to hold by torch's own reasoning; here several sizes are compared instead.
+        found[names.index(name)] = {axis: _hint(dim) for axis, dim in axes.items() if axis}
     return found
 
 
@@ -69,12 +72,12 @@ def other_sizes(model: nn.Module, inputs: tuple[Any, ...], free: FreeAxes) -> li
     return taken
 
 
-def _grown(inputs: tuple[Any, ...], free: FreeAxes, growth: tuple[float, float]) -> tuple[Any, ...]:
-    values = list(inputs)
+def _grown(inputs: tuple[Any, ...], free: FreeAxes, growth: tuple[float, float, int]) -> tuple[Any, ...]:
+    values, (*parts, more) = list(inputs), growth
     for index, axes in free.items():
-        for axis, part in zip(sorted(axes), growth if len(axes) > 1 else growth[1:], strict=False):
+        for axis, part in zip(sorted(axes), parts if len(axes) > 1 else parts[1:], strict=False):
             size = inputs[index].shape[axis]
-            wanted = _within(axes[axis], int(size * (1 + part)))
+            wanted = _within(axes[axis], int(size * (1 + part)) + more)
             values[index] = values[index].index_select(axis, torch.arange(wanted, device=values[index].device) % size)
     return tuple(values)
 
@@ -83,6 +86,14 @@ def _within(dim: Any, size: int) -> int:
     """Return `size`, moved into the range of a ``torch.export.Dim``."""
     low, high = getattr(dim, "min", None), getattr(dim, "max", None)
     return int(min(max(size, low if isinstance(low, int) else 1), high if isinstance(high, int) else size))
+
+
+def _hint(dim: Any) -> Any:
+    """Return ``Dim.DYNAMIC`` within the range of `dim`."""
+    low, high = getattr(dim, "min", None), getattr(dim, "max", None)
+    return Dim.DYNAMIC(
+        min=low if isinstance(low, int) else None, max=high if isinstance(high, int) and high < sys.maxsize else None
+    )
 
 
 def _described(free: FreeAxes) -> str:

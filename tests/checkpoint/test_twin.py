@@ -28,7 +28,7 @@ from tests.support.checkpoints import assert_same, at_stage, images, round_trip
 
 HEADS = TensorSpec(granularity=PerHead())
 TWIN = LayerSpec(query=HEADS, softmax=TwinSoftmax(), gelu=TwinGELU(6, power_of_two=True))
-PUBLISHED = LayerSpec(softmax=TwinSoftmax(4, False, True), gelu=TwinGELU(published=True))
+PUBLISHED = LayerSpec(softmax=TwinSoftmax(4, False, True), gelu=TwinGELU(published=True, minimum=-0.28))
 STAGES = ("prepared", "calibrated", "fake", "int8")
 
 
@@ -97,10 +97,13 @@ def test_specs_come_back(spec: Any) -> None:
         "bits": spec.bits,
         "power_of_two": spec.power_of_two,
         "published": spec.published,
+        **({"minimum": spec.minimum} if isinstance(spec, TwinGELU) else {}),
     }
 
 
-@pytest.mark.parametrize("change", [{"bits": 9}, {"bits": True}, {"published": 1}, {"qmax": 3}, {"bits": "8"}])
+@pytest.mark.parametrize(
+    "change", [{"bits": 9}, {"bits": True}, {"published": 1}, {"qmax": 3}, {"bits": "8"}, {"minimum": 0.5}]
+)
 def test_forged_specs_are_refused(change: dict[str, Any]) -> None:
     data: Any = typed.encode(TwinGELU())
     with pytest.raises(fxquant.FxquantError):

@@ -54,3 +54,10 @@ def test_classes_of_the_folder_do_not_matter(folder: Path, tmp_path: Path) -> No
     out = tmp_path / "out.safetensors"
     assert run_quantize(folder, "--num-classes", 5, "--out", out) == 0
     assert fxquant.load(out)(torch.randn(1, 3, 32, 32)).shape == (1, 5)
+
+
+def test_a_graph_for_any_size(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    assert run_quantize(folder, "--recipe", "minmax", "--dynamic", "--out", out) == 0
+    loaded = fxquant.load(out)
+    assert loaded(torch.randn(1, 3, 32, 32)).shape == loaded(torch.randn(1, 3, 64, 48)).shape == (1, 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import LayerSpec, PerHead, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax
+from tests.support.check_pass import module_of
 from tests.support.models import Shared, images, small_vit
 
 X = torch.randn(2, 20, 4)
@@ -184,3 +187,51 @@ def test_says_on_how_many_tokens_scales_were_searched() -> None:
     assert "part of the tokens: 9 products, the least 50 of 136" in str(fxquant.report(searched))
     whole = fxquant.quantize(model, [x], recipe="noisyquant")
     assert "tokens" not in str(fxquant.report(whole))
+
+
+class Hiding(nn.Module):
+    """A grouped convolution of three axes, which has no int8 form, and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc = nn.Conv3d(4, 4, 2, groups=2), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(self.conv(x).mean((2, 3, 4)))
+        return y
+
+
+def test_products_that_are_not_opened_are_rows(tmp_path: Path) -> None:
+    model, x = Hiding().eval(), torch.randn(2, 4, 3, 3, 3)
+    gm = fxquant.quantize(model, [x], recipe="minmax")
+    hidden, linear = fxquant.report(gm)
+    assert (hidden.name, hidden.product, hidden.int8, hidden.macs) == ("conv", "opaque", False, 2 * 4 * 8 * 2 * 8)
+    assert hidden.reason == "opaque: 1024 multiply-accumulates in conv3d, which has no int8 form here"
+    assert linear.int8
+    assert fxquant.report(gm).coverage == 24 / (1024 + 24)
+    fxquant.save(gm, tmp_path / "m.safetensors")
+    assert fxquant.report(fxquant.load(tmp_path / "m.safetensors")).records[0] == hidden
+    prepared = fxquant.prepare(model, fxquant.recipe("minmax"), x)
+    prepared(x)
+    with pytest.raises(fxquant.UnsupportedGraphError, match="conv: opaque: 1024 multiply-accumulates"):
+        fxquant.convert(prepared, strict=True)
+
+
+def test_operators_of_other_libraries_are_rows() -> None:
+    @torch.library.custom_op("fxquant_tests::act", mutates_args=())
+    def act(x: Tensor) -> Tensor:
+        return x.relu()
+
+    act.register_fake(torch.empty_like)
+    gm = fxquant.trace(module_of(lambda self, x: act(x) * 2), torch.randn(2, 4))
+    (row,) = fxquant.report(gm)
+    assert (row.product, row.macs) == ("opaque", None)
+    assert "unknown multiply-accumulates in act" in str(row.reason)
+
+
+def test_a_model_may_call_its_parts_as_a_compiled_graph_does() -> None:
+    model = nn.ModuleDict({"graph_module": nn.Linear(4, 4), "backend": nn.Linear(4, 4)})
+    module = module_of(lambda self, x: self.parts["backend"](self.parts["graph_module"](x)))
+    module.add_module("parts", model.eval())
+    assert [r.name for r in fxquant.report(fxquant.trace(module))] == ["parts.graph_module", "parts.backend"]

@@ -24,7 +24,6 @@ from fxquant.numerics.arithmetic import (
     sqnr,
     storage_offset,
     symmetric_scale,
-    widen_single,
 )
 
 bits = st.integers(2, 8)
@@ -108,18 +107,25 @@ def test_codes_stay_in_their_range(b: int, signed: bool, x: float, scale: float)
 def test_a_range_of_one_value_is_kept(b: int, signed: bool, value: float) -> None:
     qmin, qmax = code_range(b, signed)
     x = torch.tensor([value])
-    scale, zero_point = affine_qparams(*widen_single(x, x), qmin, qmax)
+    scale, zero_point = affine_qparams(x, x, qmin, qmax)
     found = dequantize(quantize(x, scale, zero_point, qmin, qmax), scale, zero_point)
     assert abs(float(found) - value) <= float(scale) / 2 + 4 * EPS * abs(value)
     assert not value or math.isclose(float(found), value, rel_tol=0.01, abs_tol=EPS * (qmax - qmin))
 
 
-def test_a_range_away_from_zero_is_not_widened() -> None:
-    # As in FQ-ViT: the zero point is clamped, and values beyond the width of the range saturate.
-    scale, zero_point = affine_qparams(torch.tensor(2.0), torch.tensor(3.0), 0, 255)
-    assert float(scale) == pytest.approx(1 / 255)
+@pytest.mark.parametrize(("low", "high", "code"), [(2.0, 3.0, 0), (-3.0, -2.0, 255), (0.37, 0.370001, 0)])
+def test_a_range_away_from_zero_is_widened_to_hold_it(low: float, high: float, code: int) -> None:
+    ends = torch.tensor([low, high])
+    scale, zero_point = affine_qparams(ends[0], ends[1], 0, 255)
+    assert float(scale) == pytest.approx(max(abs(low), abs(high)) / 255)
+    assert int(zero_point) == code
+    assert (dequantize(quantize(ends, scale, zero_point, 0, 255), scale, zero_point) - ends).abs().max() <= scale / 2
+
+
+def test_a_range_within_half_a_step_of_zero_is_left_as_it_is() -> None:
+    scale, zero_point = affine_qparams(torch.tensor(0.4 / 255), torch.tensor(1.0), 0, 255)
+    assert float(scale) == pytest.approx((1 - 0.4 / 255) / 255)
     assert int(zero_point) == 0
-    assert float(dequantize(quantize(torch.tensor([3.0]), scale, zero_point, 0, 255), scale, zero_point)) == 1.0
 
 
 @pytest.mark.parametrize("b", [2, 8])

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from fxquant.config.operands import TensorSpec
 from fxquant.errors import CalibrationError
+from fxquant.numerics.arithmetic import EPS
 from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerTensor, RowGroups
 from fxquant.observers import EMA, OMSE, MinMax, Observer, ObserverOptions, Percentile
-from tests.support.observer_parity import batches_of, fake_quantized, observed
+from tests.support.observer_parity import AWAY_FROM_ZERO, batches_of, fake_quantized, observed
 
 OPTIONS = [MinMax(), EMA(sigma=0.1), Percentile(alpha=0.99), OMSE(bins=512), OMSE(last_batch_only=True, bins=512)]
 each_observer = pytest.mark.parametrize("options", OPTIONS, ids=repr)
@@ -21,6 +22,29 @@ def assert_same(a: Observer, b: Observer) -> None:
     state, expected = a.state_dict(), b.state_dict()
     assert {name: value.dtype for name, value in state.items()} == {name: v.dtype for name, v in expected.items()}
     assert all(state[name].equal(value) for name, value in expected.items())
+
+
+@each_observer
+@pytest.mark.parametrize("stream", AWAY_FROM_ZERO)
+@pytest.mark.parametrize(("signed", "symmetric"), [(False, False), (True, False), (True, True)])
+def test_values_far_from_zero_are_kept(options: ObserverOptions, stream: str, signed: bool, symmetric: bool) -> None:
+    spec, batches = TensorSpec(signed=signed, symmetric=symmetric), batches_of(stream)
+    qparams = observed(options, batches, spec).calculate_qparams()
+    largest = max(float(x.abs().max()) for x in batches)
+    for x in batches:
+        assert (fake_quantized(x, qparams, spec) - x).abs().max() <= largest / 60  # percentiles clip a little
+
+
+@each_observer
+@pytest.mark.parametrize("value", [0.0, 1e-9, 1 / 17, 1.0, -0.7, 250.0])
+@pytest.mark.parametrize(("signed", "symmetric"), [(False, False), (True, False), (True, True)])
+def test_one_value_alone_is_kept_to_half_a_step(
+    options: ObserverOptions, value: float, signed: bool, symmetric: bool
+) -> None:
+    spec, x = TensorSpec(signed=signed, symmetric=symmetric), torch.full((2, 5, 8), value)
+    qparams = observed(options, [x, x], spec).calculate_qparams()
+    assert float(qparams.scale) <= max(abs(value) / 127, EPS)
+    assert (fake_quantized(x, qparams, spec) - x).abs().max() <= float(qparams.scale) * 0.501
 
 
 @each_observer

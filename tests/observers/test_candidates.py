@@ -71,7 +71,6 @@ def test_only_splits_are_searched_whole_and_only_published_ones_alone() -> None:
     }
     assert [name for name, o in observers.items() if o.searched_whole] == ["softmax", "published"]
     assert [name for name, o in observers.items() if o.searched_alone] == ["published"]
-    assert [name for name, o in observers.items() if not o.needs_spread] == ["log"]
 
 
 def test_operators_are_given_what_was_found() -> None:

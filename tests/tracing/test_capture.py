@@ -71,6 +71,20 @@ def test_a_wrapped_function_whose_result_nobody_reads() -> None:
     check_capture(model, gm, (4,))
 
 
+def test_an_operator_that_writes_and_whose_result_nobody_reads_is_refused_by_name() -> None:
+    @torch.library.custom_op("fxquant_tests::add_ones", mutates_args=("x",))
+    def add_ones(x: Tensor) -> None:
+        x.add_(1)
+
+    def function(self: Any, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x)
+        add_ones(y)
+        return y
+
+    with pytest.raises(UnsupportedGraphError, match="add_ones"):
+        capture(small_module(function), torch.randn(2, 4))
+
+
 def test_products_in_a_wrapped_function_are_seen() -> None:
     model = small_module(lambda self, x: project(self.fc(x), self.w), w=torch.randn(6, 4))
     gm = capture(model, torch.randn(2, 4))

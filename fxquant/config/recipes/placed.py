@@ -75,6 +75,7 @@ def fqvit(
         context=activation,
         residual=stream,
         gelu=activation,
+        gated=activation,
         pooled=activation,
         logits=activation,
     )
@@ -105,6 +106,7 @@ def itpn(
         probabilities=_probabilities(scores, softmax, softmax_bits),
         context=activation,
         gelu=activation,
+        gated=activation,
     )
     return QuantConfig(LayerSpec(_weight(w_bits)), patch_embed=False, head=False, attention=True, placement=placement)
 
@@ -113,7 +115,16 @@ def psaq(w_bits: int, a_bits: int, *, observer: str = "minmax", image: bool = Tr
     """Return PSAQ-ViT's config: that of FQ-ViT with one scale per value, and float probabilities (Li et al., ECCV 2022)."""
     activation = TensorSpec(a_bits, observer=_observer(observer, options))
     names = ("patches", "concat", "position", "embedding", "norm", "linear", "merged", "scores", "score_bias")
-    names += ("biased_scores", "context", "residual", "gelu", "pooled", "logits", *(("image",) if image else ()))
+    names += (
+        "biased_scores",
+        "context",
+        "residual",
+        "gelu",
+        "gated",
+        "pooled",
+        "logits",
+        *(("image",) if image else ()),
+    )
     placement = Placement(**dict.fromkeys(names, activation))
     return QuantConfig(LayerSpec(_weight(w_bits)), attention=True, placement=placement)
 
