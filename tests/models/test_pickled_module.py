@@ -60,6 +60,9 @@ class Slots:
 
     __slots__ = ("a",)
 
+    def __init__(self) -> None:
+        self.a = 1
+
 
 def save(folder: Path, value: Any, zipped: bool = True) -> Path:
     torch.save(value, folder / "whole.pth", _use_new_zipfile_serialization=zipped)
@@ -98,17 +101,13 @@ def test_the_classes_need_not_be_installed(tmp_path: Path) -> None:
     assert torch.equal(read_weights(file)["w"], torch.zeros(1))
 
 
-slots = Slots()
-slots.a = 1
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (Rebuilt(), r"without code of .*Rebuilt.*object of a class that is no module"),
         (nn.Sequential(Rebuilt()), r"without code of .*Rebuilt and .* of torch.*\(0 is no module"),
         (Holder(nn.Linear(1, 1)), r"without code of .*Holder and .*If you trust the file, save its weights once"),
-        ({"model": {"w": torch.ones(1)}, "extra": slots}, r"without code of .*Slots, which is not run"),
+        ({"model": {"w": torch.ones(1)}, "extra": Slots()}, r"without code of .*Slots, which is not run"),
         (
             {"model": {"w": torch.ones(1)}, "losses": deque([1])},
             r"without code of collections\.deque, which is not run",

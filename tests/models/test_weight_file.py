@@ -21,11 +21,12 @@ STATE = {"a.weight": torch.ones(2), "b": torch.zeros(3)}
 OTHER = {name: tensor + 7 for name, tensor in STATE.items()}
 
 
-def write(folder: Path, content: Any, name: str = "weights.pth") -> Path:
-    torch.save(content, folder / name)
-    return folder / name
+def write(folder: Path, content: Any, zipped: bool = True) -> Path:
+    torch.save(content, folder / "weights.pth", _use_new_zipfile_serialization=zipped)
+    return folder / "weights.pth"
 
 
+@pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(
     "content",
     [
@@ -40,8 +41,8 @@ def write(folder: Path, content: Any, name: str = "weights.pth") -> Path:
         {"model": STATE, "best": np.float64(81.0), "curve": np.arange(3.0), "epochs": np.int64(3)},
     ],
 )
-def test_weights_are_found_in_what_training_scripts_write(tmp_path: Path, content: Any) -> None:
-    found = read_weights(write(tmp_path, content))
+def test_weights_are_found_in_what_training_scripts_write(tmp_path: Path, content: Any, zipped: bool) -> None:
+    found = read_weights(write(tmp_path, content, zipped))
     assert found.keys() == STATE.keys()
     assert all(torch.equal(found[name], STATE[name]) for name in STATE)
 
