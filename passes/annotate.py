@@ -18,12 +18,12 @@ from fxquant.errors import ConfigError
 from fxquant.graph import dataflow
 from fxquant.graph.attributes import weight_of, window_of
 from fxquant.graph.decoder import decoder_products
-from fxquant.graph.meta import Operand, Product, Record, module_path, record_of, set_record
+from fxquant.graph.meta import Operand, Product, Record, module_path, record_of, set_record, value_of
 from fxquant.graph.positions import works_on_positions
-from fxquant.graph.products import fitted, operand_role, product_of
+from fxquant.graph.products import operand_role, product_of
 from fxquant.graph.rewrite import edit
 from fxquant.graph.values import is_complex
-from fxquant.numerics.granularity import PerProjection, PerTensor, RowGroups
+from fxquant.numerics.granularity import PerHead, PerProjection, PerTensor, RowGroups
 
 _OPERATORS: dict[Any, str] = {
     F.linear: "linear",
@@ -132,8 +132,16 @@ def _is_product(node: fx.Node) -> bool:
 
 
 def _resolved(node: fx.Node, operand: Operand) -> Operand:
-    """Say of a weight with a scale per projection how many row groups these are."""
-    spec = operand.spec
+    """Say of a weight with a scale per projection how many row groups these are, and where there are no heads to tell apart."""
+    spec, value = operand.spec, value_of(node)
+    if (
+        isinstance(spec, TensorSpec)
+        and isinstance(spec.granularity, PerHead)
+        and value is not None
+        and value.dim() == 3
+    ):
+        # Heads are folded into the batch, as in nn.MultiheadAttention: axis 1 holds the tokens.
+        return replace(operand, spec=replace(spec, granularity=PerTensor()))
     if not isinstance(spec, TensorSpec) or not isinstance(spec.granularity, PerProjection):
         return operand
     groups = dataflow.projections(node) if node.target is F.linear else 0

@@ -33,6 +33,18 @@ def kinds(function: Callable[..., Tensor], **tensors: Tensor) -> list[str]:
     return [value.value for _, value in find_values(gm) if value is not Value.IMAGE]
 
 
+def _quick(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _written(x: Tensor) -> Tensor:
+    return 0.5 * x * (1 + torch.tanh(0.7978845608 * (x + 0.044715 * torch.pow(x, 3))))
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
 @pytest.mark.parametrize("build", [small_vit, small_swin])
 def test_every_place_is_found_once_in_the_order_of_the_graph(build: Callable[[], nn.Module]) -> None:
     config = QuantConfig(placement=Placement(scores=TensorSpec()))
@@ -75,11 +87,15 @@ def test_only_tokens_with_a_constant_are_the_concatenation(constant: bool, found
     ("function", "found"),
     [
         (lambda self, x: F.gelu(F.linear(x, self.a)), ["gelu"]),  # which is rounded in the layer's place
+        (lambda self, x: _quick(F.linear(x, self.a)), ["gelu"]),
+        (lambda self, x: _written(F.linear(x, self.a)), ["gelu"]),  # whose sum is no residual
+        (lambda self, x: F.silu(F.linear(x, self.a)) * F.linear(x, self.b), ["gelu", "linear", "gated"]),
         (lambda self, x: F.relu(F.linear(x, self.a)), ["linear"]),
+        (lambda self, x: _rms(F.linear(x, self.a)), ["linear", "norm"]),  # whose mean is not pooled
         (lambda self, x: F.layer_norm(F.linear(x, self.a), (C,)), ["merged", "norm"]),
         (lambda self, x: F.layer_norm(F.linear(x, self.a)[0], (C,)), ["linear", "norm"]),  # a part of it alone
     ],
-    ids=["gelu", "relu", "norm", "norm of a part"],
+    ids=["gelu", "quick gelu", "gelu in words", "swiglu", "relu", "rms norm", "norm", "norm of a part"],
 )
 def test_what_reads_a_linear_layer_decides_what_its_result_is(
     function: Callable[..., Tensor], found: list[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import ConfigError, LayerSpec, PerChannel, PerHead, QuantConfig, Role, TensorSpec
+from fxquant import ConfigError, LayerSpec, PerChannel, PerHead, PerTensor, QuantConfig, Role, TensorSpec
 from fxquant.graph.meta import Record, record_of
 from fxquant.passes.annotate import Annotate
 from tests.support.check_pass import check_pass, check_unchanged, render
@@ -326,3 +327,43 @@ def test_an_override_that_matches_nothing_is_an_error() -> None:
         fxquant.prepare(model, QuantConfig().set_module_name("leaves", FOUR))
     fxquant.prepare(model, QuantConfig().set_module_name("leaves", None))
     fxquant.prepare(model, QuantConfig().set_object_type(torch.matmul, FOUR))
+
+
+class Folded(nn.Module):
+    """Attention whose two heads are a part of the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, 8) to (2 B, N, 4)."""
+        heads = x.unflatten(-1, (2, 4)).transpose(1, 2).flatten(0, 1)
+        return F.softmax(heads @ heads.mT, -1) @ heads
+
+
+def test_heads_that_are_folded_into_the_batch_share_a_scale() -> None:
+    heads = TensorSpec(8, signed=True, symmetric=True, granularity=PerHead())
+    config = QuantConfig(LayerSpec(query=heads, key=heads, softmax=heads, value=heads), attention=True)
+    x = torch.randn(3, 5, 8)
+    gm = fxquant.prepare(Folded().eval(), config, example_inputs=(x,))
+    records = [r for r in map(record_of, gm.graph.nodes) if r is not None]
+    assert [o.spec for r in records for o in r.operands] == [replace(heads, granularity=PerTensor())] * 4
+
+
+class Waves(nn.Module):
+    """A layer whose results are phases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.oak, self.elm = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.elm(self.oak(x).sin())  # type: ignore[no-any-return]
+
+
+def test_phases_stay_float_unless_an_override_names_their_layer() -> None:
+    def reasons(config: QuantConfig) -> dict[str, str | None]:
+        gm = fxquant.prepare(Waves().eval(), config)
+        return {r.label: r.reason for r in map(record_of, gm.graph.nodes) if r is not None}
+
+    kept = {"oak": "computes phases of sine and cosine", "elm": None}
+    assert reasons(QuantConfig()) == kept
+    assert reasons(QuantConfig().set_object_type("linear", FOUR)) == kept
+    assert reasons(QuantConfig().set_module_name("oak", FOUR)) == {"oak": None, "elm": None}

@@ -139,6 +139,7 @@ def test_shapes() -> None:
 
 def test_indexing() -> None:
     x, i = images(), torch.tensor([1, 0])
+    check(lambda self, x: aten.mT.default(x), [x], "transpose = x.transpose(-2, -1)")
     check(lambda self, x: aten.select.int(x, 0, 1), [x], "getitem = x[1]")
     check(lambda self, x: aten.select.int(x, -1, 0), [x], "getitem = x[:, :, :, 0]")
     check(lambda self, x: aten.slice.Tensor(x, 1, 1, 2**63 - 1), [x], "getitem = x[:, 1:]")
