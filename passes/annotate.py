@@ -20,7 +20,7 @@ from fxquant.graph.attributes import weight_of, window_of
 from fxquant.graph.decoder import decoder_products
 from fxquant.graph.meta import Operand, Product, Record, module_path, record_of, set_record, value_of
 from fxquant.graph.positions import works_on_positions
-from fxquant.graph.products import operand_role, product_of
+from fxquant.graph.products import fitted, operand_role, product_of
 from fxquant.graph.rewrite import edit
 from fxquant.graph.values import is_complex
 from fxquant.numerics.granularity import PerHead, PerProjection, PerTensor, RowGroups
