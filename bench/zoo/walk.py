@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -39,7 +40,7 @@ def walk(entry: Entry, folder: Path) -> Row:
             with torch.no_grad():
                 getattr(steps, verb)()
         except Exception as error:
-            row["stopped"] = f"{verb}: {type(error).__name__}: {str(error)[:2000]}"
+            row["stopped"] = f"{verb}: {type(error).__name__}: {_without_folders(str(error))[:2000]}"
             break
     row["seconds"] = round(time.perf_counter() - start)
     return row
@@ -92,6 +93,11 @@ class _Steps:
     def save(self) -> None:
         fxquant.save(self.gm, str(self.folder / MODEL_FILE))
         torch.save({"inputs": self.others, "outputs": self.found}, self.folder / OUTPUTS_FILE)
+
+
+def _without_folders(message: str) -> str:
+    """Return `message` with the files of installed libraries named from their own folder on."""
+    return re.sub(r"[^\s\"']*/site-packages/", "", message)
 
 
 def is_saved(folder: Path) -> bool:

@@ -55,11 +55,11 @@ def test_other_bits_are_seen(tmp_path: Path) -> None:
 
 def test_an_error_is_kept_with_its_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: nn.Module) -> nn.Module:
-        raise FxquantError("no\nsuch layer")
+        raise FxquantError('no\nsuch layer, at /home/a/site-packages/timm/vit.py:1: "x"')
 
     monkeypatch.setattr(fxquant, "convert", fail)
     row = walk(ENTRY, tmp_path)
-    assert row["stopped"] == "convert: FxquantError: no\nsuch layer"
+    assert row["stopped"] == 'convert: FxquantError: no\nsuch layer, at timm/vit.py:1: "x"'
     assert row["verified"] is True
     assert "coverage" not in row
 
