@@ -13,6 +13,7 @@ from fxquant.dialect.spellings import respelling
 from fxquant.graph.rewrite import blame, edit
 
 _DROPOUT = {F.dropout, torch.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
+_VIEWS = {"view": "reshape", "view_as": "reshape_as"}
 
 
 def canonicalize(gm: fx.GraphModule) -> PassResult:
@@ -21,6 +22,9 @@ def canonicalize(gm: fx.GraphModule) -> PassResult:
 
     Before:  x @ y          x.softmax(dim=-1)     F.linear(x, weight=w, bias=b)     F.dropout(x, 0.1, False)
     Becomes: matmul(x, y)   softmax(x, -1)        F.linear(x, w, b)                 x
+
+    Before:  x.view(B, -1)      # which later passes could not keep: an int8 convolution has another layout in memory
+    Becomes: x.reshape(B, -1)
     """
 
     def change(module: fx.GraphModule) -> bool:
@@ -40,12 +44,19 @@ def _canonicalize_node(node: fx.Node) -> bool:
         return True
     if node.target is torch._assert:
         return _clean_message(node)
+    if node.op == "call_method" and node.target in _VIEWS and not _reads_as_dtype(node):
+        node.target = _VIEWS[node.target]
+        return True
     spelling = respelling(node)
     if spelling is not None:
         # In place, so that the node keeps its name: that of a product is what reports and errors call it.
         node.op = "call_function"
         node.target, node.args, node.kwargs = spelling
     return spelling is not None
+
+
+def _reads_as_dtype(node: fx.Node) -> bool:
+    return bool(node.kwargs) or isinstance(node.args[1], torch.dtype)
 
 
 def _does_nothing(node: fx.Node) -> bool:

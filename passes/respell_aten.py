@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.dialect.aten_table import CHECKS, IDENTITIES, IGNORED, RESIZES, ROWS
-from fxquant.graph.meta import any_value_of, value_of
+from fxquant.graph.meta import any_value_of, copy_value, value_of
 from fxquant.graph.rewrite import blame, edit
 
 Spelling = tuple[Callable[..., Any] | str, tuple[Any, ...], dict[str, Any]]
@@ -49,6 +49,8 @@ def _respell(node: fx.Node, overload: OpOverload) -> bool:
     if name in CHECKS:
         node.graph.erase_node(node)
         return True
+    if name == "_native_batch_norm_legit_no_training.default":
+        return _drop_statistics(node, _given(node, overload))
     new = _spell(name, node, _given(node, overload), _defaults(overload))
     if new is None:
         return False
@@ -59,6 +61,20 @@ def _respell(node: fx.Node, overload: OpOverload) -> bool:
         # Changed in its place, so that it keeps its name, which is the one symbolic tracing gives.
         node.target, node.args, node.kwargs = new
         node.op = "call_method" if isinstance(node.target, str) else "call_function"
+    return True
+
+
+def _drop_statistics(node: fx.Node, given: dict[str, Any]) -> bool:
+    """Spell a batch norm that returns statistics as well, which torch's functionalisation makes, where nothing reads them."""
+    if any(user.target is not operator.getitem or user.args[1] != 0 for user in node.users):
+        return False
+    statistics = (given["running_mean"], given["running_var"])
+    node.target = F.batch_norm
+    node.args = (given["input"], *statistics, given["weight"], given["bias"], False, given["momentum"], given["eps"])
+    for user in list(node.users):
+        copy_value(node, user)
+        user.replace_all_uses_with(node)
+        node.graph.erase_node(user)
     return True
 
 

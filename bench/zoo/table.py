@@ -2,62 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from bench.harness.results import Row
 from bench.markdown import markdown
-from bench.zoo.entries import FAMILIES
+from bench.zoo.entries import ENTRIES, FEATURES, SOURCES, TIMM, TORCHVISION, TRANSFORMERS
 
-VERBS = ("trace", "prepare", "calibrate", "convert", "run")
-_HEADER = ("family", "model", "capture", "exact", "prepare", "convert", "run", "int8", "SQNR, dB", "stays float")
+_HEADER = ("family", "model", "capture", "verified", "int8", "beyond", "SQNR, dB", "saved", "stays float")
+_COUNTED = 0.0005  # a smaller share of the multiply-accumulates is rounded away
+_TITLES = {
+    TIMM: "timm",
+    FEATURES: "timm, `features_only=True`",
+    TORCHVISION: "torchvision",
+    TRANSFORMERS: "transformers",
+}
 _TEXT = """\
 # Models
 
-One small variant of each transformer family in timm {timm}, of its hybrids and of models that mix tokens otherwise. Random
-weights, recipe `default` at W8A8, calibrated on four random images. Written by `python -m bench.zoo`.
+A variant of each transformer family of timm, of its hybrids and of models that mix tokens otherwise, the same as feature
+pyramids, and the vision transformers of torchvision and of Hugging Face's transformers. Small images and few blocks, where the
+model has an option for them. Random weights, recipe `default` at W8A8, calibrated on two batches of two random images. Written
+by `python -m bench.zoo`; transformers comes with the extra `hf`.
 
-{done} of {total} trace, prepare, convert and run; {exact} of the graphs equal their model bit for bit.
-Not walked yet: {missing}.
+{done} of {total} trace, calibrate, convert, run and load, with {versions}.
 
-- **capture**: `symbolic` needs no example; `export` needs `fxquant.trace(model, example_inputs=images)`.
-- **exact**: the graph gives exactly what the model gives, at two batch sizes that it was not traced with, 1 and 3; otherwise
-  the largest difference, relative to the largest output.
+- **capture**: `symbolic` or `export`, by `torch.export`.
+- **verified**: the graph was compared with the model, at batch sizes 1 and 3, and gives the same.
 - **int8**: share of the multiply-accumulates of matrix products and convolutions that run on int8. Products of two activations
   inside attention are float unless the config asks for them. Reasons for less than half a percent are left out.
-- **SQNR**: of the int8 output against the float one, on random weights and random images: a check that nothing is broken, no
-  accuracy. -: it has no finite value.
+- **beyond**: multiply-accumulates that torch's own counter finds in the model beyond those of the products of the graph, as a
+  share of all it finds: where they depend on weights alone, such as the position biases of SwinV2, the graph holds their
+  result.
+- **SQNR**: of the int8 output against the float one, the lowest of several, on random weights and random images: a check that
+  nothing is broken, no accuracy. -: it has no finite value.
+- **saved**: a file loaded in another process gives equal bits.
 """
 
 
-def render(rows: dict[str, Row], timm_version: str) -> str:
-    """Return the page."""
-    done = sum("stopped" not in row for row in rows.values())
-    exact = sum(row["exact"] is True for row in rows.values())
-    missing = ", ".join(family for family in FAMILIES if family not in rows) or "none"
-    text = _TEXT.format(timm=timm_version, done=done, total=len(rows), exact=exact, missing=missing)
-    return f"{text}\n{markdown(_HEADER, [_cells(*item) for item in rows.items()], text=len(_HEADER))}\n"
+def render(rows: Sequence[Row], libraries: Mapping[str, str]) -> str:
+    """Return the page; libraries: their versions by name."""
+    walked = [row for row in rows if not _is_refusal(row)]
+    done = sum("stopped" not in row for row in walked)
+    versions = ", ".join(f"{library} {version}" for library, version in libraries.items())
+    text = _TEXT.format(done=done, total=len(walked), versions=versions)
+    return "\n".join([text, *(_section(source, rows) for source in SOURCES)])
 
 
-def _cells(family: str, row: Row) -> tuple[str, ...]:
-    head = (family, f"`{row['model']}`", row["capture"] or "refused", _exactness(row))
-    if "stopped" not in row:
-        reasons = "; ".join(f"{share:.0%} {reason}" for reason, share in row["kept_float"].items() if share >= 0.005)
-        return (
-            *head,
-            "yes",
-            "yes",
-            "yes",
-            f"{row['coverage']:.1%}",
-            "-" if row["sqnr_db"] is None else str(row["sqnr_db"]),
-            reasons.replace("|", "/"),
-        )
-    verb, _, reason = " ".join(str(row["stopped"]).split()).partition(": ")
-    reached = VERBS.index(verb) if verb in VERBS else 0
-    # calibration failing is said of prepare's model, so it has no column of its own
-    passed = tuple("yes" if reached > VERBS.index(v) else "no" for v in ("prepare", "convert", "run"))
-    return (*head, *passed, "", "", f"stopped at {verb}: {reason[:240]}".replace("|", "/"))
+def _section(source: str, rows: Sequence[Row]) -> str:
+    own = [row for row in rows if row["source"] == source]
+    known = {row["family"] for row in own}
+    missing = [s.family for s in ENTRIES.values() if s.source == source and s.family not in known]
+    walked = [_cells(row) for row in own if not _is_refusal(row)]
+    parts = [f"## {_TITLES[source]}\n", markdown(_HEADER, walked, text=len(_HEADER)) + "\n"]
+    parts += [f"{refusal}\n" for refusal in _refusals(own)]
+    if missing:
+        parts.append(f"Not walked yet: {', '.join(missing)}.\n")
+    return "\n".join(parts)
 
 
-def _exactness(row: Row) -> str:
-    difference = row.get("difference")
-    return (
-        "yes" if row["exact"] else "" if row["exact"] is None else "no" if difference is None else f"{difference:.0e}"
-    )
+def _is_refusal(row: Row) -> bool:
+    """Say whether the library itself does not make the model, as timm where a family has no feature pyramid."""
+    return str(row.get("stopped", "")).startswith("build: ")
+
+
+def _refusals(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each reason why the library does not make models, with the families that it is given for."""
+    families: dict[str, list[str]] = {}
+    for row in filter(_is_refusal, rows):
+        families.setdefault(_text(str(row["stopped"]).removeprefix("build: ")), []).append(row["family"])
+    return [f"Not made by the library: {', '.join(names)}: {reason}." for reason, names in families.items()]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    verified = {True: "yes", False: "no", None: ""}[row.get("verified")]
+    head = (row["family"], f"`{row['model']}`", row.get("capture", ""), verified)
+    if "stopped" in row:
+        return (*head, "", "", "", "", f"stopped at {_text(row['stopped'])}")
+    decibels = "-" if row["sqnr_db"] is None else str(row["sqnr_db"])
+    reasons = "; ".join(f"{share:.0%} {_text(reason)}" for reason, share in row["kept_float"].items() if share >= 0.005)
+    return (*head, f"{row['coverage']:.1%}", _beyond(row), decibels, "yes" if row["saved"] else "no", reasons)
+
+
+def _beyond(row: Row) -> str:
+    share = (row["counted_macs"] - row["macs"]) / row["counted_macs"]
+    return f"{share:+.1%}" if abs(share) >= _COUNTED else "0" if share == 0 else "0.0%"
+
+
+def _text(reason: str) -> str:
+    return " ".join(reason.split())[:240].replace("|", "/")

@@ -30,6 +30,7 @@ from fxquant.passes.functionalize import functionalize
 from fxquant.passes.respell_aten import respell_aten
 from fxquant.tracing.exported_graph import as_graph_module
 from fxquant.tracing.free_sizes import FreeAxes
+from fxquant.tracing.lengths import lengths_as_sizes
 from fxquant.tracing.outputs import flat_output
 from fxquant.tracing.proof import batch_of, is_batched, kept, run_once, with_batch
 from fxquant.tracing.untouched import attributes_kept
@@ -75,7 +76,7 @@ def _export(model: nn.Module, inputs: tuple[Any, ...], free: FreeAxes) -> Export
     names = list(inspect.signature(model.forward).bind(*inputs).arguments.items())
     shapes = {name: tuple(axes[i:]) if type(value) is tuple else axes[i] for i, (name, value) in enumerate(names)}
     # A cache may have taken in a tensor without values.
-    with torch.no_grad(), _quiet(), attributes_kept(model), _factors_from_sizes():
+    with torch.no_grad(), _quiet(), attributes_kept(model), _factors_from_sizes(), lengths_as_sizes(model):
         return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
 
 

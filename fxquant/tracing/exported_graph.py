@@ -21,6 +21,13 @@ from fxquant.tracing.code_tracer import CodeTracer
 from fxquant.tracing.outputs import unflatten_output
 
 ModuleStack = dict[str, tuple[str, type]]
+_ATEN = torch.ops.aten
+_READS = (_ATEN.item.default, _ATEN._local_scalar_dense.default)
+_ASSERTIONS = (
+    _ATEN._assert_scalar.default,
+    _ATEN.sym_constrain_range.default,
+    _ATEN.sym_constrain_range_for_size.default,
+)
 
 
 def as_graph_module(model: nn.Module, program: ExportedProgram, output: Any) -> fx.GraphModule:
@@ -31,12 +38,14 @@ def as_graph_module(model: nn.Module, program: ExportedProgram, output: Any) -> 
 
     Placeholders have the names of forward's arguments, the output has the structure that the model returns, and regions of
     autocast and of gradient mode are inlined. Tensors that depend on nothing become buffers, and no node names a device.
+    Assertions on the values of tensors are left out: they compute nothing, and shapes alone cannot answer them.
     """
     exported = program.module(check_guards=False)
     _inline_regions(exported)
     graph = fx.Graph(tracer_cls=CodeTracer)  # a new one: export's own generates code that flattens arguments
     results = pytree.tree_leaves(graph.graph_copy(exported.graph, {}))
     graph.output(unflatten_output(graph, output, results))
+    _drop_value_assertions(graph)
     _restore_signature(model, graph)
     state = _bind_state(model, exported, graph)
     _free_devices(graph, state)
@@ -89,6 +98,25 @@ def _replace_results(node: fx.Node, result: Any) -> None:
             raise TypeError(f"{user.name!r} reads all results of {node.name!r} at once")
         user.replace_all_uses_with(result[user.args[1]])
         user.graph.erase_node(user)
+
+
+def _drop_value_assertions(graph: fx.Graph) -> None:
+    """Remove the numbers that are read from tensors for assertions alone, with these."""
+    for read in [n for n in graph.nodes if n.target in _READS]:
+        behind = _readers(read)
+        if all(n.users or n.target in _ASSERTIONS for n in behind):
+            for node in sorted(behind, reverse=True):
+                graph.erase_node(node)
+
+
+def _readers(node: fx.Node) -> set[fx.Node]:
+    """Return `node` and all that depends on it."""
+    stack, seen = [node], {node}
+    while stack:
+        new = set(stack.pop().users) - seen
+        seen |= new
+        stack.extend(new)
+    return seen
 
 
 def _restore_signature(model: nn.Module, graph: fx.Graph) -> None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import fxquant
 from fxquant.dialect.spellings import respelling
 from fxquant.passes.canonicalize import canonicalize
 from tests.support.check_pass import check_pass, check_unchanged, graph_of, module_of
@@ -268,3 +269,42 @@ def test_keeps_what_a_node_knew_of_its_origin() -> None:
     (softmax,) = [n for n in gm.graph.nodes if n.target is F.softmax]
     assert [path for path, _ in softmax.meta["nn_module_stack"].values()] == ["act"]
     assert "test_canonicalize.py" in softmax.meta["stack_trace"]
+
+
+def test_views_are_reshaped() -> None:
+    def forward(self: nn.Module, x: Tensor, y: Tensor) -> Any:
+        return x.view(2, -1), x.view_as(y)
+
+    check_pass(
+        canonicalize,
+        module_of(forward),
+        (X, Y),
+        after="""
+            (x, y)
+            reshape = x.reshape(2, -1)
+            reshape_as = x.reshape_as(y)
+            return (reshape, reshape_as)
+        """,
+    )
+
+
+def test_a_view_as_another_dtype_stays() -> None:
+    check_unchanged(canonicalize, module_of(lambda self, x: x.view(torch.int32)), (X,))
+
+
+def test_an_int8_convolution_may_be_viewed() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return self.head(y.view(y.shape[0], -1))
+
+    torch.manual_seed(0)
+    model, images = Flat().eval(), torch.randn(2, 3, 4, 4)
+    int8 = fxquant.quantize(model, [images])
+    assert fxquant.report(int8).coverage == 1.0
+    with torch.no_grad():
+        torch.testing.assert_close(int8(images), model(images), atol=0.05, rtol=0.05)

@@ -43,8 +43,8 @@ def test_folds_a_whole_chain_into_one_buffer() -> None:
         before="""
             (scores)
             getitem = attn.table[_tensor_constant0]
-            view = getitem.view(4, 4, -1)
-            permute = view.permute(2, 0, 1)
+            reshape = getitem.reshape(4, 4, -1)
+            permute = reshape.permute(2, 0, 1)
             contiguous = permute.contiguous()
             add = scores + contiguous
             return add

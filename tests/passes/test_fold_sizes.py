@@ -51,15 +51,15 @@ def test_an_image_of_fixed_size() -> None:
             check_input = check_input(x, (None, 4, 4, 4), 'x')
             size = check_input.size(0)
             add = check_input + position
-            view = add.view(size, 2, 2, 2, 2, 4)
-            permute = view.permute(0, 1, 3, 2, 4, 5)
-            reshape = permute.reshape(-1, 4, 4)
-            quantize = quantize(reshape, fc.input_scale, fc.input_zero_point, 0, 255)
+            reshape = add.reshape(size, 2, 2, 2, 2, 4)
+            permute = reshape.permute(0, 1, 3, 2, 4, 5)
+            reshape_1 = permute.reshape(-1, 4, 4)
+            quantize = quantize(reshape_1, fc.input_scale, fc.input_zero_point, 0, 255)
             int8_linear = int8_linear(quantize, fc.weight_int8, fc.scale, fc.bias_folded, None, None, torch.float32, True)
-            view_1 = int8_linear.view(-1, 2, 2, 2, 2, 8)
-            permute_1 = view_1.permute(0, 1, 3, 2, 4, 5)
-            reshape_1 = permute_1.reshape(size, 4, 4, 8)
-            return reshape_1
+            reshape_2 = int8_linear.reshape(-1, 2, 2, 2, 2, 8)
+            permute_1 = reshape_2.permute(0, 1, 3, 2, 4, 5)
+            reshape_3 = permute_1.reshape(size, 4, 4, 8)
+            return reshape_3
         """,
         stage=Stage.LOWERED,
     )
@@ -86,7 +86,7 @@ def test_a_free_image_size_is_computed() -> None:
 def test_the_calibration_batch_is_no_constant(batch: int) -> None:
     x = X[:1].repeat(batch, 1, 1, 1)
     gm = fold_sizes(lowered(Windows(bound=True), x)).graph_module
-    assert "reshape_1 = permute_1.reshape(size, 4, 4, 8)" in render(gm)
+    assert "reshape_3 = permute_1.reshape(size, 4, 4, 8)" in render(gm)
     found = torch.cat([gm(image[None]) for image in X])
     assert torch.equal(gm(X), found)
 
@@ -150,8 +150,8 @@ def test_several_reads_of_the_batch_become_one() -> None:
             int8_linear = int8_linear(quantize, linear.weight_int8, linear.scale, linear.bias_folded, None, None, \
 torch.float32, True)
             reshape = int8_linear.reshape(size, 20)
-            view = reshape.view(size, 5, 2, 2)
-            return view
+            reshape_1 = reshape.reshape(size, 5, 2, 2)
+            return reshape_1
         """,
         stage=Stage.LOWERED,
     )

@@ -44,8 +44,8 @@ def test_windows_are_cut_from_codes() -> None:
             check_input = check_input(x, (None, None, None, 6), 'x')
             layer_norm = F.layer_norm(check_input, (6,), norm.weight, norm.bias)
             roll = torch.roll(layer_norm, (-1, -1), (1, 2))
-            view = roll.view(-1, 2, 2, 2, 2, 6)
-            permute = view.permute(0, 1, 3, 2, 4, 5)
+            reshape = roll.reshape(-1, 2, 2, 2, 2, 6)
+            permute = reshape.permute(0, 1, 3, 2, 4, 5)
             quantize = quantize(permute, fc.input_scale, fc.input_zero_point, 0, 255)
             int8_linear = int8_linear(quantize, fc.weight_int8, fc.scale, fc.bias_folded, None, None, torch.float32, True)
             return int8_linear
@@ -56,14 +56,14 @@ def test_windows_are_cut_from_codes() -> None:
             layer_norm = F.layer_norm(check_input, (6,), norm.weight, norm.bias)
             quantize = quantize(layer_norm, fc.input_scale, fc.input_zero_point, 0, 255)
             roll = torch.roll(quantize, (-1, -1), (1, 2))
-            view = roll.view(-1, 2, 2, 2, 2, 6)
-            permute = view.permute(0, 1, 3, 2, 4, 5)
+            reshape = roll.reshape(-1, 2, 2, 2, 2, 6)
+            permute = reshape.permute(0, 1, 3, 2, 4, 5)
             int8_linear = int8_linear(permute, fc.weight_int8, fc.scale, fc.bias_folded, None, None, torch.float32, True)
             return int8_linear
         """,
         stage=Stage.LOWERED,
     )
-    moved = [n for n in gm.graph.nodes if n.target in ("view", "permute", torch.roll)]
+    moved = [n for n in gm.graph.nodes if n.target in ("reshape", "permute", torch.roll)]
     assert all(n.meta["val"].dtype is torch.int8 for n in moved)
     for batch in (0, 1, 3):
         assert gm(torch.randn(batch, 4, 4, 6)).shape[0] == batch

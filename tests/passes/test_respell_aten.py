@@ -233,3 +233,16 @@ def test_the_table_names_real_operators_and_arguments(name: str) -> None:
         named = {word.lstrip("*") for word in words.replace("/", " ").split()} - {"inplace=True"}
         assert named <= arguments
         assert callable(target) or hasattr(Tensor, target)
+
+
+def normed(self: Any, x: Tensor) -> Any:
+    return aten._native_batch_norm_legit_no_training.default(x, self.w, self.b, self.m, self.v, 0.1, 1e-5)
+
+
+def test_a_batch_norm_with_statistics_that_nothing_reads() -> None:
+    tensors = dict(zip("wbmv", torch.rand(4, 4), strict=True))
+    inputs = [images()]
+    gm = with_values(module_of(lambda self, x: normed(self, x)[0], **tensors), inputs)
+    after = "(x)\nbatch_norm = F.batch_norm(x, m, v, w, b, False, 0.1, 1e-05)\nreturn batch_norm"
+    check_pass(respell_aten, gm, inputs, after=after)
+    check_unchanged(respell_aten, module_of(lambda self, x: normed(self, x)[:2], **tensors), inputs)

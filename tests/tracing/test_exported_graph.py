@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxquant.graph.meta import module_path
 from fxquant.tracing.capture import capture
@@ -148,3 +148,31 @@ def test_what_depends_on_the_batch_alone_asks_the_input_for_its_device() -> None
         return add
         """,
     )
+
+
+class Checked(nn.Module):
+    """Asserts that its second input is positive; `shifted`: adds a number that is read from it, too."""
+
+    def __init__(self, shifted: bool) -> None:
+        super().__init__()
+        self.fc, self.shifted = nn.Linear(4, 4), shifted
+
+    def forward(self, x: Tensor, sizes: Tensor) -> Tensor:
+        positive: Any = (sizes > 0).all().item()
+        torch._check(positive)
+        y = self.fc(x) * sizes
+        return y + sizes.sum().item() if self.shifted else y
+
+
+def test_assertions_on_values_are_left_out_with_what_they_read() -> None:
+    model, inputs = Checked(shifted=False).eval(), (torch.randn(2, 4), torch.ones(2, 1))
+    gm = export_graph(model, inputs, "")
+    assert [n.name for n in gm.graph.nodes if n.op.startswith("call")] == ["linear", "mul"]
+    assert torch.equal(gm(*inputs), model(*inputs))
+
+
+def test_a_number_that_the_output_needs_stays() -> None:
+    model, inputs = Checked(shifted=True).eval(), (torch.randn(2, 4), torch.ones(2, 1))
+    gm = export_graph(model, inputs, "")
+    assert sum("item" in n.name for n in gm.graph.nodes) == 1
+    assert torch.equal(gm(*inputs), model(*inputs))
