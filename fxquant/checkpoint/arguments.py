@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from fxquant.checkpoint import scalars
-from fxquant.checkpoint.names import check_text
+from fxquant.checkpoint.names import check_key
 from fxquant.checkpoint.scalars import Json
 from fxquant.errors import CheckpointError
 
@@ -48,7 +48,7 @@ def _encode_container(value: object, depth: int) -> Json:
     if isinstance(value, list):
         return {"list": [encode(v, depth + 1) for v in value]}
     if isinstance(value, dict):
-        return {"dict": [[check_text(k, "key"), encode(v, depth + 1)] for k, v in value.items()]}
+        return {"dict": [[check_key(k), encode(v, depth + 1)] for k, v in value.items()]}
     if isinstance(value, slice):
         return {"slice": [encode(v, depth + 1) for v in (value.start, value.stop, value.step)]}
     return None
@@ -88,7 +88,7 @@ def decode(data: Json, nodes: Mapping[str, fx.Node], depth: int = 0) -> Any:
         return _CONTAINERS[kind]([decode(v, nodes, depth + 1) for v in _items(content)])
     if kind == "dict":
         pairs = [_items(pair, 2) for pair in _items(content)]
-        return {check_text(k, "key"): decode(v, nodes, depth + 1) for k, v in pairs}
+        return {check_key(k): decode(v, nodes, depth + 1) for k, v in pairs}
     if kind not in _SCALARS:
         raise CheckpointError(f"unknown kind of argument {kind!r:.100}")
     return _SCALARS[kind](content)

@@ -14,6 +14,7 @@ from fxquant.errors import CheckpointError
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PART = re.compile(r"[A-Za-z0-9_-]+")  # of a path: ModuleList names its children 0, 1, ...
+_KEY = re.compile(r"[\w./: -]+")
 MAX_LENGTH = 1000
 
 
@@ -29,6 +30,13 @@ def check_path(path: object, what: str) -> str:
     if isinstance(path, str) and len(path) <= MAX_LENGTH and all(_is_part(part) for part in path.split(".")):
         return path
     raise CheckpointError(f"{what}: expected a dotted name such as 'blocks.0.weight', found {_shown(path)}")
+
+
+def check_key(key: object) -> str:
+    """Return `key` where it is one of an output, of words such as ``logits`` or ``1-class``; raise `CheckpointError` otherwise."""
+    if isinstance(key, str) and len(key) <= MAX_LENGTH and _KEY.fullmatch(key) and not key.startswith("__"):
+        return key
+    raise CheckpointError(f"key: expected words of letters, digits and any of - . / : and space, found {_shown(key)}")
 
 
 def check_text(text: object, what: str) -> str:

@@ -78,7 +78,7 @@ def test_lists_of_fx_become_plain() -> None:
             2**70,
             torch.qint8,
         ),
-        *({"a b": 1}, {"__class__": 1}, {1: 2}, torch.sparse_coo, torch.max(torch.zeros(1, 1), 0), Role.WEIGHT),
+        *({"a\n": 1}, {"__class__": 1}, {1: 2}, torch.sparse_coo, torch.max(torch.zeros(1, 1), 0), Role.WEIGHT),
     ],
 )
 def test_other_kinds_are_refused(value: Any) -> None:
