@@ -33,7 +33,7 @@ def check_path(path: object, what: str) -> str:
 
 
 def check_key(key: object) -> str:
-    """Return `key` where it is one of an output, of words such as ``logits`` or ``1-class``; raise `CheckpointError` otherwise."""
+    """Return `key` where it is words, such as ``logits`` or ``1-class``; raise `CheckpointError` otherwise."""
     if isinstance(key, str) and len(key) <= MAX_LENGTH and _KEY.fullmatch(key) and not key.startswith("__"):
         return key
     raise CheckpointError(f"key: expected words of letters, digits and any of - . / : and space, found {_shown(key)}")
