@@ -99,7 +99,7 @@ FAMILIES: dict[str, SmallModel] = {
     "SHViT": variant("shvit_s1", depth=(1, 1, 1, 1)),
     "LowFormer": variant("lowformer_b0"),
     "CSATv2": variant("csatv2"),
-    "EfficientViT (MIT)": variant("efficientvit_b0", depths=(1, 1, 1, 1)),
+    "EfficientViT (MIT)": variant("efficientvit_b0", depths=(1, 1, 1, 1, 1)),
     "EfficientViT (MSRA)": variant("efficientvit_m0", img_size=64, depth=(1, 1, 1, 1)),
     "EfficientViM": variant("efficientvim_m1", depths=(1, 1, 1)),
     "CPUBone": variant("cpubone_nano"),
