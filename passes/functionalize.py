@@ -53,7 +53,7 @@ def _replace(gm: fx.GraphModule, node: fx.Node) -> None:
     changed = node.args[0] if node.args else node.kwargs.get("input")
     new_call = _out_of_place(node)
     if new_call is None or not isinstance(changed, fx.Node):
-        raise _refusal(node, "it has no form that returns a new value")
+        raise _refusal(node, f"it changes {changed}, and has no form that returns a new value")
     later: list[fx.Node] = []
     if not _is_size(changed):
         order = {n: i for i, n in enumerate(gm.graph.nodes)}

@@ -21,7 +21,8 @@ def decoder_products(gm: fx.GraphModule) -> frozenset[fx.Node]:
     selected by their scores and then sample it at places of their own (RT-DETR). One learned row, such as the token or the
     probe that a classifier reads, is none. Shapes have to be known for the first kind.
     """
-    image = after([n for n in gm.graph.nodes if n.op == "placeholder"])
+    inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
+    image = after(inputs).union(inputs)
     learned = [n for n in gm.graph.nodes if n.target in _ATTENTION and _reads_image_by_learned_queries(n, image)]
     selected = after([n for n in gm.graph.nodes if n.target in _TOPK])
     sampled = any(

@@ -25,7 +25,7 @@ def test_recipes_are_listed_with_a_line_and_their_options(capsys: pytest.Capture
     assert [name for name, _ in named] == list(fxquant.recipes())
     assert all(len(text.split()) > 0 for _, text in named)
     assert max(map(len, out.splitlines())) <= 120
-    assert "alpha=0.99999 sigma=0.01 patch_embed=true head=true attention=false" in out
+    assert "alpha=0.99999 sigma=0.01 patch_embed=true head=true decoder=false attention=false" in out
     assert "\nmetric " in out
 
 
@@ -45,7 +45,7 @@ def test_listed_options_are_the_recipes_own() -> None:
     assert recipe_defaults("ptq4vit")["twin_gelu"] is True
     assert recipe_defaults("noisyquant")["noise"] == "fitted"
     assert "noise" not in recipe_defaults("ptq4vit")
-    assert set(recipe_defaults("vanilla")) == {"patch_embed", "head", "attention", "float_dtype"}
+    assert set(recipe_defaults("vanilla")) == {"patch_embed", "head", "decoder", "attention", "float_dtype"}
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

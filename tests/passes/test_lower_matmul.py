@@ -210,7 +210,7 @@ def _learned_queries(self: Any, k: Tensor) -> Tensor:
 def test_a_learned_operand_is_stored_as_codes() -> None:
     x = torch.randn(2, 5, 4)
     module = module_of(_learned_queries, queries=torch.randn(3, 4))
-    prepared = fxquant.prepare(module, QuantConfig(LayerSpec(query=SIGNED), attention=True), x)
+    prepared = fxquant.prepare(module, QuantConfig(LayerSpec(query=SIGNED), attention=True, decoder=True), x)
     prepared(x)
     fake, int8 = fxquant.convert(prepared, "fake"), fxquant.convert(prepared, strict=True)
     assert "int8_matmul(matmul.qk.query_codes, quantize, matmul.qk.scale" in render(int8)
