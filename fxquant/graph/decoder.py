@@ -10,7 +10,8 @@ from fxquant.graph.dataflow import PRODUCTS, after, flows_to
 from fxquant.graph.meta import value_of
 
 _ATTENTION = (torch.matmul, F.scaled_dot_product_attention)
-_TOPK = (torch.topk, "topk")
+_TOPK = (torch.topk, "topk", torch.ops.aten.topk.default)
+_SAMPLE = (F.grid_sample, torch.grid_sampler, torch.ops.aten.grid_sampler.default)
 
 
 def decoder_products(gm: fx.GraphModule) -> frozenset[fx.Node]:
@@ -25,9 +26,7 @@ def decoder_products(gm: fx.GraphModule) -> frozenset[fx.Node]:
     image = after(inputs).union(inputs)
     learned = [n for n in gm.graph.nodes if n.target in _ATTENTION and _reads_image_by_learned_queries(n, image)]
     selected = after([n for n in gm.graph.nodes if n.target in _TOPK])
-    sampled = any(
-        n.target is F.grid_sample and _value(n.args[1]) in selected for n in gm.graph.nodes if len(n.args) > 1
-    )
+    sampled = any(n.target in _SAMPLE and _value(n.args[1]) in selected for n in gm.graph.nodes if len(n.args) > 1)
     found = after(learned) | set(learned) | (selected if sampled else set())
     return frozenset(n for n in found if n.target in PRODUCTS)
 

@@ -53,6 +53,14 @@ def test_what_follows_the_queries_stays_float(sampled: bool) -> None:
     assert kept_float(Detector(5, sampled)) == ["mlp", "box"]
 
 
+def test_in_an_exported_graph() -> None:
+    class Branching(Detector):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x if x.shape[1] > 1 else x * 2)
+
+    assert kept_float(Branching(5, sampled=True)) == ["mlp", "box"]
+
+
 def test_unless_asked() -> None:
     assert kept_float(Detector(5), decoder=True) == []
 
