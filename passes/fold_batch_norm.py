@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.graph.attributes import bias_of, read_buffer, tensor_of
+from fxquant.graph.attributes import bias_of, read_buffer, reads_tensor, tensor_of
 from fxquant.graph.match import Call, Match
 from fxquant.graph.meta import value_of
 from fxquant.graph.rewrite import Rule, rewrite
@@ -30,10 +30,6 @@ def fold_batch_norm(gm: fx.GraphModule) -> PassResult:
     return rewrite(gm, RULES, "fold_batch_norm")
 
 
-def _is_constant(value: Any) -> bool:
-    return isinstance(value, fx.Node) and value.op == "get_attr"
-
-
 _LAYER = Call(tuple(_CHANNELS), ..., name="layer")
 _NORM = Call(F.batch_norm, _LAYER, ...)
 
@@ -44,7 +40,7 @@ def _fold(graph: fx.Graph, m: Match) -> fx.Node | None:
     norm = given.arguments
     constants = [norm[name] for name in ("running_mean", "running_var", "weight", "bias")]
     optional = [layer.args[1], *(c for c in (*constants[2:], bias_of(layer)) if c is not None)]
-    if norm["training"] or len(layer.users) > 1 or not all(map(_is_constant, (*constants[:2], *optional))):
+    if norm["training"] or len(layer.users) > 1 or not all(map(reads_tensor, (*constants[:2], *optional))):
         return None
     if not _has_channels(layer):
         return None

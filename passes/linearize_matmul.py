@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.attributes import read_buffer, reads_tensor, tensor_of
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.rewrite import Rule, rewrite
 
@@ -27,7 +27,7 @@ def linearize_matmul(gm: fx.GraphModule) -> PassResult:
 
 
 def _is_matrix(value: Any) -> bool:
-    return isinstance(value, fx.Node) and value.op == "get_attr" and tensor_of(value).dim() == 2
+    return reads_tensor(value) and tensor_of(value).dim() == 2
 
 
 _PRODUCT = Call(torch.matmul, Var("x", where=lambda v: not _is_matrix(v)), Var("weight", where=_is_matrix))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.graph.attributes import bias_of, read_buffer, tensor_of
+from fxquant.graph.attributes import bias_of, read_buffer, reads_tensor, tensor_of
 from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.meta import value_of
 from fxquant.graph.rewrite import Rule, rewrite
@@ -34,13 +34,9 @@ def spell_convolutions(gm: fx.GraphModule) -> PassResult:
     return rewrite(gm, RULES, "spell_convolutions")
 
 
-def _is_constant(value: Any) -> bool:
-    return isinstance(value, fx.Node) and value.op == "get_attr"
-
-
-_CONV1D = Call(F.conv1d, Var("x"), Var("weight", where=_is_constant), ...)
-_CONV3D = Call(F.conv3d, Var("x"), Var("weight", where=_is_constant), ...)
-_TRANSPOSED = Call(F.conv_transpose2d, Var("x"), Var("weight", where=_is_constant), ...)
+_CONV1D = Call(F.conv1d, Var("x"), Var("weight", where=reads_tensor), ...)
+_CONV3D = Call(F.conv3d, Var("x"), Var("weight", where=reads_tensor), ...)
+_TRANSPOSED = Call(F.conv_transpose2d, Var("x"), Var("weight", where=reads_tensor), ...)
 
 
 def _widen(graph: fx.Graph, m: Match) -> fx.Node | None:
@@ -88,7 +84,7 @@ def _shuffle(graph: fx.Graph, m: Match) -> fx.Node | None:
     stride, padding, output_padding, groups, dilation = _settings(node, (1, 0, 0, 1, 1))
     plain = (_pair(padding), _pair(output_padding), groups, _pair(dilation)) == ((0, 0), (0, 0), 1, (1, 1))
     square = size[0] == size[1] and _pair(stride) == size
-    if node.kwargs or not plain or not square or _rank(m["x"]) != 4 or not (bias is None or _is_constant(bias)):
+    if node.kwargs or not plain or not square or _rank(m["x"]) != 4 or not (bias is None or reads_tensor(bias)):
         return None
     pointwise = read_buffer(graph, f"{m['weight'].target}_pointwise", _pointwise(weight))
     spread = None

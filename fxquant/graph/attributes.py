@@ -98,6 +98,11 @@ def read_buffer(graph: fx.Graph, wanted: str, value: Tensor) -> fx.Node:
     return node
 
 
+def reads_tensor(value: object) -> bool:
+    """Say whether `value` is a node that reads a parameter or buffer as it is."""
+    return isinstance(value, fx.Node) and value.op == "get_attr"
+
+
 def tensor_of(node: object) -> Tensor:
     """Return the tensor that a ``get_attr`` node reads."""
     if not isinstance(node, fx.Node) or node.op != "get_attr" or node.graph.owning_module is None:

@@ -26,7 +26,7 @@ def decoder_products(gm: fx.GraphModule) -> frozenset[fx.Node]:
     image = after(inputs).union(inputs)
     learned = [n for n in gm.graph.nodes if n.target in _ATTENTION and _reads_image_by_learned_queries(n, image)]
     selected = after([n for n in gm.graph.nodes if n.target in _TOPK])
-    sampled = any(n.target in _SAMPLE and _value(n.args[1]) in selected for n in gm.graph.nodes if len(n.args) > 1)
+    sampled = any(n.target in _SAMPLE and n.args[1] in selected for n in gm.graph.nodes if len(n.args) > 1)
     found = after(learned) | set(learned) | (selected if sampled else set())
     return frozenset(n for n in found if n.target in PRODUCTS)
 
@@ -37,7 +37,3 @@ def _reads_image_by_learned_queries(node: fx.Node, image: set[fx.Node]) -> bool:
     several = known is not None and known.dim() > 1 and known.shape[-2] > 1
     scores = node.target is F.scaled_dot_product_attention or flows_to(node, F.softmax)
     return bool(several and scores and query not in image and key in image)
-
-
-def _value(argument: object) -> fx.Node | None:
-    return argument if isinstance(argument, fx.Node) else None

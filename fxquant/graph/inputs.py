@@ -235,14 +235,14 @@ def moved(values: T, device: torch.device | str, dtype: torch.dtype) -> T:
     return result
 
 
-def batch_size(inputs: Sequence[Tensor]) -> int:
-    """Return how many images `inputs` hold: the size of the first axis of the first input that has one."""
-    return next((int(t.shape[0]) for t in inputs if t.dim()), 1)
+def batch_size(inputs: Sequence[Any]) -> int:
+    """Return how many images `inputs` hold: the size of the first axis of the first tensor that has one."""
+    return next((int(t.shape[0]) for t in inputs if isinstance(t, Tensor) and t.dim()), 1)
 
 
-def has_batch(tensor: Tensor, inputs: Sequence[Tensor]) -> bool:
-    """Say whether `tensor`, one of `inputs`, has a row for each image; masks and sizes that all images share have not."""
-    return tensor.dim() > 0 and tensor.shape[0] == batch_size(inputs)
+def has_batch(value: Any, inputs: Sequence[Any]) -> bool:
+    """Say whether `value`, one of `inputs`, has a row for each image; masks and sizes that all images share have not."""
+    return isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == batch_size(inputs)
 
 
 def _holds_input(example: Any) -> bool:

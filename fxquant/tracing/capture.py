@@ -10,14 +10,14 @@ from torch import fx, nn
 
 from fxquant import pipeline
 from fxquant.errors import InputError, UnsupportedGraphError
-from fxquant.graph.inputs import Arguments, Batch, holds_tensor
+from fxquant.graph.inputs import Arguments, Batch, has_batch, holds_tensor
 from fxquant.graph.meta import Capture, set_capture, set_model_dtype
 from fxquant.graph.stages import Stage
 from fxquant.ops import check_input
 from fxquant.tracing.export import export_graph
 from fxquant.tracing.free_sizes import Dynamic, FreeAxes, free_axes, other_sizes
 from fxquant.tracing.made_example import made_example
-from fxquant.tracing.proof import Proof, batch_of, is_batched, prove
+from fxquant.tracing.proof import Proof, prove
 from fxquant.tracing.symbolic import symbolic_graph
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -58,7 +58,9 @@ def capture(model: nn.Module, example_inputs: Batch | None = None, dynamic: Dyna
         if proof.difference is None and not proof.closed:
             set_capture(gm, Capture("symbolic", True, proof.missing))
             return gm
-        reason = f"symbolic tracing gives a graph that differs from the model: {proof.difference}"
+        reason = (
+            f"symbolic tracing gives a graph that differs from the model: {proof.difference or 'it hides products'}"
+        )
     try:
         exported, found = _export(model, inputs, reason, free, others)
     except UnsupportedGraphError:
@@ -92,27 +94,32 @@ def _export(
 ) -> tuple[fx.GraphModule, Proof]:
     # With free sizes, on one that is neither square nor the model's own, for which its code may have a path of its own; and on
     # another where that has one too, such as windows that need no padding.
+    refusals = []
     for traced in others if free else (inputs,):
-        gm = _complete(model, export_graph(model, traced, reason, free))
+        try:
+            gm = _complete(model, export_graph(model, traced, reason, free))
+        except UnsupportedGraphError as error:
+            refusals.append(error)
+            continue
         proof = prove(model, gm, inputs, others)
         if proof.difference is None:
-            break
-    else:
-        raise UnsupportedGraphError(
-            f"{reason}\ntorch.export captured a graph that does not give what the model gives: {proof.difference}\nLook in "
-            "forward for numbers that were computed from sizes in Python, and for code that runs only while a model is "
-            "exported."
+            _fix_sizes(gm, inputs, free)
+            return gm, proof
+        refusals.append(
+            UnsupportedGraphError(
+                f"{reason}\ntorch.export captured a graph that does not give what the model gives: {proof.difference}\nLook "
+                "in forward for numbers that were computed from sizes in Python, and for code that runs only while a model "
+                "is exported."
+            )
         )
-    _fix_sizes(gm, inputs, free)
-    return gm, proof
+    raise refusals[-1]
 
 
 def _fix_sizes(gm: fx.GraphModule, inputs: tuple[Any, ...], free: FreeAxes) -> None:
     """Let an exported graph refuse inputs of other sizes than those it was captured on; the batch and `free` axes are free."""
-    batch = batch_of(inputs)
     tensors = [(index, value) for index, value in enumerate(inputs) if holds_tensor(value)]
     for node, (index, value) in zip(gm.graph.find_nodes(op="placeholder"), tensors, strict=True):
-        any_size = {*free.get(index, {}), *([0] if is_batched(value, batch) else [])}
+        any_size = {*free.get(index, {}), *([0] if has_batch(value, inputs) else [])}
         shape = tuple(None if axis in any_size else size for axis, size in enumerate(value.shape))
         with gm.graph.inserting_after(node):
             checked = gm.graph.call_function(check_input, (node, shape, str(node.target)))

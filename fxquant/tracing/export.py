@@ -23,6 +23,7 @@ from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 
 from fxquant.errors import InputError, UnsupportedGraphError
+from fxquant.graph.inputs import batch_size, has_batch
 from fxquant.graph.meta import keep_provenance
 from fxquant.graph.rewrite import LIBRARIES, location
 from fxquant.ops import interpolate_scaled
@@ -32,7 +33,7 @@ from fxquant.tracing.exported_graph import as_graph_module
 from fxquant.tracing.free_sizes import FreeAxes
 from fxquant.tracing.lengths import lengths_as_sizes
 from fxquant.tracing.outputs import flat_output
-from fxquant.tracing.proof import batch_of, is_batched, kept, run_once, with_batch
+from fxquant.tracing.proof import kept, run_once, with_batch
 from fxquant.tracing.untouched import attributes_kept
 
 _TRACED_BATCH = 2  # export takes sizes 0 and 1 for constants
@@ -53,7 +54,7 @@ def export_graph(
     """
     _check_inputs(model, example_inputs)
     with kept(model):
-        run_once(model, with_batch(example_inputs, min(_TRACED_BATCH, batch_of(example_inputs))))
+        run_once(model, with_batch(example_inputs, min(_TRACED_BATCH, batch_size(example_inputs))))
         try:
             with flat_output(model) as outputs:
                 program = _export(model, with_batch(example_inputs, _TRACED_BATCH), free or {})
@@ -69,9 +70,8 @@ def export_graph(
 
 
 def _export(model: nn.Module, inputs: tuple[Any, ...], free: FreeAxes) -> ExportedProgram:
-    batch = batch_of(inputs)
     # DYNAMIC, not AUTO, which would fix a size without a word.
-    batched = [{0: Dim.DYNAMIC} if is_batched(value, batch) else {} for value in inputs]
+    batched = [{0: Dim.DYNAMIC} if has_batch(value, inputs) else {} for value in inputs]
     axes = [rows | free.get(index, {}) or None for index, rows in enumerate(batched)]
     names = list(inspect.signature(model.forward).bind(*inputs).arguments.items())
     shapes = {name: tuple(axes[i:]) if type(value) is tuple else axes[i] for i, (name, value) in enumerate(names)}

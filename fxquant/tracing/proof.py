@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from fxquant.errors import InputError, UnsupportedGraphError
 from fxquant.graph.dataflow import PRODUCTS
-from fxquant.graph.inputs import holds_tensor
+from fxquant.graph.inputs import batch_size, has_batch, holds_tensor
 from fxquant.graph.multiply_accumulates import MacCounter
 from fxquant.ops.make_output import output_leaves
 from fxquant.tracing.untouched import attributes_kept
@@ -82,10 +82,10 @@ def run_once(model: nn.Module, example: tuple[Any, ...]) -> None:
 
 def with_batch(inputs: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
     """Return `inputs` with `batch` rows: the first ones, then repeated ones that are scaled, so that no two are equal."""
-    present = batch_of(inputs)
+    present = batch_size(inputs)
 
     def resize(value: Any) -> Any:
-        if not is_batched(value, present):
+        if not has_batch(value, inputs):
             return value
         rows = torch.arange(batch, device=value.device)
         resized = value.detach()[rows % present]
@@ -95,16 +95,6 @@ def with_batch(inputs: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
         return resized * scale.reshape(-1, *[1] * (value.ndim - 1))
 
     return tuple(resize(value) for value in inputs)
-
-
-def batch_of(inputs: tuple[Any, ...]) -> int:
-    """Return the number of rows of the first tensor in `inputs`."""
-    return int(next(value for value in inputs if isinstance(value, Tensor) and value.ndim).shape[0])
-
-
-def is_batched(value: object, batch: int) -> bool:
-    """Say whether `value` is a tensor of `batch` rows."""
-    return isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == batch
 
 
 @contextlib.contextmanager
@@ -139,7 +129,7 @@ class _Counting(fx.Interpreter):
 
 
 def _inputs(example: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-    if any(isinstance(value, Tensor) and value.ndim for value in example) and batch_of(example):
+    if any(isinstance(value, Tensor) and value.ndim for value in example) and batch_size(example):
         yield from (with_batch(example, batch) for batch in _BATCHES)
 
 

@@ -15,6 +15,7 @@ from torch.export import Dim
 
 import fxquant
 from fxquant.errors import InputError, UnsupportedGraphError
+from fxquant.tracing.export import export_graph
 from tests.support.export import randomized
 
 FREE = ("height", "width")
@@ -161,3 +162,20 @@ def test_an_example_is_needed() -> None:
     model = nn.Sequential(nn.Linear(7, 3)).eval()
     with pytest.raises(InputError, match="expected an example input beside dynamic"):
         fxquant.trace(model, dynamic=FREE)
+
+
+def test_a_size_that_export_stops_on_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    def stops_once(model: nn.Module, inputs: tuple[Any, ...], *rest: Any) -> Any:
+        sizes.append(tuple(inputs[0].shape[2:]))
+        if len(sizes) == 1:
+            raise UnsupportedGraphError("export stopped")
+        return export_graph(model, inputs, *rest)
+
+    monkeypatch.setattr("fxquant.tracing.capture.export_graph", stops_once)
+    torch.manual_seed(0)
+    model, x = Interpolating().eval(), torch.randn(2, 3, 16, 16)
+    gm = fxquant.trace(model, x, dynamic=FREE)
+    assert len(set(sizes)) == 2
+    assert torch.equal(gm(x), model(x))
