@@ -15,6 +15,7 @@ from fxquant.observers.input_recorder import InputRecorder
 from fxquant.ops import check_input
 
 MAX_AXES = 16  # of a tensor: some kernels keep the sizes of no more
+_CALLS = ("call_function", "call_method", "call_module")
 _BATCH = 4  # stands for an axis of any size where nothing else tells
 
 
@@ -27,7 +28,14 @@ def declared_inputs(gm: fx.GraphModule) -> list[Tensor] | None:
     """
     found = [_declared(gm, node) for node in gm.graph.nodes if node.op == "placeholder"]
     known = [value for value in found if value is not None]
-    return known if len(known) == len(found) else None
+    if len(known) == len(found):
+        return known
+    told = next((n for n in gm.graph.nodes if n.op in _CALLS and value_of(n) is not None), None)
+    if told is not None:
+        raise CheckpointError(
+            f"node {told.name!r}: its value is known, and an input that it depends on is not declared"
+        )
+    return None
 
 
 def _declared(gm: fx.GraphModule, node: fx.Node) -> Tensor | None:

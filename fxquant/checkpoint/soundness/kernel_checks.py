@@ -5,12 +5,16 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fxquant.errors import CheckpointError
 
 _FACTORS = {"mm", "bmm", "addmm", "baddbmm", "convolution", "addmv", "mv", "dot", "linear"}
 _NEW_AXIS = {"unsqueeze", "stack", "diag_embed", "unsqueeze_copy", "diag_embed_copy"}
+_POINTWISE = torch.Tag.pointwise
+_USUAL = frozenset({torch.float32, torch.bfloat16, int, float, bool, type(None)})
+_TRIED: set[tuple[Any, tuple[Any, ...]]] = set()
 _LARGEST = 2**62  # of a size: torch keeps larger ones elsewhere
 
 
@@ -20,12 +24,14 @@ def check_kernel(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
     if name in _FACTORS:
         _check_dtypes(args)
     if name == "convolution":
-        _check_bias(*args)
+        _check_convolution(*args)
     if name == "pow" and len(args) == 2:
         _check_power(*args)
     for value in args:
         if isinstance(value, list | tuple) and any(type(n) is int and abs(n) >= _LARGEST for n in value):
             raise CheckpointError(f"expected sizes below 2^62, found {value!r:.100}")
+    if _POINTWISE in func.tags:
+        _try_dtypes(func, args, kwargs)
     if name not in _NEW_AXIS and args and isinstance(args[0], Tensor):
         _check_axes(func, args, kwargs)
 
@@ -36,12 +42,22 @@ def _check_dtypes(args: tuple[Any, ...]) -> None:
         raise CheckpointError(f"expected factors of one dtype, found {' and '.join(sorted(map(str, found)))}")
 
 
-def _check_bias(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> None:
-    if bias is None:
+def _try_dtypes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Let an operator on single values compute one, where it has operands of unusual dtypes: few kernels take all."""
+    dtypes = tuple(a.dtype if isinstance(a, Tensor) else type(a) for a in args)
+    if _USUAL.issuperset(dtypes) or (func, dtypes) in _TRIED:
         return
-    transposed, groups = settings[3], settings[5]
+    ones = [torch.ones((), dtype=a.dtype) if isinstance(a, Tensor) else a for a in args]
+    func(*ones, **{key: value for key, value in kwargs.items() if not isinstance(value, Tensor)})
+    _TRIED.add((func, dtypes))
+
+
+def _check_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> None:
+    stride, padding, dilation, transposed, _, groups = settings
+    if min([*stride, *dilation, groups]) < 1 or min(padding, default=0) < 0:
+        raise CheckpointError(f"expected strides, dilations and groups of 1 or more, found {settings!r:.100}")
     outputs = weight.shape[1] * groups if transposed else weight.shape[0]
-    if tuple(bias.shape) != (outputs,):
+    if bias is not None and tuple(bias.shape) != (outputs,):
         raise CheckpointError(f"expected a bias of shape ({outputs},), found {tuple(bias.shape)}")
 
 
