@@ -21,7 +21,12 @@ _ALONG = {
     *("scatter_reduce", "take_along_dim"),
 }
 _BY_PLACES = {"index", "index_put", "_unsafe_index"}
-_PLACES = {"argmax", "argmin", "argsort"}
+# Operators that give places -> where they take the axis, and which one it is otherwise.
+_PLACES: dict[str, tuple[int, int | None]] = {"argmax": (1, None), "argmin": (1, None), "argsort": (1, -1)}
+_VALUES_AND_PLACES: dict[str, tuple[int, int | None]] = {
+    **{"topk": (2, -1), "kthvalue": (2, -1), "sort": (1, -1), "max": (1, None), "min": (1, None), "median": (1, None)},
+    **{"mode": (1, -1), "cummax": (1, None), "cummin": (1, None)},
+}
 
 
 def check_indices(gm: fx.GraphModule, values: Mapping[fx.Node, Any]) -> None:
@@ -48,15 +53,21 @@ def _range_of(node: fx.Node, ranges: Mapping[fx.Node, Range], values: Mapping[fx
     if node.op == "get_attr":
         low, high = torch.aminmax(tensor_of(node))
         return int(low), int(high)
-    if moves_values(node) and node.target is not F.pad and node.args:
-        return ranges.get(node.args[0])  # type: ignore[arg-type]
+    source = node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return None
+    if moves_values(node) and node.target is not F.pad and isinstance(values[source], Tensor):
+        return ranges.get(source)
+    if node.target is operator.getitem and node.args[1] == 1:  # of values, and the places of them
+        return _range_of_places(source, values) if _name(source) in _VALUES_AND_PLACES else None
     return _range_of_places(node, values) if _name(node) in _PLACES else None
 
 
 def _range_of_places(node: fx.Node, values: Mapping[fx.Node, Any]) -> Range | None:
-    """Return the range of the places of the smallest or largest values, or of all in order."""
+    """Return the range of the places, along an axis or in the whole, of values that are chosen or ordered."""
     source = values.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
-    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1 if _name(node) == "argsort" else None)
+    position, default = (_PLACES | _VALUES_AND_PLACES)[_name(node)]
+    axis = node.args[position] if len(node.args) > position else node.kwargs.get("dim", default)
     if not isinstance(source, Tensor) or not isinstance(axis, int | None):
         return None
     shape = source.shape or (1,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -12,9 +13,40 @@ from fxquant.errors import CheckpointError
 
 _FACTORS = {"mm", "bmm", "addmm", "baddbmm", "convolution", "addmv", "mv", "dot", "linear"}
 _NEW_AXIS = {"unsqueeze", "stack", "diag_embed", "unsqueeze_copy", "diag_embed_copy"}
-_POINTWISE = torch.Tag.pointwise
-_USUAL = frozenset({torch.float32, torch.bfloat16, int, float, bool, type(None)})
-_TRIED: set[tuple[Any, tuple[Any, ...]]] = set()
+_REDUCTIONS = {
+    *(
+        "sum",
+        "nansum",
+        "mean",
+        "prod",
+        "var",
+        "std",
+        "var_mean",
+        "std_mean",
+        "amax",
+        "amin",
+        "aminmax",
+        "argmax",
+        "argmin",
+    ),
+    *("any", "all", "logsumexp", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "_softmax", "_log_softmax"),
+    *(
+        "softmax",
+        "log_softmax",
+        "sort",
+        "argsort",
+        "flip",
+        "max",
+        "min",
+        "median",
+        "nanmedian",
+        "mode",
+        "norm",
+        "tril",
+        "triu",
+    ),
+}
+_TRIED: set[tuple[Any, ...]] = set()
 _LARGEST = 2**62  # of a size: torch keeps larger ones elsewhere
 
 
@@ -30,7 +62,7 @@ def check_kernel(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
     for value in args:
         if isinstance(value, list | tuple) and any(type(n) is int and abs(n) >= _LARGEST for n in value):
             raise CheckpointError(f"expected sizes below 2^62, found {value!r:.100}")
-    if _POINTWISE in func.tags:
+    if torch.Tag.pointwise in func.tags or name in _REDUCTIONS:
         _try_dtypes(func, args, kwargs)
     if name not in _NEW_AXIS and args and isinstance(args[0], Tensor):
         _check_axes(func, args, kwargs)
@@ -43,13 +75,15 @@ def _check_dtypes(args: tuple[Any, ...]) -> None:
 
 
 def _try_dtypes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Let an operator on single values compute one, where it has operands of unusual dtypes: few kernels take all."""
-    dtypes = tuple(a.dtype if isinstance(a, Tensor) else type(a) for a in args)
-    if _USUAL.issuperset(dtypes) or (func, dtypes) in _TRIED:
+    """Let an operator compute a single value, once for operands of these dtypes and ranks: few kernels take all."""
+    key = (func, *((a.dtype, a.dim()) if isinstance(a, Tensor) else type(a) for a in args))
+    if key in _TRIED:
         return
-    ones = [torch.ones((), dtype=a.dtype) if isinstance(a, Tensor) else a for a in args]
-    func(*ones, **{key: value for key, value in kwargs.items() if not isinstance(value, Tensor)})
-    _TRIED.add((func, dtypes))
+    ones = [torch.ones((1,) * a.dim(), dtype=a.dtype) if isinstance(a, Tensor) else a for a in args]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of statistics of a single value
+        func(*ones, **{name: value for name, value in kwargs.items() if not isinstance(value, Tensor)})
+    _TRIED.add(key)
 
 
 def _check_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *settings: Any) -> None:
