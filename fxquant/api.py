@@ -176,6 +176,7 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
         raise ConfigError(f"unknown target {target!r}: expected 'int8' or 'fake'")
     _expect(prepared, Stage.PREPARED, "convert", "a graph from fxquant.prepare that was calibrated")
     inputs = _recorded_inputs(prepared)
+    seen = tuple(recorder.seen() for recorder in _recorders(prepared))
     # Most weights end as int8: the copy shares them with the prepared model until it is known which stay.
     shared = (*prepared.parameters(), *prepared.buffers())
     gm = copy.deepcopy(prepared, {id(t): t for t in shared}).eval()
@@ -189,6 +190,7 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
         gm = pipeline.run(gm, pipeline.FUSE, Stage.LOWERED)
     own_tensors(gm, shared)
     propagate_shapes(gm, inputs)
+    gm = pipeline.run(gm, pipeline.guard(seen), Stage.LOWERED if target == "int8" else Stage.QUANTISED)
     if strict:
         _refuse_float(gm, target)
     return gm
