@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fxquant.kernels import cpu, on_cpu_kernels
+from fxquant.kernels.checks import check_attention
 from fxquant.ops.quantize import quantize
 
 
@@ -30,9 +31,10 @@ def attention_quantize(
     float32, as in `torch.nn.functional.scaled_dot_product_attention`; the result is rounded to the dtype of q before it
     becomes codes. The last five arguments are those of `fxquant.ops.quantize`, for one scale; noise is ``(H D,)``.
     """
-    if cpu.attends(q, k, v) and on_cpu_kernels(q, k, v, bias, mask, scale, noise):
+    if cpu.attends(factor, q, k, v) and on_cpu_kernels(q, k, v, bias, mask, scale, noise):
         quantizer = cpu.Quantizer(scale, zero_point, None, None, noise, qmin, qmax)
         return cpu.attention_quantize(q, k, v, factor, bias, mask, quantizer)
+    check_attention(q, k, v, bias, mask)
     context = _attend(q, k, v, factor, bias, mask)  # (B, H, N, D)
     return quantize(context.transpose(1, 2).flatten(2), scale, zero_point, qmin, qmax, None, noise)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxquant.errors import InputError
+from fxquant.kernels.checks import check_one, check_tensor
 from fxquant.numerics.arithmetic import storage_offset
 
 
@@ -23,6 +26,10 @@ def extract_patches(
     kernel ``(kh, kw)``, stride and padding: of rows, then of columns. A padded pixel holds the code of zero, which is
     zero_point, int32 0-dim or None for 0, as stored for codes up to qmax (`fxquant.numerics.arithmetic.storage_offset`).
     """
+    check_tensor("codes", codes, torch.int8, (None, None, None, None))
+    check_one("zero point", zero_point, torch.int32)
+    if min(kernel) < 1 or min(stride) < 1 or min(padding) < 0:
+        raise InputError(f"expected positive sizes of patches, found {kernel}, steps {stride} and padding {padding}")
     if any(padding):
         rows, columns = padding
         zero = 0 if zero_point is None else zero_point

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxquant.errors import InputError
+from fxquant.kernels.checks import MOST, check_count, check_tensor
+
 
 def interpolate_scaled(x: Tensor, height: float, width: float, mode: str, antialias: bool = False) -> Tensor:
     """
@@ -26,11 +29,24 @@ def interpolate_scaled(x: Tensor, height: float, width: float, mode: str, antial
     schema="(Tensor x, Scalar height, Scalar width, str mode, bool antialias) -> Tensor",
 )
 def _interpolate(x: Tensor, height: float, width: float, mode: str, antialias: bool) -> Tensor:
-    if (int(x.shape[2] * height), int(x.shape[3] * width)) == tuple(x.shape[2:]):
+    check_count("image", x)
+    if _sizes(x, height, width) == tuple(x.shape[2:]):
         return x.clone()
     return F.interpolate(x, scale_factor=(float(height), float(width)), mode=mode, antialias=antialias)
 
 
 @_interpolate.register_fake
 def _(x: Tensor, height: float, width: float, mode: str, antialias: bool) -> Tensor:
-    return x.new_empty(*x.shape[:2], math.floor(x.shape[2] * height), math.floor(x.shape[3] * width))
+    return x.new_empty(*x.shape[:2], *_sizes(x, height, width))
+
+
+def _sizes(x: Tensor, height: float, width: float) -> tuple[int, int]:
+    """Return the size of the result. What is symbolic is not compared, as that would bound it."""
+    check_tensor("image", x, None, (None, None, None, None))
+    if any(isinstance(n, int | float) and not 0 < n <= MOST for n in (*x.shape, height, width)):
+        raise InputError(f"expected an image and positive factors, found {tuple(x.shape)}, {height} and {width}")
+    sizes = (math.floor(x.shape[2] * height), math.floor(x.shape[3] * width))
+    count = x.shape[0] * x.shape[1] * sizes[0] * sizes[1]
+    if isinstance(count, int) and not 0 < count <= MOST:
+        raise InputError(f"expected a result of 1 to {MOST} elements, found {(*x.shape[:2], *sizes)}")
+    return sizes
