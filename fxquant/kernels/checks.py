@@ -25,18 +25,33 @@ Size = int | None  # None: any
 def check_tensor(
     name: str, found: Tensor | None, dtype: torch.dtype | None, shape: Sequence[Size] | None = None
 ) -> None:
-    """Check an operand, if it is there, against its dtype, None for any float, and its shape, None for any."""
+    """Check an operand against its dtype, None for any float, and its shape, None for any."""
     if found is None:
-        return
+        raise InputError(f"{name}: expected a tensor, found None")
     alike = found.dtype.is_floating_point if dtype is None else found.dtype is dtype
     if not alike or (shape is not None and not fits(found.shape, shape)):
         raise misfit(name, found, dtype, "of any shape" if shape is None else str(tuple(shape)).replace("None", "*"))
+    check_count(name, found)
+
+
+def check_optional(name: str, found: Tensor | None, dtype: torch.dtype | None, shape: Sequence[Size]) -> None:
+    """Check an operand that may be left out."""
+    if found is not None:
+        check_tensor(name, found, dtype, shape)
+
+
+def check_given(**operands: Tensor | None) -> None:
+    """Check that no operand is left out: without some of theirs, kernels compute something else."""
+    for name, each in operands.items():
+        if each is None:
+            raise InputError(f"{name}: expected a tensor, found None")
 
 
 def check_real(name: str, found: Tensor) -> None:
     """Check that an operand of any shape holds numbers that can be compared."""
     if found.is_complex():
         raise misfit(name, found, None, "of any shape")
+    check_count(name, found)
 
 
 def check_count(name: str, found: Tensor) -> None:
@@ -50,7 +65,9 @@ def check_count(name: str, found: Tensor) -> None:
 
 def check_one(name: str, found: Tensor | None, dtype: torch.dtype) -> None:
     """Check an operand of one element, 0-dim or ``(1,)``."""
-    if found is not None and (found.dtype is not dtype or found.dim() > 1 or found.numel() != 1):
+    if found is None:
+        raise InputError(f"{name}: expected a tensor, found None")
+    if found.dtype is not dtype or found.dim() > 1 or found.numel() != 1:
         raise misfit(name, found, dtype, "of one element, () or (1,)")
 
 
@@ -68,7 +85,8 @@ def misfit(name: str, found: Tensor, dtype: torch.dtype | None, wanted: str) -> 
 def check_range(qmin: int, qmax: int, twin: bool = False) -> None:
     """Check that codes from `qmin` to `qmax` can be stored: as int8, or unsigned as int8 minus 128."""
     least, most = (0, 255) if qmax > 127 and not twin else (-128, 127)
-    if not least <= qmin <= qmax <= most:
+    whole = isinstance(qmin, int | torch.SymInt) and isinstance(qmax, int | torch.SymInt)
+    if not (whole and least <= qmin <= qmax <= most):
         raise InputError(f"expected codes from qmin to qmax within [{least}, {most}], found [{qmin}, {qmax}]")
 
 
@@ -79,10 +97,13 @@ def check_quantizer(quantizer: Quantizer, columns: Size) -> None:
     if twin != (q.split is not None) or (twin and q.zero_point is not None):
         raise InputError("expected both a low scale and a split and no zero point, or neither of the two")
     check_range(q.qmin, q.qmax, twin)
-    for name, each in (("scale", q.scale), ("low scale", q.low), ("split", q.split)):
-        check_one(name, each, torch.float32)
-    check_one("zero point", q.zero_point, torch.int32)
-    check_tensor("noise", q.noise, torch.float32, (columns,))
+    check_one("scale", q.scale, torch.float32)
+    if twin:
+        check_one("low scale", q.low, torch.float32)
+        check_one("split", q.split, torch.float32)
+    if q.zero_point is not None:
+        check_one("zero point", q.zero_point, torch.int32)
+    check_optional("noise", q.noise, torch.float32, (columns,))
 
 
 def check_result(scale: Tensor | None, *rest: Any, columns: Size) -> None:
@@ -95,9 +116,11 @@ def check_result(scale: Tensor | None, *rest: Any, columns: Size) -> None:
 
 def check_along(x: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int | None) -> None:
     """Check scale and zero point of `x`: one for all of it, or one for each index of `axis`."""
-    if axis is not None and not -x.dim() <= axis < x.dim():
+    if axis is not None and not (isinstance(axis, int) and -x.dim() <= axis < x.dim()):
         raise InputError(f"expected an axis of a tensor of shape {tuple(x.shape)}, found {axis}")
     for name, found, dtype in (("scale", scale, torch.float32), ("zero point", zero_point, torch.int32)):
+        if found is zero_point is None:
+            continue
         if axis is None or found is None or found.dim() == 0:
             check_one(name, found, dtype)
         else:
@@ -114,6 +137,7 @@ def check_codes(codes: Tensor) -> None:
     """Check the codes ``(..., K)`` of an int8 product."""
     if codes.dtype is not torch.int8 or codes.dim() == 0:
         raise misfit("codes", codes, torch.int8, "(..., K)")
+    check_count("codes", codes)
     check_depth("codes", codes.shape[-1])
 
 
@@ -134,12 +158,12 @@ def check_linear(
     if outputs == 0 or not dtype.is_floating_point:
         raise InputError(f"expected a float dtype and at least one output, found {dtype} and {outputs} outputs")
     check_tensor("bias", bias, torch.float32, (outputs,))
-    check_tensor("low scale", low, torch.float32, (outputs,))
+    check_optional("low scale", low, torch.float32, (outputs,))
     if weight is not None:
         check_tensor("weight", weight, torch.int8, (None, None))
         if weight.shape[0] < outputs or weight.shape[1] < depth:
             raise misfit("weight", weight, torch.int8, f"of at least ({outputs}, {depth})")
-    check_tensor("residual", residual, dtype, (*codes.shape[:-1], outputs))
+    check_optional("residual", residual, dtype, (*codes.shape[:-1], outputs))
 
 
 def check_rows(x: Tensor, dtype: torch.dtype | None = None) -> None:
@@ -147,6 +171,7 @@ def check_rows(x: Tensor, dtype: torch.dtype | None = None) -> None:
     alike = x.dtype is dtype or (dtype is None and x.dtype.is_floating_point)
     if not alike or x.dim() == 0 or x.shape[-1] == 0:
         raise misfit("values", x, dtype, "(..., C), C at least 1")
+    check_count("values", x)
 
 
 def check_layer_norm(
@@ -154,14 +179,16 @@ def check_layer_norm(
 ) -> None:
     """Check a layer norm of ``(..., C)``, of a dtype or None for any float, over the last axis."""
     check_rows(x, dtype)
-    check_tensor("weight of a layer norm", weight, None, x.shape[-1:])
-    check_tensor("bias of a layer norm", bias, None, x.shape[-1:])
+    check_optional("weight of a layer norm", weight, None, x.shape[-1:])
+    check_optional("bias of a layer norm", bias, None, x.shape[-1:])
     if not 0 <= epsilon <= torch.finfo(torch.float32).max:
         raise InputError(f"expected an epsilon that is finite and not negative, found {epsilon}")
 
 
-def check_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: Tensor | None) -> None:
-    """Check queries ``(B, H, N, D)``, keys ``(B, H, M, D)`` and values, and what is added to scores ``(N, M)``."""
+def check_attention(q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None, mask: Tensor | None) -> None:
+    """Check queries ``(B, H, N, D)``, keys ``(B, H, M, D)`` and values, and what goes into scores ``(N, M)``."""
+    if not abs(factor) <= torch.finfo(torch.float32).max:
+        raise InputError(f"expected a finite factor of scores, found {factor}")
     check_tensor("queries", q, None, (None, None, None, None))
     if q.shape[3] == 0:
         raise misfit("queries", q, None, "(*, *, *, D), D at least 1")
@@ -170,8 +197,8 @@ def check_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, mask: 
         raise misfit("keys", k, q.dtype, "(*, *, M, *), M at least 1")
     check_tensor("values", v, q.dtype, k.shape)
     scores = (q.shape[2], k.shape[2])
-    check_tensor("bias of scores", bias, None, (None, *scores))
-    check_tensor("mask of scores", mask, None, (None, *scores))
+    check_optional("bias of scores", bias, None, (None, *scores))
+    check_optional("mask of scores", mask, None, (None, *scores))
     if bias is not None and bias.shape[0] not in (1, q.shape[1]):
         raise misfit("bias of scores", bias, None, f"for one head or for {q.shape[1]}")
     if mask is not None and (mask.shape[0] == 0 or q.shape[0] % mask.shape[0] != 0):
@@ -183,6 +210,7 @@ def check_product(a: Tensor, b: Tensor) -> None:
     for name, each in (("left", a), ("right", b)):
         if each.dtype is not torch.int8 or each.dim() < 2:
             raise misfit(name, each, torch.int8, "(..., rows, columns)")
+        check_count(name, each)
     check_depth("left", a.shape[-1])
     if a.shape[-1] != b.shape[-2]:
         raise misfit("right", b, torch.int8, f"(..., {a.shape[-1]}, *)")
@@ -192,6 +220,7 @@ def check_per_head(
     scale: Tensor, low: Tensor | None, a_zero_point: Tensor | None, b_zero_point: Tensor | None, batch: Sequence[Size]
 ) -> None:
     """Check constants of a product with the leading axes `batch`: of one element, or ``(H, 1, 1)`` where H is one of these."""
+    check_given(scale=scale)
     named = (
         ("scale", scale),
         ("low scale", low),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
-from fxquant.kernels.checks import check_linear
+from fxquant.kernels.checks import check_given, check_linear
 from fxquant.ops.int8_linear import int8_linear
 from fxquant.ops.int8_linear_twin import int8_linear_twin
 
@@ -19,6 +19,7 @@ def int8_linear_add(
 
     residual ``(..., O)`` has that shape and dtype too.
     """
+    check_given(residual=residual)
     if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, residual):
         return cpu.linear(codes, weight, scale, bias, dtype, residual=residual)
     if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight, residual):
@@ -42,6 +43,7 @@ def int8_linear_twin_add(
 
     residual ``(..., O)`` has that shape and dtype too.
     """
+    check_given(low=low, residual=residual)
     if cpu.fits(codes, weight, high, dtype) and on_cpu_kernels(codes, weight, high, low, bias, residual):
         return cpu.linear(codes, weight, high, bias, dtype, low=low, residual=residual)
     if triton.fits(codes, weight, high, dtype) and on_triton_kernels(codes, weight, residual):

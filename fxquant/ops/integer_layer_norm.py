@@ -32,7 +32,8 @@ def integer_layer_norm(
     for name, each in (("factor", factor), ("zero point", zero_point)):
         check_tensor(name, each, torch.int32, codes.shape[-1:] if each.dim() else ())
     check_one("scale", scale, torch.float32)
-    check_one("zero point of the result", output_zero_point, torch.int32)
+    if output_zero_point is not None:
+        check_one("zero point of the result", output_zero_point, torch.int32)
     check_range(qmin, qmax)
     steps = (codes.to(torch.int64) + arithmetic.storage_offset(qmax_in) - zero_point) * factor
     normed = arithmetic.integer_layer_norm(steps, weight, bias, scale)

@@ -33,5 +33,6 @@ def layer_norm_quantize(
     if triton.normalizes(x) and on_triton_kernels(x):
         return triton.operators.layer_norm_quantize(x, weight, bias, epsilon, quantizer)
     check_layer_norm(x, weight, bias, epsilon)
+    weight, bias = (None if t is None else t.float() for t in (weight, bias))
     y = F.layer_norm(x.float(), x.shape[-1:], weight, bias, epsilon)
     return quantize(y, scale, zero_point, qmin, qmax, None, noise)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fxquant.errors import InputError
 from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
-from fxquant.kernels.checks import check_one, check_quantizer, check_range, check_real, check_tensor
+from fxquant.kernels.checks import check_given, check_one, check_quantizer, check_range, check_real, check_tensor
 from fxquant.numerics import arithmetic
 from fxquant.ops.noise import add_noise
 
@@ -21,6 +21,7 @@ def quantize_twin(
     The sign of a code names its range: see `fxquant.numerics.arithmetic.quantize_twin`. noise, see `fxquant.ops.add_noise`,
     is added to `x` before all else.
     """
+    check_given(low=low, split=split)
     one_scale = high.numel() == 1 and (noise is None or noise.dim() == 1)
     quantizer = cpu.Quantizer(high, None, low, split, noise, qmin, qmax)
     if one_scale and cpu.quantizes(x) and on_cpu_kernels(x, high, noise):

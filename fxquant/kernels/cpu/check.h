@@ -75,8 +75,14 @@ inline void check_memory(const Tensor& t, const char* name) {
     refuse("expected ", name, " within its storage, found one of ", size, " bytes for ", show(t));
 }
 
+// An operator that is called with None for a tensor is given one that is not defined.
+inline void check_defined(const Tensor& t, const char* name) {
+  if (!t.defined()) refuse("expected ", name, ", found none");
+}
+
 // Return an operand of this dtype and these sizes, in one piece.
 inline Tensor read(const Tensor& t, const char* name, ScalarType dtype, std::initializer_list<int64_t> sizes) {
+  check_defined(t, name);
   if (t.scalar_type() != dtype || !has_sizes(t, sizes))
     refuse("expected ", name, " in ", name_of(dtype), " of shape ", show(sizes), ", found ", show(t),
            t.scalar_type() != dtype ? "; a converted model is not cast: choose float_dtype before" : "");
@@ -91,6 +97,7 @@ inline Maybe read(const Maybe& t, const char* name, ScalarType dtype, std::initi
 // Return the element of a tensor () or (1).
 template <typename T>
 T read_one(const Tensor& t, const char* name, ScalarType dtype) {
+  check_defined(t, name);
   if (t.scalar_type() != dtype || t.dim() > 1 || t.numel() != 1)
     refuse("expected ", name, " in ", name_of(dtype), " of one element, found ", show(t));
   check_memory(t, name);
@@ -113,6 +120,9 @@ inline float read_float(double value, const char* name, double least = -FLT_MAX)
   if (!(value >= least && value <= FLT_MAX)) refuse("expected ", name, " between ", least, " and ", FLT_MAX, ", found ", value);
   return static_cast<float>(value);
 }
+
+// Return a bound, which may be infinite.
+inline float read_bound(double value) { return std::isinf(value) ? static_cast<float>(value) : read_float(value, "a bound"); }
 
 inline void check_within(int64_t value, const char* name, int64_t least, int64_t most) {
   if (value < least || value > most) refuse("expected ", name, " between ", least, " and ", most, ", found ", value);

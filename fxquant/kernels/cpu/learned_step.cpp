@@ -33,13 +33,13 @@ Range read_range(const Tensor& x, Tensor& scale, Maybe& zero_point, Maybe& limit
   if (groups == 0) refuse("expected at least one scale");
   zero_point = read(zero_point, "the zero point", ScalarType::Float, {groups});
   limits = read(limits, "the limits", ScalarType::Float, {2, groups});
-  if (std::isnan(low) || std::isnan(high)) refuse("expected bounds that are numbers, found ", low, " and ", high);
   return {pointer<float>(scale), pointer<float>(zero_point), pointer<float>(limits),
-          static_cast<float>(low), static_cast<float>(high), groups};
+          read_bound(low), read_bound(high), groups};
 }
 
 // Check and return a tensor of the shape of `x` in float32, as it lies in memory.
 const Tensor& read_like(const Tensor& t, const char* name, const Tensor& x) {
+  check_defined(t, name);
   const auto found = t.sizes(), wanted = x.sizes();
   if (t.scalar_type() != ScalarType::Float || !std::equal(found.begin(), found.end(), wanted.begin(), wanted.end()))
     refuse("expected ", name, " in float32 of shape ", show(wanted), ", found ", show(t));

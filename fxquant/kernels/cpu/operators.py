@@ -17,6 +17,7 @@ from fxquant.kernels.checks import (
     check_depth,
     check_layer_norm,
     check_linear,
+    check_optional,
     check_quantizer,
     check_result,
     check_rows,
@@ -25,6 +26,7 @@ from fxquant.kernels.checks import (
 from fxquant.kernels.quantizer import NO_QUANTIZER, Quantizer
 
 LANES = 16
+_FLOAT32 = torch.finfo(torch.float32)
 KERNELS = torch.ops.fxquant
 
 torch.library.define("fxquant::cpu_pack", "(Tensor weight, SymInt outputs, SymInt depth) -> (Tensor, Tensor)")
@@ -56,7 +58,7 @@ def pack(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
 
     weight: ``(O', K')`` int8. Its first `outputs` rows and `depth` columns count; `depth` is a multiple of 4.
     """
-    packed: tuple[Tensor, Tensor] = torch.ops.fxquant.cpu_pack(weight.contiguous(), outputs, depth)
+    packed: tuple[Tensor, Tensor] = torch.ops.fxquant.cpu_pack(weight, outputs, depth)
     return packed
 
 
@@ -80,7 +82,12 @@ def quantizes(x: Tensor) -> bool:
 def attends(factor: float, q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Say whether `attention_quantize` takes these operands."""
     same = q.dtype is k.dtype is v.dtype and q.dim() == k.dim() == v.dim() == 4 and q.shape[-1] == v.shape[-1]
-    return same and q.dtype in (torch.float32, torch.bfloat16) and q.shape[-1] % LANES == 0 and factor > 0
+    return (
+        same
+        and q.dtype in (torch.float32, torch.bfloat16)
+        and q.shape[-1] % LANES == 0
+        and _FLOAT32.tiny <= factor <= _FLOAT32.max
+    )
 
 
 def linear(
@@ -165,7 +172,7 @@ def attention_quantize(
 
 
 def _float32(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.float().contiguous()
+    return x.float() if x is not None and x.is_floating_point() else x
 
 
 @torch.library.register_fake("fxquant::cpu_pack")  # type: ignore[untyped-decorator]
@@ -202,7 +209,7 @@ def _(
     _check_depth(depth)
     check_tensor("packed weight", packed, torch.int8, (_width(outputs) * depth,))
     check_tensor("compensation", compensation, torch.int32, (_width(outputs),))
-    check_tensor("table of the activation", activation, torch.float32, (DEGREE + 1, SEGMENTS))
+    check_optional("table of the activation", activation, torch.float32, (DEGREE + 1, SEGMENTS))
     if residual is not None and (activation is not None or q_scale is not None):
         raise InputError("a residual is added to float results without GELU only")
     check_result(q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax, columns=outputs)
@@ -223,7 +230,7 @@ def _(
 ) -> Tensor:
     check_layer_norm(x, weight, bias, epsilon)
     for name, each in (("weight", weight), ("bias", bias)):
-        check_tensor(name, each, torch.float32)
+        check_optional(name, each, torch.float32, x.shape[-1:])
     check_quantizer(Quantizer(scale, zero_point, None, None, noise, qmin, qmax), x.shape[-1])
     return x.new_empty(x.shape, dtype=torch.int8)
 
@@ -258,10 +265,10 @@ def _(
     qmax: int,
     noise: Tensor | None,
 ) -> Tensor:
-    check_attention(q, k, v, bias, mask)
+    check_attention(q, k, v, scale, bias, mask)
     for name, each in (("bias", bias), ("mask", mask)):
-        check_tensor(name, each, torch.float32)
-    if not attends(scale, q, k, v) or scale > torch.finfo(torch.float32).max:
+        check_optional(name, each, torch.float32, (None, q.shape[2], k.shape[2]))
+    if not attends(scale, q, k, v):
         raise InputError(
             f"expected float32 or bfloat16, heads of a multiple of {LANES} and a positive factor, found {scale}"
         )

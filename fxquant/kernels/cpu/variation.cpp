@@ -47,7 +47,7 @@ struct Codes {
   int64_t first, last;
 };
 
-Codes codes_between(float low, float high) {
+Codes codes_between(double low, double high) {
   if (!(low >= -BINS / 2 && low <= 0 && high >= 0 && high < BINS / 2) || low != std::floor(low) || high != std::floor(high))
     refuse("expected whole bounds from ", -BINS / 2, " to 0 and from 0 to ", BINS / 2 - 1, ", found ", low, " and ", high);
   return {static_cast<int64_t>(low) + BINS / 2, static_cast<int64_t>(high) + BINS / 2};
@@ -131,6 +131,8 @@ std::tuple<Tensor, Tensor, Tensor> variation(Tensor weight, Tensor scale, Maybe 
   if (groups != 1 && (groups == 0 || groups != weight.size(0)))
     refuse("expected one scale or one for each of ", weight.size(0), " rows, found ", groups);
   limits = read(limits, "the limits", ScalarType::Float, {2, groups});
+  const float bounds[] = {read_bound(low), read_bound(high)};
+  if (!limits.has_value()) codes_between(low, high);
   const int64_t pieces = (size + CHUNK - 1) / CHUNK;
   Tensor value = make(scale, {}, ScalarType::Float), to_weight = torch::stable::empty_like(weight);
   Tensor to_scale = make(scale, {groups}, ScalarType::Float);
@@ -140,8 +142,8 @@ std::tuple<Tensor, Tensor, Tensor> variation(Tensor weight, Tensor scale, Maybe 
   std::vector<double> sums(pieces);
   double total = 0;
   for (int64_t g = 0; g < groups; ++g) {
-    const float least = ends != nullptr ? ends[g] : static_cast<float>(low);
-    const float most = ends != nullptr ? ends[groups + g] : static_cast<float>(high);
+    const float least = ends != nullptr ? ends[g] : bounds[0];
+    const float most = ends != nullptr ? ends[groups + g] : bounds[1];
     const Step step{_mm512_set1_ps(scales[g]), _mm512_setzero_ps(), _mm512_set1_ps(least), _mm512_set1_ps(most)};
     const auto each_piece = [&](const auto& work) {
       share(pieces, [&] {

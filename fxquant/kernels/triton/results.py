@@ -11,6 +11,7 @@ from fxquant.errors import InputError
 from fxquant.kernels.checks import (
     MOST,
     check_count,
+    check_given,
     check_layer_norm,
     check_linear,
     check_per_head,
@@ -39,6 +40,7 @@ def linear_result(
     *quantizer: Any,
 ) -> Tensor:
     """Return what `triton_linear` writes to, ``(..., O)``."""
+    check_given(weight=weight)
     q_scale, q_zero_point, q_low, q_split, q_noise, _, _ = quantizer
     _check_kernel(dtype, codes, weight, scale, low, bias, residual, q_scale, q_zero_point, q_low, q_split, q_noise)
     check_linear(codes, weight, scale, bias, dtype, low=low, residual=residual)
@@ -93,6 +95,8 @@ def matmul_result(
     check_tensor("left", a, torch.int8, (None, None, None, None))
     check_tensor("right", b, torch.int8, (*a.shape[:2], a.shape[3], None))
     check_product(a, b)
+    if low is not None and a_zero_point is not None:
+        raise InputError("expected a low scale or a zero point of the left, found both")
     check_per_head(scale, low, a_zero_point, b_zero_point, a.shape[1:2])
     out = a.new_empty((*a.shape[:-1], b.shape[-1]), dtype=dtype)
     for each in (a, b, out):
