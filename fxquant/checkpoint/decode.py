@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from fxquant.checkpoint import arguments, modules, node_meta, scalars, tensors, typed
 from fxquant.checkpoint.names import check_identifier, check_path
 from fxquant.checkpoint.scalars import Json, field
+from fxquant.checkpoint.soundness.check import check_sound
 from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
 from fxquant.graph.meta import Capture, refuse_training, set_capture, set_model_dtype
@@ -58,6 +59,7 @@ def decode(contents: Json, values: dict[str, Tensor]) -> fx.GraphModule:
     if contents.get("capture") is not None:
         set_capture(gm, typed.decode(contents["capture"], Capture))
     verify(gm, stage)
+    check_sound(gm)
     return gm
 
 
