@@ -19,6 +19,7 @@ from fxquant.benchmark.profile_forms import profile_forms
 from fxquant.benchmark.run_engines import WARM_UP, Outcome, run_batch, select_competitors
 from fxquant.benchmark.subject import Subject
 from fxquant.cli.output import format_table, print_facts
+from fxquant.cli.preprocessing import chosen_data_config
 from fxquant.cli.shared_options import (
     add_model_options,
     add_recipe_options,
@@ -27,7 +28,6 @@ from fxquant.cli.shared_options import (
     resolve_recipe,
     start_run,
 )
-from fxquant.data.batches import resolve_data_config
 from fxquant.distributed import resolve_device
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment
@@ -81,7 +81,7 @@ def run(options: argparse.Namespace) -> None:
     config, recipe_options = resolve_recipe(options)
     device = resolve_device(options.device)
     source = build_chosen_model(options)
-    size = tuple(resolve_data_config(source.model, options.img_size)["input_size"])
+    size = chosen_data_config(options, source).input_size
     random = torch.Generator().manual_seed(options.seed)
     calibration = torch.randn(options.calib, *size, generator=random)
     subject = Subject(source.model, calibration, config, device=device, seed=options.seed, memory=options.memory)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fxquant.cli.shared_options import collect_options
 from fxquant.cli.synthesize import synthesis_option
-from fxquant.data.batches import DataConfig
+from fxquant.data.data_config import DataConfig
 from fxquant.errors import InputError
 from fxquant.files import cache_folder
 from fxquant.measurement.option_values import positive
@@ -81,15 +81,15 @@ def made_images(options: argparse.Namespace, source: TimmModel, config: DataConf
     Raises `InputError` where a file does not fit the model, and what `fxquant.synthesize` raises.
     """
     calib: CalibrationSource = options.calib
-    size = tuple(config["input_size"])
+    size = config.input_size
     if options.synthesis and calib.kind != "synthetic":
         raise InputError(f"--synthesis is for --calib synthetic, not for {calib}")
     if calib.file is not None:
         images, facts = load_images(calib.file)
         for name in ("mean", "std"):
-            if name in facts and tuple(facts[name]) != tuple(config[name]):
+            if name in facts and tuple(facts[name]) != getattr(config, name):
                 raise InputError(
-                    f"--calib: expected images normalised by {name} {tuple(config[name])} for {source.name}, found "
+                    f"--calib: expected images normalised by {name} {getattr(config, name)} for {source.name}, found "
                     f"{tuple(facts[name])} in {calib}: make images for this model"
                 )
         if images.shape[1:] != size:
@@ -100,7 +100,7 @@ def made_images(options: argparse.Namespace, source: TimmModel, config: DataConf
     count = calib.count or DEFAULT
     if calib.kind == "noise":
         return gaussian_images(count, size, options.seed)
-    chosen = collect_options(options.synthesis)
+    chosen = {"mean": config.mean, "std": config.std} | collect_options(options.synthesis)
     return synthesize(
         source.model,
         count,

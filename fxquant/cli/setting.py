@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fxquant.cli.calibration_images import CalibrationSource, add_calibration_options, made_images
+from fxquant.cli.preprocessing import chosen_data_config
 from fxquant.cli.shared_options import DTYPES, add_model_options, add_recipe_options, build_chosen_model, resolve_recipe
 from fxquant.config.quant_config import QuantConfig
-from fxquant.data.batches import DataConfig, ImageBatches, TensorBatches, resolve_data_config
+from fxquant.data.batches import ImageBatches, TensorBatches
+from fxquant.data.data_config import DataConfig
 from fxquant.data.folder import ImageTree, check_classes, draw_images, read_image_tree
 from fxquant.distributed import first_then_others, from_first, gather_objects, world_size
 from fxquant.measurement.option_values import format_value, natural, positive
@@ -67,7 +69,7 @@ def resolve_setting(options: argparse.Namespace, limit: int | None, classes: boo
     source = first_then_others(lambda: build_chosen_model(options))  # which may download
     if classes:
         check_classes(tree, source.num_classes, options.class_map is not None)
-    data_config = resolve_data_config(source.model, options.img_size)
+    data_config = chosen_data_config(options, source)
     batch = options.calib_batch_size or options.batch_size
     calibration: ImageBatches | TensorBatches
     if real:
@@ -104,13 +106,11 @@ def print_unreadable(*parts: ImageBatches | TensorBatches) -> None:
 
 def describe_setting(options: argparse.Namespace, setting: Setting) -> dict[str, str]:
     """Return lines for `print_facts`."""
-    size = "x".join(map(str, setting.data_config["input_size"]))
-    shown = {key: setting.data_config[key] for key in ("interpolation", "crop_pct", "crop_mode", "mean", "std")}
     processes = {"processes": str(world_size())} if world_size() > 1 else {}
     return processes | {
         "model": f"{setting.source}, {options.dtype} on {options.device}",
         "weights": setting.source.weights,
-        "input": f"{size}, " + ", ".join(f"{key} {value}" for key, value in shown.items()),
+        "input": str(setting.data_config),
         "calibrate": _calibrated_with(options, setting),
         "quantise": f"recipe {options.recipe}{_shown(options.option)}, W{options.w_bits}A{options.a_bits}, "
         f"patch embedding {_on(setting.config.patch_embed)}, head {_on(setting.config.head)}, "
@@ -129,7 +129,7 @@ def setting_as_json(options: argparse.Namespace, setting: Setting) -> dict[str, 
         "arguments": arguments,
         "model": {"name": source.name, "weights": source.weights, "pretrained_cfg": source.pretrained_cfg},
         "data": {
-            "config": setting.data_config,
+            "config": asdict(setting.data_config),
             "classes": list(setting.tree.classes),
             "calibration": _calibration_as_json(options, setting),
             "notes": list(setting.tree.notes),

@@ -152,7 +152,7 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     identity = {
         "model": source.name,
         "num_classes": source.num_classes,
-        "input_size": list(folder.config["input_size"]),
+        "input_size": list(folder.config.input_size),
         "recipe": options.recipe,
         "w_bits": options.w_bits,
         "a_bits": options.a_bits,
@@ -168,11 +168,10 @@ def _resolve(options: argparse.Namespace) -> _Setting:
 def _describe(options: argparse.Namespace, setting: _Setting, device: torch.device) -> dict[str, str]:
     source, folder, training = setting.source, setting.folder, setting.training
     ranks = f", {world_size()} processes" if world_size() > 1 else ""
-    shown = ", ".join(f"{name} {folder.config[name]}" for name in ("interpolation", "crop_pct", "mean", "std"))
     facts = {
         "model": f"{source}, on {device}{ranks}",
         "weights": _weights(options, source),
-        "input": f"{'x'.join(map(str, folder.config['input_size']))}, {shown}",
+        "input": str(folder.config),
         "quantise": f"recipe {options.recipe}, W{options.w_bits}A{options.a_bits}",
         "evaluate": f"{folder.held_out} images in {folder.tree.evaluation.root}, {len(folder.tree.classes)} classes",
     }

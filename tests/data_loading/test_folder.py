@@ -10,17 +10,11 @@ from PIL import Image
 from timm.data import create_transform
 
 from fxquant.data.batches import ImageBatches
+from fxquant.data.data_config import DataConfig
 from fxquant.data.folder import ImageTree, check_classes, draw_images, read_image_tree
 from fxquant.errors import InputError
 
-CONFIG = {
-    "input_size": (3, 8, 8),
-    "interpolation": "bilinear",
-    "mean": (0.5, 0.4, 0.3),
-    "std": (0.2, 0.3, 0.4),
-    "crop_pct": 0.5,
-    "crop_mode": "center",
-}
+CONFIG = DataConfig((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), interpolation="bilinear", crop_pct=0.5)
 
 
 def make_images(folder: Path, *names: str, mode: str = "RGB") -> Path:
@@ -198,7 +192,7 @@ def test_batches_are_timms_validation_images_in_order(shared: ImageTree, workers
     batches = ImageBatches(shared.evaluation, CONFIG, batch_size=4, workers=workers)
     got = list(batches)
     assert len(got) == len(batches) == 4
-    transform = create_transform(**CONFIG)
+    transform = create_transform(**CONFIG.as_timm())
     wanted = torch.stack([transform(Image.open(f).convert("RGB")) for f in shared.evaluation.files])
     assert torch.equal(torch.cat([images for images, _ in got]), wanted)
     assert torch.cat([labels for _, labels in got]).tolist() == list(shared.evaluation.labels)
