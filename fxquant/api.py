@@ -178,6 +178,7 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
         raise ConfigError(f"unknown target {target!r}: expected 'int8' or 'fake'")
     _expect(prepared, Stage.PREPARED, "convert", "a graph from fxquant.prepare that was calibrated")
     inputs = _recorded_inputs(prepared)
+    seen = tuple(recorder.seen() for recorder in _recorders(prepared))
     # Most weights end as int8: the copy shares them with the prepared model until it is known which stay.
     shared = (*prepared.parameters(), *prepared.buffers())
     gm = copy.deepcopy(prepared, {id(t): t for t in shared}).eval()
@@ -192,6 +193,7 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
         gm = pipeline.run(gm, pipeline.FUSE, Stage.LOWERED)
     own_tensors(gm, shared)
     propagate_shapes(gm, inputs)
+    gm = pipeline.run(gm, pipeline.guard(seen), Stage.LOWERED if target == "int8" else Stage.QUANTISED)
     if strict:
         _refuse_float(gm, target)
     return gm
@@ -206,6 +208,7 @@ def quantize(
     target: Target = "int8",
     seed: int = 0,
     dynamic: Dynamic = (),
+    progress: bool = True,
     **options: Any,
 ) -> fx.GraphModule:
     """
@@ -213,8 +216,8 @@ def quantize(
 
     recipe, w_bits, a_bits and options are those of `fxquant.recipe`, dynamic is that of `trace`. batches are those of
     `calibrate`; the first one is the example input for tracing, read by the rule of `fxquant.graph.inputs.Arguments`. seed
-    fixes every random choice of the recipe. The recipe is noted on the card of the result: see
-    `fxquant.checkpoint.staged_graph.StagedGraph`.
+    fixes every random choice of the recipe. progress: whether to show how far it has come. The recipe is noted on the card of
+    the result: see `fxquant.checkpoint.staged_graph.StagedGraph`.
     """
     config = make_recipe(recipe, w_bits, a_bits, **options)
     _refuse_single(batches)
@@ -228,7 +231,7 @@ def quantize(
         if parameter is not None:
             example = moved(example, parameter.device, parameter.dtype)
         prepared = prepare(trace(model, example, dynamic), config) if dynamic else prepare(model, config, example)
-        calibrate(prepared, itertools.chain(taken, iterator), seed=seed)
+        calibrate(prepared, itertools.chain(taken, iterator), progress, seed=seed)
         gm = convert(prepared, target)
     set_card(gm, replace(card_of(gm), recipe=used_recipe(recipe, w_bits, a_bits, options)))
     return gm

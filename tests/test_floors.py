@@ -33,7 +33,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fxquant.numerics",),
     ("fxquant.kernels",),
     ("fxquant.registration",),
-    ("fxquant.data", "fxquant.digits", "fxquant.models", "fxquant.distributed", "fxquant.files"),
+    ("fxquant.data", "fxquant.digits", "fxquant.models"),
+    ("fxquant.progress",),
+    ("fxquant.distributed", "fxquant.files"),
     ("fxquant.pickles",),
     ("fxquant.errors", "fxquant.version"),
 )

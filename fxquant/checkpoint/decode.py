@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from fxquant.checkpoint import arguments, modules, node_meta, scalars, tensors, typed
 from fxquant.checkpoint.names import check_identifier, check_path
 from fxquant.checkpoint.scalars import Json, field
+from fxquant.checkpoint.soundness.check import check_sound
 from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
 from fxquant.graph.card import ModelCard
@@ -63,6 +64,7 @@ def decode(contents: Json, values: dict[str, Tensor], kind: type[Kind]) -> Kind:
     if "card" in contents:
         set_card(gm, typed.decode(contents["card"], ModelCard))
     verify(gm, stage)
+    check_sound(gm)
     return gm
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +108,6 @@ def made_images(options: argparse.Namespace, source: TimmModel, config: DataConf
         size=size,
         seed=options.seed,
         device=options.device,
-        progress=sys.stderr.isatty(),
         checkpoint=_kept(source, count, size, options.seed, chosen),
         **chosen,
     ).cpu()

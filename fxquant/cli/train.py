@@ -21,16 +21,17 @@ from fxquant.cli.shared_options import build_chosen_model, resolve_recipe, start
 from fxquant.cli.train_data import Folder, read_folder, training_data
 from fxquant.cli.train_options import add_train_arguments, training_options
 from fxquant.config.quant_config import QuantConfig
+from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import first_then_others, on_every_rank, only_first, work_as_one, world_size
-from fxquant.errors import ConfigError
+from fxquant.errors import CheckpointError, ConfigError
 from fxquant.files import write_json
 from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe, used_recipe
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import count_bytes
 from fxquant.measurement.option_values import format_value
 from fxquant.models.timm_model import TimmModel
-from fxquant.training import TrainingOptions, initialise_scales, load_trained, train
-from fxquant.training.loop import CHECKPOINT
+from fxquant.training import TrainingData, TrainingOptions, initialise_scales, load_trained, refuse_run, train
+from fxquant.training.loop import CHECKPOINT, refuse_held
 from fxquant.training.schedule import EpochPass, plan_passes
 from fxquant.training.validation import Accuracy, measure_accuracy
 
@@ -80,15 +81,16 @@ def run(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace, setting: _Setting, device: torch.device) -> None:
     model = setting.source.model.to(device)
     rows: list[_Row] = []
-    if not _is_random(setting.source):
-        rows.append(_measure("float", model, setting, device, size=count_bytes(model)))
     prepared = fxquant.prepare_qat(
         model, setting.config, setting.folder.calibration[:1].to(device), drop_path=options.drop_path
     )
-    if options.evaluate is None:
-        history, averaged = _train(options, setting, prepared)
-    else:
-        history, averaged = (), _load(options, setting, prepared)
+    data = None if options.evaluate is not None else _training_data(options, setting, prepared)
+    averaged = None if data is not None else _load(options, setting, prepared)
+    if not _is_random(setting.source):
+        rows.append(_measure("float", model, setting, device, size=count_bytes(model)))
+    history: tuple[dict[str, Any], ...] = ()
+    if data is not None:
+        history, averaged = _train(options, setting, prepared, data)
     name = f"W{options.w_bits}A{options.a_bits}"
     rows.append(_measure(f"{name} trained", prepared, setting, device))
     if averaged is not None:
@@ -114,23 +116,34 @@ def _measure(name: str, model: nn.Module, setting: _Setting, device: torch.devic
     return _Row(name, accuracy, size)
 
 
+def _training_data(options: argparse.Namespace, setting: _Setting, prepared: fx.GraphModule) -> TrainingData:
+    """Return what is trained on; raise what `train` is going to refuse, before anything is measured."""
+    data = training_data(options, setting.folder, setting.source.num_classes, setting.training)
+    refuse_run(prepared, data, setting.training, options.out, **_run_options(options, setting))
+    return data
+
+
+def _run_options(options: argparse.Namespace, setting: _Setting) -> dict[str, Any]:
+    return {
+        "resume": options.resume,
+        "checkpoint_minutes": options.checkpoint_minutes,
+        "identity": {**setting.identity, "drop_path": options.drop_path},
+        "tensorboard": options.tensorboard,
+    }
+
+
 def _train(
-    options: argparse.Namespace, setting: _Setting, prepared: fx.GraphModule
+    options: argparse.Namespace, setting: _Setting, prepared: fx.GraphModule, data: TrainingData
 ) -> tuple[tuple[dict[str, Any], ...], fx.GraphModule | None]:
     """Return the numbers of all passes, and the averaged model."""
-    data = training_data(options, setting.folder, setting.source.num_classes, setting.training)
     try:
         result = train(
             prepared,
             data,
             setting.training,
             folder=options.out,
-            resume=options.resume,
-            checkpoint_minutes=options.checkpoint_minutes,
-            identity={**setting.identity, "drop_path": options.drop_path},
             workers=options.workers,
-            progress=sys.stderr.isatty(),
-            tensorboard=options.tensorboard,
+            **_run_options(options, setting),
         )
     except KeyboardInterrupt:
         if (options.out / CHECKPOINT).exists():
@@ -150,6 +163,8 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     """Check and load everything, what is quickest to refuse first."""
     training = training_options(options)
     config, recipe_options = resolve_recipe(options)
+    refuse_untrainable(config)
+    _refuse_files(options)
     folder = read_folder(options)
     source = first_then_others(lambda: build_chosen_model(options))  # which may download
     folder = folder.with_model(options, source)
@@ -168,6 +183,16 @@ def _resolve(options: argparse.Namespace) -> _Setting:
         passes = plan_passes(training, len(folder.tree.calibration), several, world_size())
     used = used_recipe(options.recipe, options.w_bits, options.a_bits, recipe_options)
     return _Setting(config, identity, used, training, source, folder, passes)
+
+
+def _refuse_files(options: argparse.Namespace) -> None:
+    """Refuse what is to be read and is not there, and what is to be written and cannot be."""
+    if options.evaluate is not None and not _evaluated(options).is_file():
+        raise CheckpointError(f"--evaluate: checkpoint {str(_evaluated(options))!r} does not exist")
+    if isinstance(options.resume, Path) and not options.resume.is_file():
+        raise CheckpointError(f"--resume: checkpoint {str(options.resume)!r} does not exist")
+    if options.evaluate is None:
+        refuse_held(options.out, options.resume)
 
 
 def _describe(options: argparse.Namespace, setting: _Setting, device: torch.device) -> dict[str, str]:

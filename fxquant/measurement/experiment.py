@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -86,9 +85,8 @@ def calibrate_model(task: Task, config: QuantConfig, memory: int | None = None) 
     else:
         prepared = fxquant.prepare(task.model, config, example)
     start = time.perf_counter()
-    limits = {} if memory is None else {"memory": memory}
-    progress = sys.stderr.isatty()
-    fxquant.calibrate(prepared, shard(task.calibration), progress=progress, seed=task.seed, **limits)
+    limits: dict[str, Any] = {} if memory is None else {"memory": memory}
+    fxquant.calibrate(prepared, shard(task.calibration), seed=task.seed, **limits)
     return prepared, time.perf_counter() - start
 
 
