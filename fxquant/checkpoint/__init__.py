@@ -37,6 +37,11 @@ def save(gm: fx.GraphModule, path: str | os.PathLike[str]) -> None:
         container.write(path, *encode(gm))
 
 
+def count_file_bytes(gm: fx.GraphModule) -> int:
+    """Return the size of the file that `save` would write of `gm`; raise as it does."""
+    return container.count_bytes(*encode(gm))
+
+
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> StagedGraph:
     """
     Return the graph module that `save` wrote to `path`, at the same stage, with its tensors on `device`.

@@ -9,6 +9,7 @@ import re
 from typing import NoReturn
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -27,12 +28,21 @@ def write(path: str, contents: Json, tensors: dict[str, Tensor]) -> None:
 
     Raises `CheckpointError` where the file cannot be written.
     """
-    text = json.dumps(contents, allow_nan=False, separators=(",", ":"))
-    metadata = {_FORMAT: str(FORMAT), _VERSION: __version__, _CONTENTS: text, _DIGEST: _digest(text)}
+    metadata = _metadata(contents)
     try:
         write_atomically(path, lambda name: _write(name, tensors, metadata))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the checkpoint cannot be written: {error}") from error
+
+
+def count_bytes(contents: Json, tensors: dict[str, Tensor]) -> int:
+    """Return the size of the file that `write` writes."""
+    return len(serialize(tensors, _metadata(contents)))
+
+
+def _metadata(contents: Json) -> dict[str, str]:
+    text = json.dumps(contents, allow_nan=False, separators=(",", ":"))
+    return {_FORMAT: str(FORMAT), _VERSION: __version__, _CONTENTS: text, _DIGEST: _digest(text)}
 
 
 def _write(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -24,6 +24,7 @@ from fxquant.synthesis.unfinished import fingerprint
 DEFAULT = 32
 SOURCES = ("real", "noise", "synthetic")
 _SUFFIX = ".safetensors"
+_SUFFIXES = (_SUFFIX, ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def add_calibration_options(group: argparse._ArgumentGroup) -> None:
         type=calibration_source,
         default=CalibrationSource("real", DEFAULT),
         metavar="SOURCE",
-        help=f"N images of the data, or real, noise or synthetic (with :N, else {DEFAULT}), or a file that fxquant synthesize "
-        "wrote; synthetic images are made from the model alone, once, and kept in the cache folder",
+        help=f"N images of the data, or real, noise or synthetic (with :N, else {DEFAULT}), or a file of images "
+        "(n, C, H, W), normalised, such as fxquant synthesize writes (.safetensors, .pt); synthetic images are made from the "
+        "model alone, once, and kept in the cache folder",
     )
     group.add_argument(
         "--calib-batch-size", type=positive, metavar="N", help="images per calibration batch (--batch-size)"
@@ -62,13 +64,13 @@ def add_calibration_options(group: argparse._ArgumentGroup) -> None:
 
 
 def calibration_source(text: str) -> CalibrationSource:
-    """Parse N, SOURCE, SOURCE:N, or the name of a .safetensors file."""
-    if text.endswith(_SUFFIX):
+    """Parse N, SOURCE, SOURCE:N, or the name of a file of images."""
+    if text.endswith(_SUFFIXES):
         return CalibrationSource("file", None, Path(text))
     kind, colon, count = ("real", ":", text) if text.lstrip("-").isdigit() else text.partition(":")
     if kind not in SOURCES or (colon and not count.lstrip("-").isdigit()):
         raise argparse.ArgumentTypeError(
-            f"expected N, {', '.join(SOURCES)}, one of them with :N, or a {_SUFFIX} file, got {text!r}"
+            f"expected N, {', '.join(SOURCES)}, one of them with :N, or a file {', '.join(_SUFFIXES)}, got {text!r}"
         )
     return CalibrationSource(kind, positive(count) if colon else DEFAULT)
 

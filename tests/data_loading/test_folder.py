@@ -11,7 +11,14 @@ from timm.data import create_transform
 
 from fxquant.data.batches import ImageBatches
 from fxquant.data.data_config import DataConfig
-from fxquant.data.folder import ImageTree, check_classes, draw_images, read_image_tree
+from fxquant.data.folder import (
+    ImageTree,
+    check_classes,
+    draw_images,
+    index_classes_by,
+    read_class_names,
+    read_image_tree,
+)
 from fxquant.errors import InputError
 
 CONFIG = DataConfig((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), interpolation="bilinear", crop_pct=0.5)
@@ -217,3 +224,24 @@ def test_images_of_every_mode_become_rgb(tmp_path: Path, mode: str) -> None:
     make_images(tmp_path / "a", "0.tif", mode=mode)
     [(images, _)] = ImageBatches(read_image_tree(tmp_path).evaluation, CONFIG, batch_size=1)
     assert images.shape == (1, 3, 8, 8)
+
+
+def test_classes_are_indexed_by_a_models_names(tmp_path: Path) -> None:
+    tree = read_image_tree(make_tree(tmp_path, count=2))
+    assert tree.classes == ("a", "b", "c")
+    found = index_classes_by(tree, ("c", "x", "a", "b"))
+    assert found.classes == ("c", "x", "a", "b")
+    assert found.evaluation.labels == (2, 2, 3, 3, 0, 0)
+    assert found.evaluation.files == tree.evaluation.files
+    with pytest.raises(InputError, match="which has no class 'b'"):
+        index_classes_by(tree, ("a", "c"))
+    with pytest.raises(InputError, match="two classes of one name"):
+        index_classes_by(tree, ("a", "b", "c", "c"))
+
+
+def test_class_names_of_a_map(tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("b\na\n")
+    assert read_class_names(file) == ("b", "a")
+    with pytest.raises(InputError, match=r"expected a \.txt file"):
+        read_class_names(tmp_path / "none.txt")
