@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -71,12 +72,17 @@ def _compilers() -> tuple[str, ...]:
     return tuple(filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")))
 
 
+def _flags() -> tuple[str, ...]:
+    """Return what the compiler is told. FXQUANT_CXXFLAGS adds flags, which make another library, such as one with checks."""
+    return (*FLAGS, *shlex.split(os.environ.get("FXQUANT_CXXFLAGS", "")))
+
+
 def _library(compiler: str) -> Path:
     """Return the built library. It comes from the cache if this machine has built these sources before."""
     sources = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp")])
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     features = sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True)
-    parts = [torch.__version__, version, *FLAGS, *features, *(s.read_text(encoding="utf-8") for s in sources)]
+    parts = [torch.__version__, version, *_flags(), *features, *(s.read_text(encoding="utf-8") for s in sources)]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     file = cache_folder() / f"kernels_{digest}.so"
     if not file.exists():
@@ -94,6 +100,6 @@ def _compile(compiler: str, file: Path) -> None:
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         built = Path(folder) / file.name
         sources = [str(source) for source in sorted(SOURCES.glob("*.cpp"))]
-        command = [compiler, *FLAGS, *include, *sources, "-o", str(built), *libraries]
+        command = [compiler, *_flags(), *include, *sources, "-o", str(built), *libraries]
         subprocess.run(command, capture_output=True, text=True, check=True)
         built.replace(file)
