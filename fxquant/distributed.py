@@ -247,11 +247,6 @@ def first_then_others(run: Callable[[], T]) -> T:
     return made[0]
 
 
-def bar_hidden(shown: bool | None = None) -> bool | None:
-    """Return what tqdm takes as `disable` where rank 0 alone shows a bar: as `shown` says, else on a terminal."""
-    return True if rank() > 0 else None if shown is None else not shown
-
-
 @contextlib.contextmanager
 def quiet_others() -> Iterator[None]:
     """Let only rank 0 write to the standard output."""

@@ -11,7 +11,6 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 from fxquant.distributed import (
-    bar_hidden,
     broadcast_module,
     first_then_others,
     from_first,
@@ -64,14 +63,6 @@ def test_one_process_is_rank_0_of_1() -> None:
     with initialise("cpu") as device:
         assert device == torch.device("cpu")
         assert world_size() == 1
-
-
-@pytest.mark.parametrize(
-    ("shown", "hidden"),
-    [(None, None), (True, False), (False, True)],  # None: off a terminal
-)
-def test_one_process_shows_its_bar(shown: bool | None, hidden: bool | None) -> None:
-    assert bar_hidden(shown) is hidden
 
 
 def test_the_environment_says_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:

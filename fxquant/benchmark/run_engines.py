@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from fxquant.benchmark.agreement import Agreement, compare_outputs
 from fxquant.benchmark.competitor import Competitor, Engine, Evidence
 from fxquant.benchmark.competitors import BASELINE, COMPETITORS
-from fxquant.benchmark.competitors.float_torch import FP32
 from fxquant.benchmark.memory import held_bytes, peak_bytes
 from fxquant.benchmark.subject import Subject
+from fxquant.benchmark.torch_engine import torch_engine
 from fxquant.errors import ConfigError
 from fxquant.measurement.timing import Timing, time_interleaved
+from fxquant.progress import track
 
 WARM_UP = 3
 
@@ -94,25 +94,31 @@ def select_competitors(names: Sequence[str]) -> tuple[Competitor, ...]:
 
 
 def run_batch(
-    subject: Subject, images: Tensor, competitors: Sequence[Competitor], rounds: int, description: str = "time"
+    subject: Subject,
+    images: Tensor,
+    competitors: Sequence[Competitor],
+    rounds: int,
+    description: str = "time",
+    progress: bool = True,
 ) -> list[Outcome]:
     """
     Measure `competitors` on one batch of float32 `images` ``(B, C, H, W)``; return one outcome for each, in order.
 
     A round times one call of each competitor, after a call that does not count. An engine that fails, is not installed or
-    is not what its name says affects its own outcome alone.
+    is not what its name says affects its own outcome alone. progress: whether to show how far it has come.
     """
     torch.compiler.reset()
     _load_compiler(subject.device)
-    reference = FP32.build(subject, images).output()
+    reference = torch_engine(subject.reference(), images.to(subject.device)).output()
     outcomes: dict[str, Outcome] = {}
     engines: dict[str, Engine] = {}
-    for competitor in tqdm(competitors, "build", unit="engine", disable=None, leave=False):
+    for competitor in track(competitors, "build", "engine", shown=progress, leave=False):
         outcomes[competitor.name], engine = _build(competitor, subject, images, reference)
         if engine is not None:
             engines[competitor.name] = engine
     calls = {name: engine.run for name, engine in engines.items()}
-    timings = time_interleaved(calls, rounds=rounds, seconds_per_round=0, description=description) if calls else {}
+    timed: dict[str, Any] = {"rounds": rounds, "seconds_per_round": 0, "description": description, "progress": progress}
+    timings = time_interleaved(calls, **timed) if calls else {}
     baseline = timings.get(BASELINE.name)
     for name, timing in timings.items():
         ratio = timing.speedup_over(baseline) if baseline else None

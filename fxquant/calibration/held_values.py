@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from fxquant.files import scratch_folder
 
 
 class Values:
@@ -24,7 +27,8 @@ class Values:
         self.budget = budget
         self.used = 0
         self._values: dict[tuple[fx.Node, int], Any] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        self._end = contextlib.ExitStack()
         self._files = 0
 
     def __enter__(self) -> Values:
@@ -34,8 +38,7 @@ class Values:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._values.clear()
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._end.close()
 
     def put(self, node: fx.Node, batch: int, value: Any) -> None:
         """Keep what `node` gave for `batch`."""
@@ -65,9 +68,9 @@ class Values:
 
     def _spill(self, value: Any) -> Path:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="fxquant-calibration-")
+            self._folder = self._end.enter_context(scratch_folder(tempfile.gettempdir()))
         self._files += 1
-        path = Path(self._folder.name) / f"{self._files}.pt"
+        path = self._folder / f"{self._files}.pt"
         torch.save(tree_map_only(Tensor, torch.clone, value), path)  # of a view only what it shows
         return path
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sized
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
-from tqdm.auto import tqdm
 
 from fxquant.calibration.batch import Inputs, arguments_of_batch, on_device, run_batch, varying
 from fxquant.calibration.integer_softmax import RunIntegerSoftmax, has_integer_softmax
 from fxquant.calibration.shared_batches import SharedBatches, count_all, gather_batches
-from fxquant.distributed import bar_hidden, rank, together, world_size
+from fxquant.distributed import rank, together, world_size
 from fxquant.errors import CalibrationError
 from fxquant.graph.inputs import Batch, Bound
+from fxquant.progress import Bar
 
 
 def run_batches(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bool) -> int:
@@ -27,8 +26,7 @@ def run_batches(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bo
     """
     alone = world_size() == 1
     total = count_all(batches) if not alone else len(batches) if isinstance(batches, Sized) else None
-    bar: tqdm[Any] = tqdm(desc="calibrate", unit="batch", total=total, disable=bar_hidden(progress))
-    with bar, torch.no_grad():
+    with Bar(total, "calibrate", "batch", shown=progress) as bar, torch.no_grad():
         shown = on_device(prepared, batches)
         count = _run_alone(prepared, varying(shown), bar) if alone else SharedBatches(prepared, shown).run(bar)
     _refuse_nothing(count)
@@ -64,7 +62,7 @@ def collect_batches(prepared: fx.GraphModule, batches: Iterable[Batch]) -> list[
     return collected
 
 
-def _run_alone(prepared: fx.GraphModule, shown: Iterator[Inputs], bar: tqdm[Any]) -> int:
+def _run_alone(prepared: fx.GraphModule, shown: Iterator[Inputs], bar: Bar) -> int:
     count, integer = 0, has_integer_softmax(prepared)
     for inputs, last in _marking_last(shown) if integer else zip(shown, itertools.repeat(False), strict=False):
         run_batch(RunIntegerSoftmax(prepared).run if last else prepared, inputs, count)

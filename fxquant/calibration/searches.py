@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
-from tqdm.auto import tqdm
 
 from fxquant.calibration.batch import Inputs
 from fxquant.calibration.gradients import Gradients
@@ -23,7 +22,7 @@ from fxquant.calibration.sides import Part, Side
 from fxquant.calibration.sites import Site, find_sites, refuse_unsearchable
 from fxquant.calibration.walk import Walk
 from fxquant.config.search import Gradient, ScaleSearch
-from fxquant.distributed import bar_hidden, rank, together, world_size
+from fxquant.distributed import rank, together, world_size
 from fxquant.errors import CalibrationError, InputError
 from fxquant.graph.attributes import bias_of, tensor_of, weight_of
 from fxquant.graph.inputs import batch_size
@@ -31,6 +30,7 @@ from fxquant.graph.meta import record_of, set_record
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
+from fxquant.progress import Bar
 
 # What a product is compared by where a noise is searched, but no scale.
 _NOISE_ALONE = ScaleSearch(weights=False, inputs=False, rounds=1)
@@ -62,10 +62,10 @@ def run_searches(prepared: fx.GraphModule, batches: Sequence[Inputs], progress: 
         refuse_unsearchable(site)
     with _restored_on_failure(prepared), Values(memory // 2) as values, torch.no_grad():
         search = _Searches(prepared, batches, sites, memory // 2, seed, sharing)
-        with tqdm(total=len(sites), desc="calibrate", unit="product", disable=bar_hidden(progress)) as bar:
+        with Bar(len(sites), "calibrate", "product", shown=progress) as bar:
 
             def stop(site: Site, walk: Walk) -> None:
-                bar.set_description(f"calibrate {site.label}")
+                bar.rename(f"calibrate {site.label}")
                 search.at(site, walk)
                 bar.update()
 

@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor, fx
 from torch.distributed import broadcast_object_list
 from torch.utils._pytree import tree_map_only
-from tqdm.auto import tqdm
 
 from fxquant.calibration.batch import Inputs, is_constant, run_batch
 from fxquant.calibration.integer_softmax import RunIntegerSoftmax, has_integer_softmax
 from fxquant.distributed import gather_objects, interleave, rank, together, world_size
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
+from fxquant.progress import Bar
 
 
 class SharedBatches:
@@ -41,7 +41,7 @@ class SharedBatches:
         self.held: Inputs | None = None  # this rank's part of the last round in which all were constant
         self.constant: list[int] = []  # the rank whose batch of it would have to do
 
-    def run(self, bar: tqdm[Any]) -> int:
+    def run(self, bar: Bar) -> int:
         """Run all batches and return how many there were."""
         inputs, having = self._fetch()
         while having:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from tqdm.auto import tqdm
 
 import fxquant
 from fxquant.cli.output import print_facts
@@ -24,6 +23,7 @@ from fxquant.measurement.evaluation import measure_agreement
 from fxquant.measurement.experiment import Row, Task, calibrate_model, compile_model, measure_converted, measure_float
 from fxquant.measurement.option_values import positive
 from fxquant.measurement.timing import Timing, time_interleaved
+from fxquant.progress import track
 
 BITS = (8, 6, 4)
 THREADS = 1  # so small a model gains little from more, and one is what other work on the machine disturbs least
@@ -122,7 +122,7 @@ def _measure_times(
     result: dict[str, dict[str, Timing | str]] = {"eager": {}}
     if not options.no_compile:
         result["compiled"] = {}
-        for name, (model, x, compiler) in tqdm(models.items(), "compile", disable=None, leave=False):
+        for name, (model, x, compiler) in track(models.items(), "compile", "model", leave=False):
             try:
                 competitors["compiled", name] = _Call(compile_model(model, compiler, x), x)
             except FxquantError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import fxquant
 from fxquant.cli.output import print_facts
 from fxquant.cli.rows import describe_calibration
+from fxquant.cli.saved import save_with_card
 from fxquant.cli.setting import (
     add_device_options,
     add_setting_options,
@@ -17,23 +18,24 @@ from fxquant.cli.setting import (
     setting_as_json,
 )
 from fxquant.cli.shared_options import DTYPES, add_run_options, start_run
-from fxquant.distributed import only_first, resolve_device
+from fxquant.distributed import from_first, only_first, resolve_device
 from fxquant.files import write_json
 from fxquant.measurement.environment import describe_environment
-from fxquant.measurement.experiment import Task, calibrate_model, count_bytes
+from fxquant.measurement.experiment import Task, calibrate_model
 
 DESCRIPTION = """
-Quantise a timm model with images of an ImageFolder tree and save it; fxquant eval with the same options draws the same images
-and measures the model as well. Several processes share the work under torchrun: torchrun --nproc-per-node N -m fxquant
-quantize ... saves the model that one process would. Images that cannot be read are skipped and named; more than 10 % of them,
-and more than one, are an error.
+Quantise a timm model and save it, with images of an ImageFolder tree, or without any: --calib noise, synthetic or a file of
+images needs no --data. fxquant eval with the same options draws the same images and measures the model as well. The file also
+holds how images are prepared, and the names of the classes. Several processes share the work under torchrun: torchrun
+--nproc-per-node N -m fxquant quantize ... saves the model that one process would. Images that cannot be read are skipped and
+named; more than 10 % of them, and more than one, are an error.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.set_defaults(run=run, shares=True)
-    add_setting_options(parser)
+    add_setting_options(parser, evaluated=False)
     parser.add_argument("--out", dest="save", type=Path, required=True, metavar="F", help="the .safetensors file")
     parser.add_argument("--dynamic", action="store_true", help="a graph for images of any height and width")
     add_device_options(parser.add_argument_group("calibration"))
@@ -44,9 +46,9 @@ def run(options: argparse.Namespace) -> None:
     """Calibrate, convert and save the model, and print what of it runs on int8."""
     start_run(options)
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
-    setting = resolve_setting(options, None, classes=False)
+    setting = resolve_setting(options, evaluated=False)
     print_facts(describe_setting(options, setting))
-    for note in setting.tree.notes:
+    for note in setting.notes:
         print(f"note: {note}")
     model = setting.source.model.to(device=device, dtype=dtype)
     dynamic = ("height", "width") if options.dynamic else ()
@@ -56,10 +58,10 @@ def run(options: argparse.Namespace) -> None:
     gm = fxquant.convert(prepared, options.target, options.strict)
     report = fxquant.report(gm)
     print(str(report).partition("\n")[0])  # without the table
-    only_first(fxquant.save, gm, options.save)
-    print(f"saved {options.save}, {count_bytes(gm) / 1e6:.2f} MB")
+    size = from_first(lambda: save_with_card(gm, options.save, setting.card))
+    print(f"saved {options.save}, {size / 1e6:.2f} MB")
     print_unreadable(setting.calibration)
     if options.json:
         facts = {"command": "quantize", **setting_as_json(options, setting), "calibration_seconds": seconds}
-        facts |= {"size_bytes": count_bytes(gm), "int8_coverage": report.coverage}
+        facts |= {"size_bytes": size, "int8_coverage": report.coverage}
         only_first(write_json, options.json, facts | {"environment": describe_environment()})

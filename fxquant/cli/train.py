@@ -13,21 +13,25 @@ import torch
 from torch import fx, nn
 
 import fxquant
+from fxquant.checkpoint import count_file_bytes
 from fxquant.cli.output import format_table, print_facts
+from fxquant.cli.saved import save_with_card
 from fxquant.cli.setting import print_unreadable, share_unreadable
 from fxquant.cli.shared_options import build_chosen_model, resolve_recipe, start_run
 from fxquant.cli.train_data import Folder, read_folder, training_data
 from fxquant.cli.train_options import add_train_arguments, training_options
 from fxquant.config.quant_config import QuantConfig
+from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import first_then_others, on_every_rank, only_first, work_as_one, world_size
-from fxquant.errors import ConfigError
+from fxquant.errors import CheckpointError, ConfigError
 from fxquant.files import write_json
+from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe, used_recipe
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import count_bytes
 from fxquant.measurement.option_values import format_value
 from fxquant.models.timm_model import TimmModel
-from fxquant.training import TrainingOptions, initialise_scales, load_trained, train
-from fxquant.training.loop import CHECKPOINT
+from fxquant.training import TrainingData, TrainingOptions, initialise_scales, load_trained, refuse_run, train
+from fxquant.training.loop import CHECKPOINT, refuse_held
 from fxquant.training.schedule import EpochPass, plan_passes
 from fxquant.training.validation import Accuracy, measure_accuracy
 
@@ -48,6 +52,7 @@ class _Setting:
 
     config: QuantConfig
     identity: dict[str, Any]
+    recipe: UsedRecipe
     training: TrainingOptions
     source: TimmModel
     folder: Folder
@@ -76,21 +81,22 @@ def run(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace, setting: _Setting, device: torch.device) -> None:
     model = setting.source.model.to(device)
     rows: list[_Row] = []
-    if not _is_random(setting.source):
-        rows.append(_measure("float", model, setting, device, size=count_bytes(model)))
     prepared = fxquant.prepare_qat(
         model, setting.config, setting.folder.calibration[:1].to(device), drop_path=options.drop_path
     )
-    if options.evaluate is None:
-        history, averaged = _train(options, setting, prepared)
-    else:
-        history, averaged = (), _load(options, setting, prepared)
+    data = None if options.evaluate is not None else _training_data(options, setting, prepared)
+    averaged = None if data is not None else _load(options, setting, prepared)
+    if not _is_random(setting.source):
+        rows.append(_measure("float", model, setting, device, size=count_bytes(model)))
+    history: tuple[dict[str, Any], ...] = ()
+    if data is not None:
+        history, averaged = _train(options, setting, prepared, data)
     name = f"W{options.w_bits}A{options.a_bits}"
     rows.append(_measure(f"{name} trained", prepared, setting, device))
     if averaged is not None:
         rows.append(_measure(f"{name} average", averaged, setting, device))
     gm = fxquant.convert(averaged or prepared)
-    rows.append(_measure(f"{name} int8", gm, setting, device, size=count_bytes(gm)))
+    rows.append(_measure(f"{name} int8", gm, setting, device, size=count_file_bytes(gm)))
     share_unreadable(setting.folder.evaluation)
     _print_table(rows)
     print_unreadable(setting.folder.evaluation)
@@ -110,23 +116,34 @@ def _measure(name: str, model: nn.Module, setting: _Setting, device: torch.devic
     return _Row(name, accuracy, size)
 
 
+def _training_data(options: argparse.Namespace, setting: _Setting, prepared: fx.GraphModule) -> TrainingData:
+    """Return what is trained on; raise what `train` is going to refuse, before anything is measured."""
+    data = training_data(options, setting.folder, setting.source.num_classes, setting.training)
+    refuse_run(prepared, data, setting.training, options.out, **_run_options(options, setting))
+    return data
+
+
+def _run_options(options: argparse.Namespace, setting: _Setting) -> dict[str, Any]:
+    return {
+        "resume": options.resume,
+        "checkpoint_minutes": options.checkpoint_minutes,
+        "identity": {**setting.identity, "drop_path": options.drop_path},
+        "tensorboard": options.tensorboard,
+    }
+
+
 def _train(
-    options: argparse.Namespace, setting: _Setting, prepared: fx.GraphModule
+    options: argparse.Namespace, setting: _Setting, prepared: fx.GraphModule, data: TrainingData
 ) -> tuple[tuple[dict[str, Any], ...], fx.GraphModule | None]:
     """Return the numbers of all passes, and the averaged model."""
-    data = training_data(options, setting.folder, setting.source.num_classes, setting.training)
     try:
         result = train(
             prepared,
             data,
             setting.training,
             folder=options.out,
-            resume=options.resume,
-            checkpoint_minutes=options.checkpoint_minutes,
-            identity={**setting.identity, "drop_path": options.drop_path},
             workers=options.workers,
-            progress=sys.stderr.isatty(),
-            tensorboard=options.tensorboard,
+            **_run_options(options, setting),
         )
     except KeyboardInterrupt:
         if (options.out / CHECKPOINT).exists():
@@ -146,13 +163,15 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     """Check and load everything, what is quickest to refuse first."""
     training = training_options(options)
     config, recipe_options = resolve_recipe(options)
+    refuse_untrainable(config)
+    _refuse_files(options)
     folder = read_folder(options)
     source = first_then_others(lambda: build_chosen_model(options))  # which may download
     folder = folder.with_model(options, source)
     identity = {
         "model": source.name,
         "num_classes": source.num_classes,
-        "input_size": list(folder.config["input_size"]),
+        "input_size": list(folder.config.input_size),
         "recipe": options.recipe,
         "w_bits": options.w_bits,
         "a_bits": options.a_bits,
@@ -162,17 +181,27 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     if options.evaluate is None:
         several = options.soft_labels is not None and training.crops > 1
         passes = plan_passes(training, len(folder.tree.calibration), several, world_size())
-    return _Setting(config, identity, training, source, folder, passes)
+    used = used_recipe(options.recipe, options.w_bits, options.a_bits, recipe_options)
+    return _Setting(config, identity, used, training, source, folder, passes)
+
+
+def _refuse_files(options: argparse.Namespace) -> None:
+    """Refuse what is to be read and is not there, and what is to be written and cannot be."""
+    if options.evaluate is not None and not _evaluated(options).is_file():
+        raise CheckpointError(f"--evaluate: checkpoint {str(_evaluated(options))!r} does not exist")
+    if isinstance(options.resume, Path) and not options.resume.is_file():
+        raise CheckpointError(f"--resume: checkpoint {str(options.resume)!r} does not exist")
+    if options.evaluate is None:
+        refuse_held(options.out, options.resume)
 
 
 def _describe(options: argparse.Namespace, setting: _Setting, device: torch.device) -> dict[str, str]:
     source, folder, training = setting.source, setting.folder, setting.training
     ranks = f", {world_size()} processes" if world_size() > 1 else ""
-    shown = ", ".join(f"{name} {folder.config[name]}" for name in ("interpolation", "crop_pct", "mean", "std"))
     facts = {
         "model": f"{source}, on {device}{ranks}",
         "weights": _weights(options, source),
-        "input": f"{'x'.join(map(str, folder.config['input_size']))}, {shown}",
+        "input": str(folder.config),
         "quantise": f"recipe {options.recipe}, W{options.w_bits}A{options.a_bits}",
         "evaluate": f"{folder.held_out} images in {folder.tree.evaluation.root}, {len(folder.tree.classes)} classes",
     }
@@ -219,9 +248,19 @@ def _print_table(rows: list[_Row]) -> None:
     print("\n" + format_table(["", "top-1 %", "top-5 %", "size MB"], lines), flush=True)
 
 
+def _card(options: argparse.Namespace, setting: _Setting, rows: list[_Row]) -> ModelCard:
+    """Return what is saved beside the model; its rows begin with the float model, where that was measured, and end with it."""
+    source, accuracy = setting.source, rows[-1].accuracy
+    before = rows[0].accuracy.top1 if rows[0].name == "float" else None
+    measured = MeasuredAccuracy(accuracy.top1, before, accuracy.count, options.data.resolve().name)
+    config, names = setting.folder.config, setting.folder.tree.classes
+    names = names if len(names) == source.num_classes else ()
+    return ModelCard(source.name, config, source.num_classes, names, setting.recipe, measured)
+
+
 def _write(options: argparse.Namespace, setting: _Setting, gm: fx.GraphModule, rows: list[_Row], history: Any) -> None:
     if options.save:
-        fxquant.save(gm, options.save)
+        save_with_card(gm, options.save, _card(options, setting, rows))
         print(f"\nsaved {options.save}")
     if options.json:
         arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items() if name != "run"}

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from fxquant.digits.images import Digits, load_test_digits, load_train_digits
 from fxquant.digits.model import WEIGHTS_FILE, build_digits_vit, measure_top1
 from fxquant.errors import ConfigError, FxquantError, InputError
+from fxquant.progress import track
 
 # The order of float sums depends on the number of threads, so it is fixed like the seed; any machine has one.
 THREADS = 1
@@ -155,7 +155,7 @@ def _train(digits: Digits, recipe: DigitsTraining) -> tuple[nn.Module, list[floa
     steps_per_epoch = math.ceil(len(digits) / recipe.batch_size)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _scale_rate(step / steps_per_epoch, recipe))
     losses = []
-    for _ in tqdm(range(recipe.epochs), desc="train", unit="epoch", disable=None):
+    for _ in track(range(recipe.epochs), "train", "epoch"):
         total = 0.0
         for images, labels in digits.batches(recipe.batch_size, torch.randperm(len(digits))):
             loss = F.cross_entropy(model(distort(images, recipe)), labels, label_smoothing=recipe.label_smoothing)

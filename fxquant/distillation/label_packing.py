@@ -26,6 +26,7 @@ def pack_labels(
     teacher: str | None = None,
     size: int | None = None,
     interpolation: str | None = None,
+    progress: bool = True,
     images_per_shard: int = 4096,
     workers: int = 4,
 ) -> Manifest:
@@ -36,6 +37,7 @@ def pack_labels(
 
     teacher, size, interpolation: how the labels were made, which the index notes.
     workers: the number of threads that read.
+    progress: whether to show how far it has come.
 
     Raises `InputError` naming the first label file that is missing or damaged, and where `out` cannot be written or holds
     other labels.
@@ -59,5 +61,6 @@ def pack_labels(
         facts={"teacher": teacher, "size": size, "interpolation": interpolation},
         settings={"first labels": digest_labels(labels.read(samples.files[0]))},  # tells one source from another
         images_per_shard=images_per_shard,
+        progress=progress,
         description="pack labels",
     )

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-from tqdm.auto import tqdm
 
 from fxquant.data.folder import Samples
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.manifest import MANIFEST, Manifest, ShardIndex, write_manifest
 from fxquant.distillation.shard import read_counts, write_shard
 from fxquant.distillation.source import CropLabels
-from fxquant.distributed import bar_hidden, from_first, only_first, rank, together, world_size
+from fxquant.distributed import from_first, only_first, rank, together, world_size
 from fxquant.errors import ConfigError, InputError
+from fxquant.files import new_folder
+from fxquant.progress import Bar
 
 PATTERN = "labels-*.safetensors"
 
@@ -33,6 +34,7 @@ def write_shards(
     settings: Mapping[str, Any],
     images_per_shard: int,
     description: str,
+    progress: bool = True,
 ) -> Manifest:
     """
     Make the folder `out`, write the labels of all `samples` to it, the index last, and return the index.
@@ -56,20 +58,21 @@ def write_shards(
     told = {"kind": kind.value, "num_classes": num_classes, "images_per_shard": images_per_shard, **settings}
 
     def look() -> list[tuple[int, ...] | None]:
-        _prepare(out, [file for file, _ in files])
+        stack.enter_context(new_folder(out))
+        _refuse_others(out, [file for file, _ in files])
         return [read_counts(out / file, names[part.start : part.stop], told) for file, part in files]
 
-    held = from_first(look)  # all that is there is looked at before any work is done
-    missing = [number for number, counts in enumerate(held) if counts is None]
-    there = sum(len(files[number][1]) for number, counts in enumerate(held) if counts is not None)
-
-    def make(own: Sequence[int], bar: Any) -> None:
+    def make(own: Sequence[int], bar: Bar) -> None:
         for file, part in (files[number] for number in own):
             write_shard(out / file, names[part.start : part.stop], list(_counted(produce(part), bar)), told)
 
-    if missing:  # until the files are there again, this is no set
-        only_first(lambda: (out / MANIFEST).unlink(missing_ok=True))
-    with tqdm(total=len(names), initial=there, desc=description, unit="image", disable=bar_hidden()) as bar:
+    with contextlib.ExitStack() as stack:
+        held = from_first(look)  # all that is there is looked at before any work is done
+        missing = [number for number, counts in enumerate(held) if counts is None]
+        there = sum(len(files[number][1]) for number, counts in enumerate(held) if counts is not None)
+        if missing:  # until the files are there again, this is no set
+            only_first(lambda: (out / MANIFEST).unlink(missing_ok=True))
+        bar = stack.enter_context(Bar(len(names), description, "image", done=there, shown=progress))
         for start in range(0, len(missing), world_size()):  # a file for each rank
             turn = missing[start : start + world_size()]
             together(partial(make, turn[rank() : rank() + 1], bar))
@@ -104,12 +107,8 @@ def image_names(samples: Samples) -> list[str]:
     return list(seen)
 
 
-def _prepare(out: Path, files: Sequence[str]) -> None:
-    """Make the folder; refuse one that holds files of a larger set, or of one that is divided otherwise."""
-    try:
-        out.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {str(out)!r}: {error.strerror}") from error
+def _refuse_others(out: Path, files: Sequence[str]) -> None:
+    """Refuse a folder that holds files of a larger set, or of one that is divided otherwise."""
     other = sorted(file.name for file in out.glob(PATTERN) if file.name not in files)
     if other:
         raise InputError(
@@ -117,7 +116,7 @@ def _prepare(out: Path, files: Sequence[str]) -> None:
         )
 
 
-def _counted(labels: Iterator[CropLabels], bar: Any) -> Iterator[CropLabels]:
+def _counted(labels: Iterator[CropLabels], bar: Bar) -> Iterator[CropLabels]:
     for item in labels:
         yield item
         bar.update()

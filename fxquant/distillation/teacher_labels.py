@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fxquant.data.batches import DataConfig
+from fxquant.data.data_config import DataConfig
 from fxquant.data.folder import Samples
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.manifest import Manifest
@@ -40,6 +40,7 @@ def make_labels(
     device: torch.device | str = "cpu",
     workers: int = 0,
     name: str | None = None,
+    progress: bool = True,
     images_per_shard: int = 1024,
 ) -> Manifest:
     """
@@ -52,6 +53,7 @@ def make_labels(
     device: where the teacher is moved to.
     workers: the number of processes that load images; 0 loads in this one.
     name: the name of the teacher, which the index notes.
+    progress: whether to show how far it has come.
 
     An interrupted run goes on where it was: a file that is there is whole, and is kept.
 
@@ -79,6 +81,7 @@ def make_labels(
             facts={**described, "teacher": name},
             settings={**described, **asked.settings()},
             images_per_shard=images_per_shard,
+            progress=progress,
             description="make labels",
         )
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from fxquant.distributed import bar_hidden, interleave, rank, together, world_size
+from fxquant.distributed import interleave, rank, together, world_size
 from fxquant.errors import InputError
 from fxquant.graph.inputs import Arguments, Batch, Bound, moved
 from fxquant.ops.make_output import output_leaves
+from fxquant.progress import track
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +43,15 @@ def evaluate(
     dtype: torch.dtype = torch.float32,
     description: str = "evaluate",
     shared: bool = False,
+    progress: bool = True,
 ) -> Evaluation:
     """
-    Run `model`, which gives logits ``(B, classes)``, on ``(images, labels)`` batches under a progress bar.
+    Run `model`, which gives logits ``(B, classes)``, on ``(images, labels)`` batches.
 
     A batch may be of another form in which labels stand next to the inputs: see `fxquant.graph.inputs.Arguments`. Logits may
     be the only tensor of what the model returns, or what it calls ``logits``. Inputs are moved to `device` and `dtype` first.
     shared: every rank of a process group calls this with its own share of the batches (`fxquant.distributed.shard`), and all
-    return the evaluation of all images, in order.
+    return the evaluation of all images, in order. progress: whether to show how far it has come.
 
     Raises `InputError` where there are no images, labels are not classes of the model, or logits are not finite.
     """
@@ -61,14 +62,12 @@ def evaluate(
         # The number of a batch among all: every `step`-th is of this rank.
         start, step = (rank(), world_size()) if shared else (0, 1)
         found = _Hits([], torch.zeros(2, dtype=torch.int64))
-        total = len(batches) if isinstance(batches, Sized) else None
-        hidden = bar_hidden() if shared else None
         with torch.no_grad():
-            for batch in tqdm(batches, desc=description, total=total, unit="batch", disable=hidden, leave=False):
+            for batch in track(batches, description, "batch", shown=progress, leave=False):
                 where = f"{description}, batch {start + step * len(found.predictions)}"
                 bound, labels = _read(arguments, batch, where)
                 args, kwargs = arguments.call(moved(bound, device, dtype))
-                found.add(_logits(model(*args, **kwargs), labels, where), labels)
+                found.add(_labelled(logits_of(model(*args, **kwargs), where), labels, where), labels)
         return found
 
     return _merge(together(count_hits) if shared else [count_hits()])
@@ -121,7 +120,18 @@ def _read(arguments: Arguments, batch: Batch, where: str) -> tuple[Bound, Tensor
     return bound, labels.cpu()
 
 
-def _logits(output: Any, labels: Tensor, where: str) -> Tensor:
+def _labelled(logits: Tensor, labels: Tensor, where: str) -> Tensor:
+    if int(labels.max()) >= logits.shape[1]:
+        raise InputError(f"{where}: label {int(labels.max())} is not one of the model's {logits.shape[1]} classes")
+    return logits
+
+
+def logits_of(output: Any, where: str) -> Tensor:
+    """
+    Return the logits ``(B, classes)`` float32 on the CPU that a model gave: its only tensor, or what it calls ``logits``.
+
+    Raises `InputError`, whose message begins with `where`, for any other output and for values that are not finite.
+    """
     if not isinstance(output, Tensor):
         values = [t for t in output_leaves(output) if isinstance(t, Tensor)]
         output = getattr(
@@ -134,6 +144,4 @@ def _logits(output: Any, labels: Tensor, where: str) -> Tensor:
     logits = output.detach().to("cpu", torch.float32)
     if not logits.isfinite().all():
         raise InputError(f"{where}: logits are not finite; check the weights, or try another dtype")
-    if int(labels.max()) >= logits.shape[1]:
-        raise InputError(f"{where}: label {int(labels.max())} is not one of the model's {logits.shape[1]} classes")
     return logits

@@ -23,6 +23,14 @@ def natural(text: str) -> int:
     return number
 
 
+def fraction(text: str) -> float:
+    """Parse a number above 0 and up to 1."""
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a fraction above 0 and up to 1, such as 0.875, got {text}")
+    return number
+
+
 def gibibytes(text: str) -> int:
     """Parse a positive number of GiB and return it in bytes."""
     number = float(text)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from fxquant.errors import ConfigError
+from fxquant.progress import track
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,14 @@ def time_interleaved(
     seconds_per_round: float = 0.05,
     max_seconds: float = math.inf,
     description: str = "time",
+    progress: bool = True,
 ) -> dict[str, Timing]:
     """
     Time each competitor once per round, each round starting with another one, so that drift of the machine hits all alike.
 
     A competitor is called often enough to fill `seconds_per_round`, at least once, after one call that is not counted. Where
     torch has an accelerator it is synchronised around each measurement. Past `max_seconds` no new round begins, but at least
-    three are timed: ``len(timing.seconds)`` tells how many.
+    three are timed: ``len(timing.seconds)`` tells how many. progress: whether to show how far it has come.
 
     Raises `ConfigError` unless `rounds` is at least 1.
     """
@@ -70,7 +71,7 @@ def time_interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in competitors}
     names = list(competitors)
     end = time.perf_counter() + max_seconds
-    for turn in tqdm(range(rounds), desc=description, unit="round", disable=None, leave=False):
+    for turn in track(range(rounds), description, "round", shown=progress, leave=False):
         if turn >= 3 and time.perf_counter() > end:
             break
         first = turn % max(len(names), 1)

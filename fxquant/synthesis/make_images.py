@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from fxquant.errors import CheckpointError, ConfigError
+from fxquant.progress import Bar
 from fxquant.synthesis.image_objective import Losses, SynthesisObjective
 from fxquant.synthesis.optimisation import SynthesisState, advance, begin, begin_batch, finish_batch
 from fxquant.synthesis.synthesis_model import Size, SynthesisModel, read_subject
@@ -87,7 +87,7 @@ def synthesize(
     seed: fixes every random choice, whatever the device.
     device: where to compute and where the result is; None takes the model's.
     dtype: what the model computes in, torch.float32 or torch.bfloat16.
-    progress: whether to show a bar with the losses.
+    progress: whether to show how far it has come, with the losses.
     checkpoint: a file for the state, written every `save_every` seconds and when interrupted. Where it exists, the
     synthesis goes on from there, and gives the images that it would have given without the interruption.
     on_step: called after each step.
@@ -133,9 +133,7 @@ def _optimise(
     run: _Run, state: SynthesisState, file: SynthesisFile, progress: bool, on_step: Callable[[Progress], None] | None
 ) -> SynthesisState:
     options = run.objective.options
-    with tqdm(
-        total=run.steps, initial=run.steps_done(state), desc="synthesize", unit="step", disable=not progress
-    ) as bar:
+    with Bar(run.steps, "synthesize", "step", done=run.steps_done(state), shown=progress) as bar:
         try:
             while True:
                 if state.step == options.steps:
@@ -146,7 +144,7 @@ def _optimise(
                 if not len(state.images):
                     state = begin_batch(state, min(run.batch, left), run.subject.contexts.classes, options)
                 state, losses = advance(state, run.objective, run.lr, run.bounds)
-                bar.set_postfix(_shown(losses), refresh=False)
+                bar.note(**_shown(losses))
                 bar.update()
                 file.write_now_and_then(state)
                 if on_step is not None:

@@ -3,7 +3,7 @@
 from fxquant.training.epoch_images import AugmentedImages, TrainingData
 from fxquant.training.initialise import initialise_scales
 from fxquant.training.load import load_trained
-from fxquant.training.loop import TrainingResult, train
+from fxquant.training.loop import TrainingResult, refuse_run, train
 from fxquant.training.options import TrainingOptions
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "TrainingResult",
     "initialise_scales",
     "load_trained",
+    "refuse_run",
     "train",
 ]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
 from torch import Tensor, fx
 
 import fxquant
 from fxquant.distributed import broadcast_module, rank
 
 
-def initialise_scales(prepared: fx.GraphModule, images: Tensor, seed: int = 0) -> None:
+def initialise_scales(prepared: fx.GraphModule, images: Tensor, seed: int = 0, progress: bool = True) -> None:
     """
     Set the first scales of the activations by one forward pass over rank 0's `images` ``(B, 3, H, W)``, in eval mode.
 
@@ -20,5 +18,5 @@ def initialise_scales(prepared: fx.GraphModule, images: Tensor, seed: int = 0) -
     device = next(prepared.parameters()).device
     broadcast_module(prepared)
     own = [images.to(device)] if rank() == 0 else []  # the same on all ranks, they would count as a batch of each
-    fxquant.calibrate(prepared, own, progress=sys.stderr.isatty(), seed=seed)
+    fxquant.calibrate(prepared, own, progress=progress, seed=seed)
     broadcast_module(prepared)

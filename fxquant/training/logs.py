@@ -81,14 +81,21 @@ class Logs:
         self._writer.flush()
 
 
+def refuse_without_tensorboard() -> None:
+    """Raise `ConfigError` where the package tensorboard is missing."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("TensorBoard is asked for, its package is missing: pip install tensorboard") from error
+
+
 def _open_tensorboard(folder: Path, first: int) -> Any:
     """
     Return a writer of TensorBoard's events.
 
     first: the first epoch that is written. Points that an earlier run wrote from there on are not shown any more.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError("TensorBoard is asked for, its package is missing: pip install tensorboard") from error
+    refuse_without_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder / "tensorboard"), purge_step=first or None)

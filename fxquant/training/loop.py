@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,16 +14,17 @@ from torch import fx
 
 from fxquant import distributed
 from fxquant.errors import CheckpointError, ConfigError
+from fxquant.files import duplicate, new_folder, refuse_folder
 from fxquant.training.epoch_images import TrainingData
 from fxquant.training.initialise import initialise_scales
 from fxquant.training.interruption import Interruption, Stop
-from fxquant.training.logs import Logs
+from fxquant.training.logs import Logs, refuse_without_tensorboard
 from fxquant.training.options import TrainingOptions
 from fxquant.training.refusals import refuse_graph, refuse_idle_budget
 from fxquant.training.run import Run
-from fxquant.training.schedule import plan_passes
+from fxquant.training.schedule import EpochPass, plan_passes
 from fxquant.training.state import Row, State, describe_quantisers
-from fxquant.training.state_file import StateFile, duplicate
+from fxquant.training.state_file import StateFile
 
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
@@ -72,6 +74,7 @@ def train(
     asks to stop, which raises KeyboardInterrupt.
     identity: what else tells this training from another, by name.
     workers: the number of processes that load images; 0 loads in this one.
+    progress: whether to show how far it has come; where there is no terminal, by a line per pass and every few minutes.
 
     A resumed training on one device ends with the weights of one that was not interrupted, bit for bit, where the device's
     arithmetic repeats itself. On a GPU it does not with the regulariser: its sums over codes (`index_add_`) are in no fixed
@@ -86,38 +89,43 @@ def train(
     and what `fxquant.calibrate` and the data raise.
     """
     options = options or TrainingOptions()
-    refuse_graph(prepared)
-    refuse_idle_budget(prepared, options)
+    _refuse(prepared, options, folder, resume, checkpoint_minutes, tensorboard)
     place = None if folder is None else Path(folder)
-    file = _open_file(place, resume, _settings(prepared, data, options, identity or {}), checkpoint_minutes)
+    passes = _plan(data, options)
+    file = _file(place, _settings(prepared, data, options, identity or {}), checkpoint_minutes)
+    saved = distributed.from_first(lambda: _read(file, place, resume))  # the others may not see the folder
     device = next(prepared.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        initialise_scales(prepared, data.calibration, options.seed)
+    with contextlib.ExitStack() as stack:
+        if place is not None:
+            distributed.from_first(lambda: stack.enter_context(new_folder(place)))
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+        initialise_scales(prepared, data.calibration, options.seed, progress)
         state = State(prepared, options)
-        _take_up(state, file, place, resume)
-        passes = plan_passes(options, len(data.images), data.several is not None, distributed.world_size())
+        _take_up(state, file, saved)
         logs = Logs(place if distributed.rank() == 0 else None, tensorboard, state.progress.index)
         interruption = Interruption()
-        run = Run(state, data, passes, device, workers, interruption, file)
+        run = Run(state, data, passes, device, workers, interruption, file, progress)
         try:
             with interruption.listening():
-                _go_on(run, logs, progress)
+                _go_on(run, logs)
         finally:
             logs.close()
     prepared.eval()
     return TrainingResult(prepared, state.averaged, tuple(state.progress.history))
 
 
-def _go_on(run: Run, logs: Logs, progress: bool) -> None:
+def _go_on(run: Run, logs: Logs) -> None:
     """Run all passes that are left."""
     state = run.state
     if state.progress.history:
         logs.write_table(state.progress.history)  # the training may have been killed before it could
     try:
-        with run.bar(progress):
+        with run.bar():
             while state.progress.index < len(run.passes):
                 run.train_pass()
-                state.progress.finish_pass(run.measure())
+                row = run.measure()
+                state.progress.finish_pass(row)
+                run.say(row)
                 run.write()
                 if distributed.rank() == 0:
                     _keep_best(state, run.file.file)
@@ -127,17 +135,50 @@ def _go_on(run: Run, logs: Logs, progress: bool) -> None:
         raise
 
 
-def _open_file(
-    place: Path | None, resume: bool | str | os.PathLike[str], settings: dict[str, Any], minutes: float
-) -> StateFile:
-    if place is None:
-        if resume:
-            raise ConfigError("there is nothing to resume without a folder that the training is kept in")
-        return StateFile(None, settings, 0.0)
-    if minutes < 0:
+def refuse_run(
+    prepared: fx.GraphModule,
+    data: TrainingData,
+    options: TrainingOptions,
+    folder: str | os.PathLike[str],
+    *,
+    resume: bool | str | os.PathLike[str] = False,
+    checkpoint_minutes: float = 10.0,
+    identity: Mapping[str, Any] | None = None,
+    tensorboard: bool = False,
+) -> None:
+    """Raise what `train` with these arguments raises before it looks at an image, for who has work to do before."""
+    _refuse(prepared, options, folder, resume, checkpoint_minutes, tensorboard)
+    _plan(data, options)
+    place = Path(folder)
+    file = _file(place, _settings(prepared, data, options, identity or {}), checkpoint_minutes)
+    distributed.from_first(lambda: _read(file, place, resume) and None)
+    distributed.from_first(lambda: refuse_folder(place))
+
+
+def _refuse(
+    prepared: fx.GraphModule,
+    options: TrainingOptions,
+    folder: str | os.PathLike[str] | None,
+    resume: bool | str | os.PathLike[str],
+    minutes: float,
+    tensorboard: bool,
+) -> None:
+    refuse_graph(prepared)
+    refuse_idle_budget(prepared, options)
+    if folder is None and resume:
+        raise ConfigError("there is nothing to resume without a folder that the training is kept in")
+    if not minutes >= 0:
         raise ConfigError(f"checkpoint_minutes must not be negative, got {minutes}")
-    distributed.from_first(lambda: place.mkdir(parents=True, exist_ok=True))
-    return StateFile(place / CHECKPOINT, settings, 60 * minutes)
+    if tensorboard:
+        refuse_without_tensorboard()
+
+
+def _plan(data: TrainingData, options: TrainingOptions) -> tuple[EpochPass, ...]:
+    return plan_passes(options, len(data.images), data.several is not None, distributed.world_size())
+
+
+def _file(place: Path | None, settings: dict[str, Any], minutes: float) -> StateFile:
+    return StateFile(None if place is None else place / CHECKPOINT, settings, 60 * minutes)
 
 
 def _settings(
@@ -154,9 +195,8 @@ def _settings(
     }
 
 
-def _take_up(state: State, file: StateFile, place: Path | None, resume: bool | str | os.PathLike[str]) -> None:
-    """Load the checkpoint that `resume` asks for, or the one written before torchrun restarted this process."""
-    saved = distributed.from_first(lambda: _read(file, place, resume))  # the others may not see the folder
+def _take_up(state: State, file: StateFile, saved: dict[str, Any] | None) -> None:
+    """Load the checkpoint that was asked for, or the one written before torchrun restarted this process."""
     if saved is None:
         return
     state.load_state_dict(saved)
@@ -168,16 +208,25 @@ def _read(file: StateFile, place: Path | None, resume: bool | str | os.PathLike[
     """Return the state to go on from, or None where the training starts afresh."""
     if file.file is None or place is None:
         return None
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    if not file.file.exists():
-        return None if isinstance(resume, bool) else file.read(Path(resume))
-    if restarted or resume is True:
-        return file.read()
-    if resume is False:
+    refuse_held(place, resume)
+    if isinstance(resume, bool) or (_restarted() and file.file.exists()):
+        return file.read() if file.file.exists() else None
+    return file.read(Path(resume))
+
+
+def refuse_held(place: Path, resume: object) -> None:
+    """
+    Raise `CheckpointError` where a folder holds a training that is not to be resumed; one that torchrun restarts goes on.
+    """
+    if resume is False and not _restarted() and (place / CHECKPOINT).exists():
         raise CheckpointError(
             f"{str(place)!r} holds a training already: --resume goes on with it; or choose another folder, or delete it"
         )
-    return file.read(Path(resume))
+
+
+def _restarted() -> bool:
+    """Say whether torchrun started this process in the place of one that failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _keep_best(state: State, checkpoint: Path | None) -> None:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import DistError
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from tqdm.auto import tqdm
 
 from fxquant.distillation.draws import random_of
-from fxquant.distributed import bar_hidden, rank, sum_over_ranks, world_size
+from fxquant.distributed import rank, sum_over_ranks, world_size
 from fxquant.errors import TrainingError
+from fxquant.progress import Bar
 from fxquant.training.epoch_images import Targets, TrainingData, load_batches
 from fxquant.training.interruption import Interruption, Stop
 from fxquant.training.objective import PARTS, Objective
@@ -28,6 +26,7 @@ from fxquant.training.state import Row, State
 from fxquant.training.state_file import StateFile
 from fxquant.training.validation import Accuracy, measure_accuracy
 
+_ACCURACIES = (("top-1", "top1"), ("of the average", "ema_top1"))
 _MEANS = ("loss", *PARTS, "gradient_norm")  # of a step, over all ranks
 
 
@@ -42,7 +41,8 @@ class Run:
     workers: int
     interruption: Interruption
     file: StateFile
-    _bar: Any = None
+    progress: bool = True
+    _bar: Bar = field(init=False)
     _model: nn.Module = field(init=False)
     _objective: Objective = field(init=False)
 
@@ -55,13 +55,12 @@ class Run:
             places = [self.device] if self.device.type == "cuda" else None
             self._model = DistributedDataParallel(prepared, device_ids=places)
 
-    def bar(self, shown: bool) -> AbstractContextManager[Any]:
+    def bar(self) -> Bar:
         """Return the progress bar of all passes together, so that the time left is that of the whole training."""
         done = sum(now.steps for now in self.passes[: self.state.progress.index]) + self.state.progress.step
         total = sum(now.steps for now in self.passes)
-        self._bar = tqdm(total=total, initial=done, desc="train", unit="step", disable=bar_hidden(shown))
-        bar: AbstractContextManager[Any] = self._bar
-        return bar
+        self._bar = Bar(total, "train", "step", done=done, shown=self.progress)
+        return self._bar
 
     def write(self) -> None:
         """Write a checkpoint, on rank 0."""
@@ -139,8 +138,17 @@ class Run:
     def _show(self, numbers: dict[str, float]) -> None:
         progress = self.state.progress
         speed = progress.sums["images"] / max(progress.seconds, 1e-9)
-        self._bar.set_postfix({"loss": f"{numbers['loss']:.3f}", "images/s": f"{speed:.0f}"}, refresh=False)
+        self._bar.note(loss=f"{numbers['loss']:.3f}", images_per_second=f"{speed:.0f}")
         self._bar.update()
+
+    def say(self, row: Row) -> None:
+        """Tell what the pass of this row came to, among how many."""
+        top1 = "".join(f", {name} {row[key]:.2f} %" for name, key in _ACCURACIES if row[key] is not None)
+        last = self.passes[-1]
+        self._bar.say(
+            f"epoch {row['epoch'] + row['crops']} of {last.epoch + last.crops}: loss {row['loss']:.4f}{top1}, "
+            f"{row['images_per_second']:.0f} images per second"
+        )
 
     def measure(self) -> Row:
         """Return the numbers of the pass that has just ended, accuracy on validation images included."""
@@ -177,10 +185,12 @@ class Run:
         state, batches = self.state, self.data.evaluation
         if batches is None:
             return None, None
-        trained = measure_accuracy(state.prepared, batches, self.device, "validate", self.interruption)
-        if state.averaged is None:
-            return trained, None
-        return trained, measure_accuracy(state.averaged, batches, self.device, "validate average", self.interruption)
+
+        def measured(model: nn.Module, name: str) -> Accuracy:
+            return measure_accuracy(model, batches, self.device, name, self.interruption, self.progress)
+
+        trained = measured(state.prepared, "validate")
+        return trained, None if state.averaged is None else measured(state.averaged, "validate average")
 
     def _explain(self, error: RuntimeError) -> None:
         """Raise an error that says why ranks could not talk to each other; return if that is not what failed."""

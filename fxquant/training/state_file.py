@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
-import shutil
 import time
 import zipfile
 from collections.abc import Mapping
@@ -15,7 +12,7 @@ from typing import Any
 import torch
 
 from fxquant.errors import CheckpointError
-from fxquant.files import write_atomically
+from fxquant.files import duplicate, write_atomically
 
 _KIND = "fxquant_training"
 _FORMAT = 1
@@ -118,21 +115,6 @@ def compare_settings(file: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
         raise CheckpointError(
             f"{str(file)!r} holds another training: {differences}. Give the same settings to go on with it, or another folder"
         )
-
-
-def duplicate(source: Path, target: Path) -> None:
-    """Give `target` the content of `source` at once; nothing is copied where the file system has links."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)  # left by a killed process of this id: in containers they are often the same
-    try:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _hint(file: Path) -> str:

@@ -34,6 +34,7 @@ def measure_accuracy(
     device: torch.device,
     description: str,
     interruption: Interruption | None = None,
+    progress: bool = True,
 ) -> Accuracy:
     """
     Evaluate `model` in eval mode on the batches of all ranks together; each rank calls this, and each gets the result.
@@ -51,7 +52,7 @@ def measure_accuracy(
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64)  # hits, hits among five, images, images of more than five classes
     if not isinstance(batches, Sized) or len(batches):
-        found = evaluate(answer, batches, device=device, description=description)
+        found = evaluate(answer, batches, device=device, description=description, progress=progress)
         five = 0 if found.top5 is None else found.count
         shares = (found.top1 * found.count, (found.top5 or 0.0) * five, found.count, five)
         sums += torch.tensor(shares, dtype=torch.float64)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fxquant import CheckpointError
-from fxquant.training.state_file import StateFile, duplicate, previous_of, read_state
+from fxquant.training.state_file import StateFile, previous_of, read_state
 
 SETTINGS = {"model": "tiny", "lr": 0.1, "betas": (0.9, 0.999)}
 
@@ -120,27 +120,3 @@ def test_without_a_file_nothing_is_due(tmp_path: Path) -> None:
     file.write(state(1))
     assert open_file(tmp_path).due
     assert not StateFile(tmp_path / "checkpoint.pt", SETTINGS, 60.0).due
-
-
-def test_duplicates_are_copies_where_links_are_not_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a").write_text("new")
-    for name in ("b", "c"):
-        (tmp_path / name).write_text("old")
-        duplicate(tmp_path / "a", tmp_path / name)
-        assert (tmp_path / name).read_text() == "new"
-
-        def fail(*_: object) -> None:
-            raise OSError("not supported")
-
-        monkeypatch.setattr(os, "link", fail)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
-
-
-def test_what_a_killed_process_of_the_same_id_left_is_in_nobodys_way(tmp_path: Path) -> None:
-    file = open_file(tmp_path)
-    file.write(state(1))
-    # In a container the process that goes on often has the id of the one that was killed, here between link and rename.
-    os.link(tmp_path / "checkpoint.pt", tmp_path / f".checkpoint.previous.pt.{os.getpid()}.tmp")
-    file.write(state(2))
-    assert open_file(tmp_path).read(previous_of(tmp_path / "checkpoint.pt"))["progress"]["step"] == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt"]

@@ -9,12 +9,11 @@ import os
 import shlex
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
 
-from fxquant.files import cache_folder
+from fxquant.kernels.cpu.kept_library import kept_library
 
 SOURCES = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-std=c++17", "-fPIC", "-shared")
@@ -84,22 +83,15 @@ def _library(compiler: str) -> Path:
     features = sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True)
     parts = [torch.__version__, version, *_flags(), *features, *(s.read_text(encoding="utf-8") for s in sources)]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-    file = cache_folder() / f"kernels_{digest}.so"
-    if not file.exists():
-        _compile(compiler, file)
-    return file
+    return kept_library(digest, lambda file: _compile(compiler, file))
 
 
 def _compile(compiler: str, file: Path) -> None:
-    logger.info("building fxquant's kernels for this processor: %s", file)
-    file.parent.mkdir(parents=True, exist_ok=True)
     package = Path(torch.__file__).parent
     include = [f"-I{package / 'include'}", f"-I{package / 'include/torch/csrc/api/include'}"]
     libraries = [f"-L{package / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10"]
-    # Built under another name and renamed, so that processes that start together never load half a file.
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        built = Path(folder) / file.name
-        sources = [str(source) for source in sorted(SOURCES.glob("*.cpp"))]
-        command = [compiler, *_flags(), *include, *sources, "-o", str(built), *libraries]
-        subprocess.run(command, capture_output=True, text=True, check=True)
-        built.replace(file)
+    sources = [str(source) for source in sorted(SOURCES.glob("*.cpp"))]
+    command = [compiler, *_flags(), *include, *sources, "-o", str(file), *libraries]
+    # The compiler's own temporary files lie beside the library, so that they go with it where it is killed.
+    environment = {**os.environ, "TMPDIR": str(file.parent)}
+    subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

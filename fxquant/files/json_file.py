@@ -1,0 +1,41 @@
+"""What a command measured as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fxquant.errors import InputError
+from fxquant.files.whole import write_atomically
+
+
+def write_json(file: Path, data: Mapping[str, Any]) -> None:
+    """Write `data` under a temporary name first, so that an interrupted command leaves the old file or none."""
+    text = json.dumps(data, indent=2, allow_nan=False, default=str) + "\n"
+    try:
+        write_atomically(file, lambda name: Path(name).write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot write {str(file)!r}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def json_report(file: Path | None) -> Iterator[dict[str, Any]]:
+    """
+    Yield a dictionary that is written to `file` at the end of the block; None writes nothing.
+
+    Where the block fails, what it had put in by then is written with the reason under "error": hours of work are not lost to
+    a last step. Where nothing was put in, an old file stays. Raises `InputError` where the file cannot be written.
+    """
+    facts: dict[str, Any] = {}
+    try:
+        yield facts
+    except BaseException as error:
+        if file is not None and facts:
+            with contextlib.suppress(InputError):  # the first error is the one to tell
+                write_json(file, facts | {"error": str(error) or type(error).__name__})
+        raise
+    if file is not None and facts:
+        write_json(file, facts)
