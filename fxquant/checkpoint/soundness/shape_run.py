@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from fxquant.checkpoint.soundness import whole_numbers
 from fxquant.checkpoint.soundness.budget import Budget
 from fxquant.checkpoint.soundness.declared_inputs import MAX_AXES
+from fxquant.checkpoint.soundness.kernel_checks import check_bias
 from fxquant.checkpoint.soundness.operand_checks import Operands
 from fxquant.checkpoint.soundness.operator_rules import RULES, check_constant
 from fxquant.errors import CheckpointError
@@ -79,6 +80,7 @@ def _call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     whole_numbers.check_call(node.target, args)
+    check_bias(node.target, args, kwargs)
     if node.target is torch._assert and len(args) == 2 and not kwargs and isinstance(args[0], Tensor):
         if args[0].numel() != 1:
             raise CheckpointError(f"expected one truth value, found shape {tuple(args[0].shape)}")

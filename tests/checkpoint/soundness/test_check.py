@@ -38,9 +38,7 @@ def target_with(ending: str, tensors: dict[str, Tensor]) -> str:
 
 
 def put(contents: Any, tensors: dict[str, Tensor], key: str, value: Tensor) -> None:
-    described = contents["tensors"][key]
-    described.pop("lowest", None)
-    described |= {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    contents["tensors"][key] = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
     tensors[key] = value.contiguous()
 
 
