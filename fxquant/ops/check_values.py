@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fxquant.errors import InputError
+from fxquant.kernels.checks import check_count, check_real, check_tensor
 
 # Of the width of the calibrated range: how far beyond it a value may lie, and how narrow a batch may be.
 BEYOND, NARROW = 1.0, 1 / 32
@@ -38,8 +39,11 @@ def mark_invalid(y: Tensor, invalid: Tensor, batched: bool) -> Tensor:
     Return ``y - invalid``: `y`, but NaN in the rows of images of which `check_values` says so.
 
     batched: whether y ``(B, ...)`` and invalid ``(B,)`` have a row for each image; if not, one invalid image makes all NaN.
-    Whole numbers and truth values, which cannot be NaN, stay as they are: there `check_values` is to refuse.
+    Whole numbers and truth values, which cannot be NaN, stay as they are: there `check_values` is to refuse. Raises
+    `InputError` where the two are of different length.
     """
+    check_tensor("invalid", invalid, torch.float32, y.shape[:1] if batched else None)
+    check_real("y", y)
     rows = invalid.reshape(-1, *(1,) * (y.dim() - 1)) if batched else invalid.sum()
     return y ^ rows.bool() if y.dtype is torch.bool else y - rows.to(y.dtype)
 
@@ -52,7 +56,7 @@ torch.library.define(
 
 @torch.library.impl("fxquant::check_values", "CompositeExplicitAutograd")
 def _check(x: Tensor, low: float | None, high: float | None, name: str, refuse: bool, batched: bool) -> Tensor:
-    _refuse_integers(x, name)
+    _check_arguments(x, low, high, name, batched)
     if x.numel() == 0:
         return _flags(x, batched)
     key = name, low, high
@@ -75,17 +79,20 @@ def _check(x: Tensor, low: float | None, high: float | None, name: str, refuse: 
 
 @torch.library.register_fake("fxquant::check_values")  # type: ignore[untyped-decorator]
 def _(x: Tensor, low: float | None, high: float | None, name: str, refuse: bool, batched: bool) -> Tensor:
-    _refuse_integers(x, name)
-    if batched and x.dim() == 0:
-        raise InputError(f"input {name!r}: expected a row for each image, found a number")
+    _check_arguments(x, low, high, name, batched)
     return _flags(x, batched)
 
 
-def _refuse_integers(x: Tensor, name: str) -> None:
+def _check_arguments(x: Tensor, low: float | None, high: float | None, name: str, batched: bool) -> None:
     if not x.is_floating_point():
         raise InputError(
             f"input {name!r}: expected floating values as calibration saw them, found {x.dtype}: normalise the images as there"
         )
+    if batched and x.dim() == 0:
+        raise InputError(f"input {name!r}: expected a row for each image, found a number")
+    if low is not None and high is not None and not low <= high:
+        raise InputError(f"input {name!r}: expected the smallest and the largest value, found {low} and {high}")
+    check_count(f"input {name!r}", x)
 
 
 def _flags(x: Tensor, batched: bool) -> Tensor:

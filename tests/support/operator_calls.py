@@ -59,6 +59,7 @@ def cpu_calls() -> dict[str, Call]:
     limits = torch.tensor([[-8.0] * 2, [7.0] * 2])
     steps, pair = torch.randn(2, 3, 20, generator=g), torch.rand(2, generator=g) + 0.1
     return {
+        "check_values": Call((torch.randn(4, 3, generator=g), -3.0, 3.0, "x", False, True), _check_values),
         "cpu_pack": Call((weight, 20, 8), _pack),
         "cpu_gemm": Call((*product, None, bias, None, x, *NO_QUANTIZER, False), _gemm),
         "cpu_gemm of twin codes": Call((*product, scale * 2, bias, table, None, *NO_QUANTIZER, True), _gemm),
@@ -135,6 +136,8 @@ def function_calls() -> dict[str, Call]:
         "add_noise": (x, noise),
         "add_noise to an image": (image.float(), kernel),
         "attention_quantize": (*heads, 0.25, *added, one, zero, 0, 255, torch.rand(32, generator=g)),
+        "check_values": (torch.randn(4, 3, generator=g), -3.0, 3.0, "x", False, True),
+        "mark_invalid": (torch.randn(4, 3, generator=g), torch.zeros(4), True),
         "denoise_bias": (bias, torch.rand(8, generator=g), torch.rand(20, 8, generator=g)),
         "dequantize": (rows, one, zero, *ranged),
         "dequantize along an axis": (rows, torch.rand(20, generator=g), None, *ranged, -1),
@@ -173,6 +176,11 @@ def function_calls() -> dict[str, Call]:
         "unpack_twin": (rows.view(torch.uint8),),
     }
     return {name: Call(args) for name, args in calls.items()}
+
+
+def _check_values(x: Tensor, low: Any, high: Any, name: str, refuse: bool, batched: bool) -> Tensor:
+    zeros = x.float() * 0
+    return zeros.reshape(len(x), x[:1].numel()).sum(1) if batched else zeros.sum()
 
 
 def _pack(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:

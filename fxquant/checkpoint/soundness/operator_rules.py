@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from fxquant.numerics.arithmetic import LARGEST_STEP
 from fxquant.ops import (
     add_noise,
     attention_quantize,
+    check_values,
     denoise_bias,
     dequantize,
     dequantize_log2,
@@ -32,6 +34,7 @@ from fxquant.ops import (
     interpolate_scaled,
     layer_norm_quantize,
     log_int_softmax,
+    mark_invalid,
     pack_twin,
     quantize,
     quantize_log2,
@@ -123,6 +126,27 @@ def _add_noise(o: Operands) -> Any:
     x = o.tensor("x", *FLOATS)
     _noise(o, "noise", sizes(x))
     return _like(o, x, torch.float32)
+
+
+def _check_values(o: Operands) -> Any:
+    x = o.tensor("x", *FLOATS)
+    ends = [o.number(end, -math.inf, math.inf) for end in ("low", "high") if o.given[end] is not None]
+    if ends != sorted(ends) or not isinstance(o.given["name"], str):
+        raise CheckpointError(f"expected a range and a name, found {ends} and {o.given['name']!r:.100}")
+    o.one_of("refuse", False, True)
+    batched = o.one_of("batched", False, True)
+    if batched and x is not None and x.dim() == 0:
+        raise CheckpointError("x: expected a row for each image, found a number")
+    return _result(o, None if x is None else tuple(x.shape[:1]) if batched else (), torch.float32)
+
+
+def _mark_invalid(o: Operands) -> Any:
+    y = o.tensor("y")
+    batched = o.one_of("batched", False, True)
+    o.shaped("invalid", tuple(y.shape[:1]) if batched and y is not None else None, dtypes=_FLOAT32)
+    if y is not None and (y.is_complex() or (batched and y.dim() == 0)):
+        raise CheckpointError(f"y: expected rows of real numbers, found {y.dtype} of shape {tuple(y.shape)}")
+    return o.unknown if y is None else torch.empty_like(y)
 
 
 def _denoise_bias(o: Operands) -> Any:
@@ -380,6 +404,7 @@ def _result(o: Operands, shape: Shape, dtype: torch.dtype) -> Any:
 RULES: dict[Any, Rule] = {
     add_noise: _add_noise,
     attention_quantize: _attention_quantize,
+    check_values: _check_values,
     denoise_bias: _denoise_bias,
     dequantize: _dequantize,
     dequantize_log2: _dequantize_log2,
@@ -398,6 +423,7 @@ RULES: dict[Any, Rule] = {
     interpolate_scaled: _interpolate_scaled,
     layer_norm_quantize: _layer_norm_quantize,
     log_int_softmax: _log_int_softmax,
+    mark_invalid: _mark_invalid,
     pack_twin: _pack_twin,
     quantize: _quantize,
     quantize_log2: _quantize_log2,
