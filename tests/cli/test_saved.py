@@ -126,6 +126,11 @@ def test_a_saved_model_has_no_competitors(file: Path, capsys: pytest.CaptureFixt
     assert "holds no float model" in capsys.readouterr().err
 
 
+def test_other_commands_want_a_name(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quantize", str(file), "--calib", "noise:4", "--out", str(tmp_path / "out.safetensors")]) == 2
+    assert "expected a timm model by name, got the file" in capsys.readouterr().err
+
+
 class Features(torch.nn.Module):
     """Gives a map of features."""
 

@@ -33,6 +33,7 @@ BASE = DataConfig((3, 224, 224), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
         ({"input_size": (3, 224)}, "input_size must be"),
         ({"input_size": (3, 0, 224)}, "input_size must be"),
         ({"img_size": 70000}, "input_size must be"),
+        ({"img_size": 60000}, "at most 67108864 values"),
         ({"size": 224}, "has no 'size'"),
     ],
 )
