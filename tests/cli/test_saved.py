@@ -7,16 +7,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import fxquant
 from fxquant.cli.main import main
 from fxquant.data import read_images
-from tests.support.folders import CLASSES, MODEL, VAL
+from tests.support.folders import CLASSES, VAL
 
+MODEL = "test_vit"
 SIZE = ["--img-size", "32", "--num-classes", "3", "--workers", "0"]
 OWN = ["--mean", "0.4", "0.5", "0.6", "--std", "0.2", "--interpolation", "bilinear", "--crop-pct", "1"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return weights of a small ViT, which are not trained."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_file(timm.create_model(MODEL, img_size=32, num_classes=3).state_dict(), file)
+    return file
 
 
 @pytest.fixture(scope="module")
