@@ -14,7 +14,7 @@ from fxquant.checkpoint.soundness.budget import Budget
 from fxquant.checkpoint.soundness.declared_inputs import MAX_AXES
 from fxquant.checkpoint.soundness.kernel_checks import check_bias
 from fxquant.checkpoint.soundness.operand_checks import Operands
-from fxquant.checkpoint.soundness.operator_rules import RULES, check_constant
+from fxquant.checkpoint.soundness.operator_rules import RULES, check_given
 from fxquant.errors import CheckpointError
 from fxquant.graph.attributes import called_module, tensor_of
 from fxquant.graph.calls import named
@@ -59,7 +59,7 @@ def _value(node: fx.Node, values: dict[fx.Node, Any], budget: Budget) -> Any:
         given = named(node.target, args, kwargs)
         nodes = named(node.target, node.args, node.kwargs)
         constants = {name: tensor_of(each) for name, each in nodes.items() if _is_constant(each)}
-        check_constant(node.target, nodes)
+        check_given(node.target, nodes)
         return RULES[node.target](Operands(given, constants, UNKNOWN))
     if node.target is make_output:
         return args[-1]  # the values alone: a class may look at them
