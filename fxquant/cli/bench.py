@@ -29,7 +29,7 @@ from fxquant.cli.shared_options import (
 )
 from fxquant.data.batches import resolve_data_config
 from fxquant.distributed import resolve_device
-from fxquant.files import write_json
+from fxquant.files import json_report
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.option_values import format_value, positive
 from fxquant.models.timm_model import TimmModel
@@ -37,7 +37,7 @@ from fxquant.models.timm_model import TimmModel
 DESCRIPTION = """
 Time a timm model on random images: fxquant's int8 beside float32, bfloat16 and other int8 engines, all in interleaved rounds.
 Each engine is first checked: that it computes in the precision its name says, and what the float model computes. Engines that
-are not installed are skipped; pip install 'fxquant[bench]' installs them.
+are not installed are skipped, with what to install.
 """
 
 
@@ -77,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measure every batch size; print tables as they are ready and write the JSON file."""
     start_run(options)
+    with json_report(options.json) as report:
+        _run(options, report)
+
+
+def _run(options: argparse.Namespace, report: dict[str, Any]) -> None:
     competitors = select_competitors(options.competitors)
     config, recipe_options = resolve_recipe(options)
     device = resolve_device(options.device)
@@ -90,9 +95,9 @@ def run(options: argparse.Namespace) -> None:
     for batch in dict.fromkeys(options.batch):
         images = torch.randn(batch, *size, generator=random)
         _measure_batch(subject, images, competitors, options, measured)
+        report |= _as_json(options, source, size, recipe_options, measured)
     _list_kernels(subject, measured)
-    if options.json:
-        write_json(options.json, _as_json(options, source, size, recipe_options, measured))
+    report |= _as_json(options, source, size, recipe_options, measured)
 
 
 def _measure_batch(

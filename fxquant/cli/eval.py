@@ -21,8 +21,8 @@ from fxquant.cli.setting import (
     share_unreadable,
 )
 from fxquant.cli.shared_options import DTYPES, add_run_options, start_run
-from fxquant.distributed import only_first, resolve_device
-from fxquant.files import write_json
+from fxquant.distributed import only_first, rank, resolve_device
+from fxquant.files import json_report
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import Row, Task, calibrate_model, measure_converted, measure_float
 from fxquant.measurement.option_values import positive
@@ -32,7 +32,7 @@ Measure a timm model on an ImageFolder tree, as it is and quantised. DIR holds t
 which calibration and evaluation images are drawn, or class folders alone, from which both are, without overlap. Images are
 loaded as timm does for validation, by the model's own data config. Several processes share the work under torchrun:
 torchrun --nproc-per-node N -m fxquant eval ... gives the numbers of one process. Images that cannot be read are skipped and
-named; more than 10 % of them, and more than one, are an error.
+named; more than 1 % of them are an error.
 """
 
 
@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measure the float model, quantise it, measure that; print, save and write what was asked for."""
     start_run(options)
+    with json_report(options.json if rank() == 0 else None) as report:
+        _run(options, report)
+
+
+def _run(options: argparse.Namespace, report: dict[str, Any]) -> None:
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
     setting = resolve_setting(options, options.limit, classes=True)
     print_facts(_describe(options, setting))
@@ -61,6 +66,7 @@ def run(options: argparse.Namespace) -> None:
 
     reference = measure_float(task, options.dtype)
     share_unreadable(setting.evaluation)
+    report |= _as_json(options, setting, reference)
     print(f"\nfloat model: top-1 {reference.evaluation.top1:.2f} %")
     _warn_at_chance(reference, setting)
     prepared, seconds = calibrate_model(task, setting.config, options.memory)
@@ -75,13 +81,12 @@ def run(options: argparse.Namespace) -> None:
         strict=options.strict,
         compiled=options.compile,
     )
+    report["calibration_seconds"], report["results"]["quantised"] = seconds, row.as_json()
     print(format_rows([reference, row]))
     print_unreadable(setting.calibration, setting.evaluation)
     if options.save:
         only_first(fxquant.save, gm, options.save)
         print(f"\nsaved {options.save}")
-    if options.json:
-        only_first(write_json, options.json, _as_json(options, setting, reference, row, seconds))
 
 
 def _describe(options: argparse.Namespace, setting: Setting) -> dict[str, str]:
@@ -108,7 +113,7 @@ def _warn_at_chance(row: Row, setting: Setting) -> None:
         )
 
 
-def _as_json(options: argparse.Namespace, setting: Setting, reference: Row, row: Row, seconds: float) -> dict[str, Any]:
+def _as_json(options: argparse.Namespace, setting: Setting, reference: Row) -> dict[str, Any]:
     facts = setting_as_json(options, setting)
     facts["data"]["evaluation"] = {
         "folder": str(setting.evaluation.samples.root),
@@ -116,11 +121,5 @@ def _as_json(options: argparse.Namespace, setting: Setting, reference: Row, row:
         "used": reference.evaluation.count,
         "unreadable": setting.evaluation.unreadable.as_json(),
     }
-    results = {"float": reference.as_json(), "quantised": row.as_json()}
-    return {
-        "command": "eval",
-        **facts,
-        "calibration_seconds": seconds,
-        "results": results,
-        "environment": describe_environment(),
-    }
+    results = {"float": reference.as_json()}
+    return {"command": "eval", **facts, "results": results, "environment": describe_environment()}

@@ -8,11 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fxquant.cli.calibration_images import CalibrationSource, add_calibration_options, made_images
-from fxquant.cli.shared_options import DTYPES, add_model_options, add_recipe_options, build_chosen_model, resolve_recipe
+from fxquant.cli.calibration_images import (
+    CalibrationSource,
+    add_calibration_options,
+    made_images,
+    refuse_contradictions,
+)
+from fxquant.cli.shared_options import (
+    DTYPES,
+    add_image_options,
+    add_model_options,
+    add_recipe_options,
+    build_chosen_model,
+    resolve_recipe,
+)
 from fxquant.config.quant_config import QuantConfig
 from fxquant.data.batches import DataConfig, ImageBatches, TensorBatches, resolve_data_config
 from fxquant.data.folder import ImageTree, check_classes, draw_images, read_image_tree
+from fxquant.data.unreadable import Unreadable
 from fxquant.distributed import first_then_others, from_first, gather_objects, world_size
 from fxquant.measurement.option_values import format_value, natural, positive
 from fxquant.models.timm_model import TimmModel
@@ -36,6 +49,7 @@ def add_setting_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the image folder")
     parser.add_argument("--class-map", type=Path, metavar="F", help="class folder names by index, one per line (.txt)")
+    add_image_options(parser)
     group = parser.add_argument_group("quantisation")
     add_recipe_options(group)
     add_calibration_options(group)
@@ -61,6 +75,7 @@ def resolve_setting(options: argparse.Namespace, limit: int | None, classes: boo
     limit: of the images to evaluate on. classes: refuse a folder whose classes are not those of the model.
     """
     config, recipe_options = resolve_recipe(options)
+    refuse_contradictions(options)
     tree = read_image_tree(options.data, options.class_map)
     real = options.calib.count if options.calib.kind == "real" else 0
     drawn, evaluation = draw_images(tree, real, limit, options.seed)
@@ -71,9 +86,11 @@ def resolve_setting(options: argparse.Namespace, limit: int | None, classes: boo
     batch = options.calib_batch_size or options.batch_size
     calibration: ImageBatches | TensorBatches
     if real:
-        calibration = _readable(ImageBatches(drawn, data_config, batch, options.workers))
+        lost = Unreadable(len(drawn), limit=options.unreadable, found=len(tree.calibration))
+        calibration = _readable(ImageBatches(drawn, data_config, batch, options.workers, unreadable=lost))
     else:
         calibration = TensorBatches(first_then_others(lambda: made_images(options, source, data_config)), batch)
+    lost = Unreadable(len(evaluation), limit=options.unreadable, found=len(tree.evaluation))
     return Setting(
         config,
         recipe_options,
@@ -81,7 +98,7 @@ def resolve_setting(options: argparse.Namespace, limit: int | None, classes: boo
         tree,
         data_config,
         calibration,
-        ImageBatches(evaluation, data_config, options.batch_size, options.workers),
+        ImageBatches(evaluation, data_config, options.batch_size, options.workers, unreadable=lost),
     )
 
 
