@@ -19,6 +19,7 @@ from pathlib import Path
 from bench.harness.processes import row_of
 from bench.harness.results import Row, RowsFile
 from bench.robustness.cases import CASES, Case
+from bench.robustness.others import other_rows
 from bench.tables import write_pages
 from fxquant.progress import track
 
@@ -37,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(run_case(_named(options.case), options.tries, options.seed)))
         return
     os.environ["OMP_NUM_THREADS"] = "1"
-    file = RowsFile("robustness", ("case",), order=lambda row: names.index(row["case"]))
+    order = [*names, "fuzz", "operators"]
+    file = RowsFile("robustness", ("case",), order=lambda row: order.index(row["case"]))
     known = set() if options.quick else {row["case"] for row in file.read()}
     asked = [case for case in CASES if (case.name in options.only if options.only else case.name not in known)]
     for case in track(asked, "robustness", "case"):
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not options.quick:
             file.add(row)
     if not options.quick:
+        file.add(*other_rows())
         write_pages()
 
 
