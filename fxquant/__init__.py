@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fxquant.config.quant_config import QuantConfig
     from fxquant.config.recipes.book import recipe, recipes
     from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
+    from fxquant.data.data_config import DataConfig
     from fxquant.errors import (
         CalibrationError,
         CheckpointError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         TrainingError,
         UnsupportedGraphError,
     )
+    from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe
     from fxquant.inspection.report import Report, report
     from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
     from fxquant.observers import (
@@ -55,6 +57,7 @@ __all__ = [
     "CalibrationError",
     "CheckpointError",
     "ConfigError",
+    "DataConfig",
     "FxquantError",
     "Gradient",
     "GradientScale",
@@ -66,8 +69,10 @@ __all__ = [
     "LearnedWeightStep",
     "Log2",
     "LogIntSoftmax",
+    "MeasuredAccuracy",
     "Metric",
     "MinMax",
+    "ModelCard",
     "Noise",
     "NoisyBias",
     "PassError",
@@ -88,6 +93,7 @@ __all__ = [
     "TwinGELU",
     "TwinSoftmax",
     "UnsupportedGraphError",
+    "UsedRecipe",
     "Value",
     "calibrate",
     "compile",
@@ -115,8 +121,10 @@ _HOMES = {
     "config.quant_config": "QuantConfig",
     "config.recipes.book": "recipe recipes",
     "config.search": "Gradient Inputs Metric Noise NoisyBias ScaleSearch",
+    "data.data_config": "DataConfig",
     "errors": "CalibrationError CheckpointError ConfigError FxquantError InputError PassError "
     "TrainingError UnsupportedGraphError",
+    "graph.card": "MeasuredAccuracy ModelCard UsedRecipe",
     "inspection.report": "Report report",
     "numerics.granularity": "PerChannel PerHead PerProjection PerTensor RowGroups",
     "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,8 +21,9 @@ from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import refuse_different
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError, expect_iterable, expect_whole
 from fxquant.graph.attributes import called_module, own_tensors
+from fxquant.graph.card import used_recipe
 from fxquant.graph.inputs import Arguments, Batch, moved
-from fxquant.graph.meta import model_dtype, record_of, refuse_training
+from fxquant.graph.meta import card_of, model_dtype, record_of, refuse_training, set_card
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.graph.trained import is_trained
@@ -177,9 +179,11 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
     _refuse_target(target)
     _expect(prepared, Stage.PREPARED, "convert", "a graph from fxquant.prepare that was calibrated")
     inputs = _recorded_inputs(prepared)
+    seen = tuple(recorder.seen() for recorder in _recorders(prepared))
     # Most weights end as int8: the copy shares them with the prepared model until it is known which stay.
     shared = (*prepared.parameters(), *prepared.buffers())
     gm = copy.deepcopy(prepared, {id(t): t for t in shared}).eval()
+    set_card(gm, replace(card_of(gm), accuracy=None, versions=()))  # those of the model that it is made of
     if is_trained(gm):
         gm = pipeline.run(gm, pipeline.END_TRAINING, Stage.PREPARED)
     propagate_shapes(gm, inputs)
@@ -190,6 +194,7 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
         gm = pipeline.run(gm, pipeline.FUSE, Stage.LOWERED)
     own_tensors(gm, shared)
     propagate_shapes(gm, inputs)
+    gm = pipeline.run(gm, pipeline.guard(seen), Stage.LOWERED if target == "int8" else Stage.QUANTISED)
     if strict:
         _refuse_float(gm, target)
     return gm
@@ -212,7 +217,8 @@ def quantize(
 
     recipe, w_bits, a_bits and options are those of `fxquant.recipe`, dynamic is that of `trace`. batches are those of
     `calibrate`; the first one is the example input for tracing, read by the rule of `fxquant.graph.inputs.Arguments`. seed
-    fixes every random choice of the recipe. progress: whether to show how far it has come.
+    fixes every random choice of the recipe. progress: whether to show how far it has come. The recipe is noted on the card of
+    the result: see `fxquant.checkpoint.staged_graph.StagedGraph`.
     """
     config = make_recipe(recipe, w_bits, a_bits, **options)
     _refuse_target(target)
@@ -230,7 +236,9 @@ def quantize(
             example = moved(example, parameter.device, parameter.dtype)
         prepared = prepare(trace(model, example, dynamic), config) if dynamic else prepare(model, config, example)
         calibrate(prepared, itertools.chain(taken, iterator), progress, seed=seed)
-        return convert(prepared, target)
+        gm = convert(prepared, target)
+    set_card(gm, replace(card_of(gm), recipe=used_recipe(recipe, w_bits, a_bits, options)))
+    return gm
 
 
 def compile(gm: fx.GraphModule, backend: str = "auto", example_inputs: Batch | None = None) -> nn.Module:

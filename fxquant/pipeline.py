@@ -18,6 +18,7 @@ from fxquant.errors import FxquantError, PassError, UnsupportedGraphError
 from fxquant.graph.attributes import prune
 from fxquant.graph.rewrite import Pass
 from fxquant.graph.stages import Stage, set_stage
+from fxquant.observers.input_recorder import SeenInput
 from fxquant.passes.add_drop_path import AddDropPath
 from fxquant.passes.add_noise import add_noise
 from fxquant.passes.annotate import Annotate
@@ -38,6 +39,7 @@ from fxquant.passes.fuse_attention import fuse_attention
 from fxquant.passes.fuse_gelu import fuse_gelu
 from fxquant.passes.fuse_layer_norm import fuse_layer_norm
 from fxquant.passes.fuse_residual import fuse_residual
+from fxquant.passes.guard_inputs import GuardInputs
 from fxquant.passes.insert_observers import insert_observers
 from fxquant.passes.keep_float32 import keep_float32
 from fxquant.passes.linearize_matmul import linearize_matmul
@@ -48,6 +50,7 @@ from fxquant.passes.observe_values import ObserveValues
 from fxquant.passes.own_products import own_products
 from fxquant.passes.quantize_early import quantize_early
 from fxquant.passes.quantize_operands import quantize_operands
+from fxquant.passes.record_inputs import RecordInputs
 from fxquant.passes.restore_float import RestoreFloat
 from fxquant.passes.scale_scores import scale_scores
 from fxquant.passes.spell_convolutions import spell_convolutions
@@ -79,6 +82,7 @@ def prepare_passes(config: QuantConfig) -> tuple[Pass, ...]:
         decompose_attention,  # after annotate: only what the config quantises is opened
         *values,  # after decompose_attention: scores and probabilities are values by now
         insert_observers,
+        RecordInputs(config.strict_inputs),  # last: by its observers it tells a mask from an image
     )
 
 
@@ -89,6 +93,7 @@ def qat_passes(config: QuantConfig, drop_path: float) -> tuple[Pass, ...]:
         decompose_attention,
         scale_scores,  # before insert_observers, after annotate: of quantised products alone
         insert_observers,
+        RecordInputs(config.strict_inputs),  # after insert_observers: by these it tells a mask from an image
         train_batch_norms,
         AddDropPath(drop_path),  # after decompose_attention: it tells branches by the products in them
     )
@@ -124,6 +129,11 @@ FUSE: tuple[Pass, ...] = (
     fuse_gelu,
     fuse_residual,
 )
+
+
+def guard(seen: tuple[SeenInput, ...]) -> tuple[Pass, ...]:
+    """Return what ends `fxquant.convert`, whatever the target; seen: what calibration saw of each input."""
+    return (GuardInputs(seen),)  # behind all others, to which the image has no other readers
 
 
 def compile_for_cpu(onednn: frozenset[str], own: bool) -> tuple[Pass, ...]:

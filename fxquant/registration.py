@@ -18,7 +18,7 @@ _MODELS = "fxquant.models"
 
 def register_with_timm() -> None:
     """Register the models now where timm is imported already, else as soon as it is."""
-    if "timm" in sys.modules:
+    if sys.modules.get("timm") is not None:
         import_module(_MODELS)
     else:
         sys.meta_path.insert(0, _AfterTimm())

@@ -9,16 +9,15 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.config.operands import Role
 from fxquant.graph import dataflow
-from fxquant.graph.attributes import called_module, tensor_of, weight_of
+from fxquant.graph.attributes import tensor_of, weight_of
 from fxquant.graph.meta import Operand, Record, drop_record, inherit_meta, record_of
 from fxquant.graph.observer_home import ObserverHome
 from fxquant.graph.rewrite import blame, edit
-from fxquant.observers.input_recorder import InputRecorder
 
 
 def insert_observers(gm: fx.GraphModule) -> PassResult:
     """
-    Observe each operand that has a spec, and record each input of the model.
+    Observe each operand that has a spec.
 
     Before:  y = linear(x, w, b)
     Becomes: y = linear(observers.fc_input(x), observers.fc_weight(w), b)
@@ -31,20 +30,13 @@ def insert_observers(gm: fx.GraphModule) -> PassResult:
 
 
 def _insert(gm: fx.GraphModule) -> bool:
-    if any(isinstance(called_module(node), InputRecorder) for node in gm.graph.nodes):
-        return False
     inserter = _Inserter(gm)
     for node in list(gm.graph.nodes):
         record = record_of(node)
         with blame("insert_observers", node):
             for position, operand in enumerate(record.operands if record else ()):
                 inserter.observe(node, position, operand, record)
-    inputs = [n for n in gm.graph.nodes if n.op == "placeholder"]
-    masks = {n for n in inputs if dataflow.only_masks(n)}
-    images = next((n for n in inputs if n not in masks), None)
-    for node in inputs:
-        inserter.record_input(node, node is images, node in masks)
-    return True
+    return inserter.modified
 
 
 class _Inserter(ObserverHome):
@@ -54,6 +46,7 @@ class _Inserter(ObserverHome):
         super().__init__(gm)
         self.shared: dict[Hashable, fx.Node] = {}
         self.learned: dict[Hashable, fx.Node] = {}
+        self.modified = False
 
     def observe(self, node: fx.Node, position: int, operand: Operand, record: Record | None) -> None:
         """Let the operand at `position` of `node` pass through an observer."""
@@ -71,6 +64,7 @@ class _Inserter(ObserverHome):
         if operand.spec.learns_step and record:
             self.learned[_site(node, position, operand, record)] = self.shared[key]
         node.update_arg(position, self.shared[key])
+        self.modified = True
 
     def _call_new(self, operand: Operand, source: fx.Node) -> fx.Node:
         observer = operand.spec.build(operand.name)  # type: ignore[union-attr]
@@ -91,11 +85,6 @@ class _Inserter(ObserverHome):
         inherit_meta(call, source)
         drop_record(call)
         return call
-
-    def record_input(self, node: fx.Node, images: bool, mask: bool) -> None:
-        """Let an input of the model pass through a recorder; a mask may hold infinities."""
-        recorded = self.call(f"input_{node.target}", InputRecorder(str(node.target), images, mask), node)
-        node.replace_all_uses_with(recorded, delete_user_cb=lambda user: user is not recorded)
 
 
 def _site(node: fx.Node, position: int, operand: Operand, record: Record) -> Hashable:

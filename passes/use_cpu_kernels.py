@@ -87,7 +87,7 @@ def _attention(graph: fx.Graph, m: Match) -> fx.Node | None:
     root = m["root"]
     given, site, target = arguments_of(root), quantizer_site(root), KERNELS.cpu_attention.default
     known = [value for n in factors(root) if (value := value_of(n)) is not None]
-    if site is None or len(known) < 3 or not cpu.attends(*known):
+    if site is None or len(known) < 3 or not cpu.attends(given["factor"], *known):
         return None
     read = {name: given[name] for name in ("q", "k", "v")} | {"scale": given["factor"]}
     wide = {name: _in_float32(graph, given[name]) for name in ("bias", "mask")}

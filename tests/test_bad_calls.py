@@ -58,9 +58,9 @@ CALLS: list[tuple[str, Callable[[], object]]] = [
     ("expected the path", lambda: save_images(wrong, BATCH)),
     ("calibration must be a whole number", lambda: draw_images(wrong, 2.5)),  # type: ignore[arg-type]
     ("seed must be a whole number from 0 to 4294967295, got -1", lambda: draw_images(wrong, 2, seed=-1)),
-    ("batch_size must be a whole number of at least 1, got 0", lambda: ImageBatches(SAMPLES, {}, 0)),
-    ("workers must be a whole number of at least 0, got -1", lambda: ImageBatches(SAMPLES, {}, 1, -1)),
-    ("expected a teacher, a torch.nn.Module, found NoneType", lambda: make_labels(wrong, SAMPLES, {}, "out")),
+    ("batch_size must be a whole number of at least 1, got 0", lambda: ImageBatches(SAMPLES, wrong, 0)),
+    ("workers must be a whole number of at least 0, got -1", lambda: ImageBatches(SAMPLES, wrong, 1, -1)),
+    ("expected a teacher, a torch.nn.Module, found NoneType", lambda: make_labels(wrong, SAMPLES, wrong, "out")),
     ("expected fxquant.training.TrainingData, found NoneType", lambda: train(fxquant.prepare_qat(MODEL), wrong)),
 ]
 

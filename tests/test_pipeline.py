@@ -51,9 +51,11 @@ def test_the_order_of_the_passes() -> None:
         "annotate",
         "decompose_attention",
         "insert_observers",
+        "record_inputs",
     ]
     placed = pipeline.prepare_passes(QuantConfig(placement=Placement()))
-    assert names(placed)[-3:] == ["decompose_attention", "observe_values", "insert_observers"]
+    assert names(placed)[-3:] == ["observe_values", "insert_observers", "record_inputs"]
+    assert names(pipeline.guard(())) == ["guard_inputs"]
     assert names(pipeline.CONVERT) == [
         "correct_bias",
         "add_noise",
@@ -94,13 +96,14 @@ def test_every_graph_is_dumped_in_order(tmp_path: Path, monkeypatch: pytest.Monk
         *pipeline.CONVERT,
         *pipeline.LOWER,
         *pipeline.FUSE,
+        *pipeline.guard(()),
     )
     assert sorted(p.name for p in folder.iterdir()) == [f"{i:02d}_{name}.txt" for i, name in enumerate(names(passes))]
     assert "dropout" in (folder / "00_functionalize.txt").read_text()
     assert "dropout" not in (folder / "01_canonicalize.txt").read_text()
     assert "scaled_dot_product_attention" in (folder / "09_annotate.txt").read_text()
     assert "scaled_dot_product_attention" not in (folder / "10_decompose_attention.txt").read_text()
-    assert "extract_patches" in (folder / "19_lower_convolution.txt").read_text()
+    assert "extract_patches" in (folder / "20_lower_convolution.txt").read_text()
 
 
 def test_nothing_is_written_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

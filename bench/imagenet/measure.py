@@ -100,7 +100,7 @@ class Bench:
         if job.synthesis is None:
             return ImageBatches(drawn, config, batch, options.workers)
         folder = options.out.with_suffix(".images")
-        images = synthetic_images(folder, source, job.calibration, config["input_size"], job.seed, job.synthesis)
+        images = synthetic_images(folder, source, job.calibration, config.input_size, job.seed, job.synthesis)
         return TensorBatches(images, batch)
 
     def _load(self, tag: str) -> TimmModel:

@@ -22,9 +22,9 @@ from torch import Tensor
 from fxquant.benchmark.agreement import Agreement, compare_outputs
 from fxquant.benchmark.competitor import Competitor, Engine, Evidence
 from fxquant.benchmark.competitors import BASELINE, COMPETITORS
-from fxquant.benchmark.competitors.float_torch import FP32
 from fxquant.benchmark.memory import held_bytes, peak_bytes
 from fxquant.benchmark.subject import Subject
+from fxquant.benchmark.torch_engine import torch_engine
 from fxquant.errors import ConfigError
 from fxquant.measurement.timing import Timing, time_interleaved
 from fxquant.progress import track
@@ -109,7 +109,7 @@ def run_batch(
     """
     torch.compiler.reset()
     _load_compiler(subject.device)
-    reference = FP32.build(subject, images).output()
+    reference = torch_engine(subject.reference(), images.to(subject.device)).output()
     outcomes: dict[str, Outcome] = {}
     engines: dict[str, Engine] = {}
     for competitor in track(competitors, "build", "engine", shown=progress, leave=False):

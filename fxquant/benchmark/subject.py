@@ -47,6 +47,10 @@ class Subject:
         """Return a copy of the float model on the device in `dtype`."""
         return copy.deepcopy(self._model).to(device=self.device, dtype=dtype)
 
+    def reference(self) -> nn.Module:
+        """Return the model whose outputs are those that all others should give."""
+        return self.model()
+
     def quantized(self, dtype: torch.dtype = torch.float32) -> fx.GraphModule:
         """Return a copy of the int8 model, whose rest computes in `dtype`. It is calibrated once per dtype."""
         if dtype not in self._quantized:
@@ -64,3 +68,23 @@ class Subject:
         repeats = -(-count // len(self.calibration))
         images: Tensor = self.calibration.repeat(repeats, 1, 1, 1)[:count]
         return list(images.split(size))
+
+
+class SavedSubject(Subject):
+    """A quantised graph without the float model that it was made of: it is compared with itself, as torch runs it eagerly."""
+
+    def __init__(self, gm: fx.GraphModule, *, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._gm = gm.eval()
+
+    def model(self, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """Raise `InputError`."""
+        raise InputError("a saved model has no float model to compare with")
+
+    def reference(self) -> nn.Module:
+        """Return a copy of the graph."""
+        return copy.deepcopy(self._gm)
+
+    def quantized(self, dtype: torch.dtype = torch.float32) -> fx.GraphModule:
+        """Return a copy of the graph, whose rest computes in the dtype that it was saved in."""
+        return copy.deepcopy(self._gm)

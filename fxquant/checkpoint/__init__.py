@@ -2,8 +2,8 @@
 Save and load: a graph at any stage as one safetensors file, from which nothing is executed.
 
 The header of the file holds the graph, its records and its observers as JSON; the functions in it are names out of
-`fxquant.dialect`. Integer weights lie in the file as int8, two codes to a byte where they fit four bits. Checksums cover the
-header and each tensor.
+`fxquant.dialect`. Integer weights lie in the file as int8, or several codes to a byte where they fit four bits, two or one.
+Checksums cover the header and each tensor. The same graph gives the same bytes in any process.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import fx
 from fxquant.checkpoint import container
 from fxquant.checkpoint.decode import decode, decode_tensors
 from fxquant.checkpoint.encode import encode
+from fxquant.checkpoint.staged_graph import StagedGraph
 from fxquant.errors import CheckpointError, InputError, expect_path, reason_of
 
 # Of files of torch.save, graphs of other libraries, archives and text.
@@ -66,7 +67,12 @@ def _refuse_suffix(path: str) -> None:
         )
 
 
-def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> fx.GraphModule:
+def count_file_bytes(gm: fx.GraphModule) -> int:
+    """Return the size of the file that `save` would write of `gm`; raise as it does."""
+    return container.count_bytes(*encode(gm))
+
+
+def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> StagedGraph:
     """
     Return the graph module that `save` wrote to `path`, at the same stage, with its tensors on `device`.
 
@@ -83,7 +89,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> fx
             values = decode_tensors(contents, stored)
         values = {key: value.to(device) for key, value in values.items()}
         with _naming(path, "cannot be loaded"):
-            return decode(contents, values)
+            return decode(contents, values, StagedGraph)
 
 
 def _usable(device: torch.device | str) -> torch.device:

@@ -9,6 +9,7 @@ import re
 from typing import NoReturn
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from fxquant.errors import CheckpointError, reason_of
 from fxquant.files import write_atomically
 from fxquant.version import __version__
 
-FORMAT = 1  # raise it where an older release would misread the file
+FORMAT = 2  # raise it where an older release would misread the file
 _FORMAT, _VERSION, _CONTENTS, _DIGEST = "fxquant_format", "fxquant_version", "fxquant_graph", "fxquant_graph_sha256"
 
 
@@ -27,12 +28,35 @@ def write(path: str, contents: Json, tensors: dict[str, Tensor]) -> None:
 
     Raises `CheckpointError` where the file cannot be written.
     """
-    text = json.dumps(contents, allow_nan=False, separators=(",", ":"))
-    metadata = {_FORMAT: str(FORMAT), _VERSION: __version__, _CONTENTS: text, _DIGEST: _digest(text)}
+    metadata = _metadata(contents)
     try:
-        write_atomically(path, lambda name: save_file(tensors, name, metadata))
+        write_atomically(path, lambda name: _write(name, tensors, metadata))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the checkpoint cannot be written: {reason_of(error)}") from error
+
+
+def count_bytes(contents: Json, tensors: dict[str, Tensor]) -> int:
+    """Return the size of the file that `write` writes."""
+    return len(serialize(tensors, _metadata(contents)))
+
+
+def _metadata(contents: Json) -> dict[str, str]:
+    text = json.dumps(contents, allow_nan=False, separators=(",", ":"))
+    return {_FORMAT: str(FORMAT), _VERSION: __version__, _CONTENTS: text, _DIGEST: _digest(text)}
+
+
+def _write(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file; its metadata, which the library writes in another order each time, has that of the keys."""
+    save_file(tensors, name, metadata)
+    with open(name, "rb+") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(length)
+        if len(text) != length:
+            raise OSError(f"the header took {length} bytes, and {len(text)} in the order of its keys")
+        file.seek(8)
+        file.write(text)
 
 
 def read(path: str) -> tuple[Json, dict[str, Tensor]]:

@@ -6,22 +6,26 @@ Whatever the file says, this builds a legal graph of the dialect or raises an er
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, fx, nn
 
 from fxquant.checkpoint import arguments, modules, node_meta, scalars, tensors, typed
 from fxquant.checkpoint.names import check_identifier, check_path
 from fxquant.checkpoint.scalars import Json, field
+from fxquant.checkpoint.soundness.check import check_sound
 from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
-from fxquant.graph.meta import Capture, refuse_training, set_capture, set_model_dtype
+from fxquant.graph.card import ModelCard
+from fxquant.graph.code_tracer import CodeTracer
+from fxquant.graph.meta import Capture, refuse_training, set_capture, set_card, set_model_dtype
 from fxquant.graph.stages import Stage, set_stage
 from fxquant.ops import make_output
 from fxquant.ops.make_output import output_obstacle
 from fxquant.ops.train_modules import BatchNorm
 from fxquant.spec import verify
-from fxquant.tracing.code_tracer import CodeTracer
+
+Kind = TypeVar("Kind", bound=fx.GraphModule)
 
 
 def decode_tensors(contents: Json, stored: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -33,10 +37,10 @@ def decode_tensors(contents: Json, stored: dict[str, Tensor]) -> dict[str, Tenso
     return {key: tensors.restore(key, descriptions[key], stored[key]) for key in stored}
 
 
-def decode(contents: Json, values: dict[str, Tensor]) -> fx.GraphModule:
-    """Return the graph module that `contents` describes, with `values` for its tensors."""
+def decode(contents: Json, values: dict[str, Tensor], kind: type[Kind]) -> Kind:
+    """Return the graph module, one of `kind`, that `contents` describes, with `values` for its tensors."""
     graph = decode_graph(contents)
-    gm = fx.GraphModule(nn.Module(), fx.Graph(), check_identifier(contents.get("class"), "class"))
+    gm = kind(nn.Module(), fx.Graph(), check_identifier(contents.get("class"), "class"))
     filled = tensors.fill(gm, field(contents, "slots", list), values)
     called: dict[str, nn.Module] = {}
     for data in field(contents, "modules", list):
@@ -57,7 +61,10 @@ def decode(contents: Json, values: dict[str, Tensor]) -> fx.GraphModule:
         refuse_training(gm)
     if contents.get("capture") is not None:
         set_capture(gm, typed.decode(contents["capture"], Capture))
+    if "card" in contents:
+        set_card(gm, typed.decode(contents["card"], ModelCard))
     verify(gm, stage)
+    check_sound(gm)
     return gm
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, fx
@@ -12,9 +13,11 @@ from fxquant.checkpoint.decode import decode_graph
 from fxquant.checkpoint.names import check_identifier
 from fxquant.checkpoint.scalars import Json
 from fxquant.checkpoint.tensors import Store
+from fxquant.checkpoint.versions import library_versions
 from fxquant.dialect import vocabulary
 from fxquant.errors import CheckpointError
-from fxquant.graph.meta import capture_of, is_trainable, written_dtype
+from fxquant.graph.card import ModelCard
+from fxquant.graph.meta import capture_of, card_of, is_trainable, written_dtype
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.ops import make_output
 from fxquant.ops.output_class import portable_name
@@ -38,6 +41,7 @@ def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
         "stage": stage.value,
         "dtype": None if dtype is None else scalars.dtype_name(dtype),
         "capture": typed.encode(capture_of(gm)),
+        "card": _encode_card(card_of(gm)),
         "class": check_identifier(type(gm).__name__, "class"),
         "training": gm.training,
         "trainable": is_trainable(gm),
@@ -51,6 +55,10 @@ def encode(gm: fx.GraphModule) -> tuple[Json, dict[str, Tensor]]:
     decode_graph(contents)
     verify(gm, stage)
     return contents, store.stored
+
+
+def _encode_card(card: ModelCard) -> Json:
+    return typed.encode(card if card.versions else replace(card, versions=library_versions()))
 
 
 def _portable_arguments(node: fx.Node) -> tuple[Any, ...]:

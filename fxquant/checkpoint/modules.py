@@ -16,7 +16,7 @@ from fxquant.observers.operand_spec import OperandSpec
 from fxquant.ops.train_modules import BatchNorm, DropPath
 
 # What an observer holds besides its statistics and what it was built with.
-_STATE = {"frozen", "dtype", "constant"}
+_STATE = {"frozen", "dtype", "range"}
 
 
 def called_modules(gm: fx.GraphModule) -> dict[str, nn.Module]:
@@ -61,11 +61,9 @@ def decode(data: Json) -> nn.Module:
         return drop.eval()
     operand = check_text(field(data, "operand", str), "operand")
     if kind == "input":
-        recorder = InputRecorder(
-            operand, field(data, "images", bool), "infinite" in data and field(data, "infinite", bool)
-        )
-        if data.get("constant") is not None:
-            recorder.constant = field(data, "constant", float)
+        switches = [name in data and field(data, name, bool) for name in ("infinite", "strict")]
+        recorder = InputRecorder(operand, field(data, "images", bool), *switches)
+        recorder.range = _range(data)
         if data.get("dtype") is not None:
             recorder.dtype = scalars.dtype_named(data["dtype"])
         return recorder.eval()
@@ -93,12 +91,24 @@ def check_state(fresh: nn.Module, name: str, tensor: Tensor) -> None:
         )
 
 
+def _range(data: Json) -> tuple[float, float] | None:
+    """Return the range that a recorder saw, None where the file has none. Earlier files have it of constant images alone."""
+    if data.get("constant") is not None:
+        return (field(data, "constant", float),) * 2
+    if data.get("range") is None:
+        return None
+    low, high = typed.decode(data["range"], tuple[float, float])
+    if not low <= high:
+        raise CheckpointError(f"expected the smallest and the largest value, found {low} and {high}")
+    return low, high
+
+
 def _encode(module: nn.Module) -> dict[str, Json]:
     if type(module) is InputRecorder:
         dtype = None if module.dtype is None else scalars.dtype_name(module.dtype)
         data: dict[str, Json] = {"type": "input", "operand": module.operand, "images": module.images, "dtype": dtype}
-        data |= {"infinite": True} if module.infinite else {}
-        return data | ({} if module.constant is None else {"constant": module.constant})
+        data |= {name: True for name in ("infinite", "strict") if getattr(module, name)}
+        return data | ({} if module.range is None else {"range": [scalars.encode_float(end) for end in module.range]})
     if type(module) is BatchNorm:
         return {"type": "batch_norm", "momentum": float(module.momentum), "eps": float(module.eps)}
     if type(module) is DropPath:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxquant.checkpoint import scalars
 from fxquant.checkpoint.names import check_path
-from fxquant.checkpoint.packing import lowest_code, pack, unpack
+from fxquant.checkpoint.packing import Packing, pack, packing_of, unpack
 from fxquant.checkpoint.scalars import Json, field
 from fxquant.errors import CheckpointError
 
@@ -40,11 +41,11 @@ class Store:
     def _put(self, key: str, tensor: Tensor) -> None:
         description: dict[str, Json] = {"shape": list(tensor.shape), "dtype": scalars.dtype_name(tensor.dtype)}
         value = tensor.detach().cpu().resolve_conj().resolve_neg()
-        lowest, order = lowest_code(value), _axis_order(value)
+        packing, order = packing_of(value), _axis_order(value)
         if order is not None:
             value, description["order"] = value.permute(order), order
-        if lowest is not None:
-            value, description["lowest"] = pack(value, lowest), lowest
+        if packing is not None:
+            value, description = pack(value, packing), description | asdict(packing)
         value = self._apart(torch.view_as_real(value) if value.is_complex() else value)
         self.stored[key] = value
         self.descriptions[key] = description | {"sha256": digest(value)}
@@ -74,10 +75,16 @@ def restore(key: str, description: Json, value: Tensor) -> Tensor:
     if digest(value) != field(description, "sha256", str):
         raise CheckpointError(f"tensor {key!r} is damaged: its checksum differs")
     if packed:
-        value = unpack(value, field(description, "lowest", int), stored_shape)
+        value = unpack(value, _packing(description), stored_shape)
     if dtype.is_complex:
         value = torch.view_as_complex(value)
     return value if order is None else value.permute(_inverse(order))
+
+
+def _packing(description: Json) -> Packing:
+    # Format 1 has four bits alone, and does not say so.
+    named = {name: field(description, name, int) for name in ("lowest", "bits", "step") if name in description}
+    return Packing(**({"bits": 4} | named))
 
 
 def fill(gm: nn.Module, slots: list[Json], tensors: dict[str, Tensor]) -> set[str]:

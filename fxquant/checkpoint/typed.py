@@ -17,17 +17,21 @@ from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json
 from fxquant.config.kinds import KINDS, OBSERVERS
 from fxquant.config.search import NoisyBias, ScaleSearch
+from fxquant.data.data_config import DataConfig
 from fxquant.errors import CheckpointError
+from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe
 from fxquant.graph.meta import Capture, Operand, Record
 from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
 from fxquant.observers.base import ObserverOptions
 
+_CARDS = (ModelCard, UsedRecipe, MeasuredAccuracy, DataConfig)
 _GRANULARITIES = (PerTensor, PerChannel, PerHead, RowGroups, PerProjection)
 
 
 def type_named(name: str) -> type | None:
     """Return the type that is stored by this name, None where there is none."""
-    stored: tuple[type, ...] = (Record, Operand, Capture, ScaleSearch, NoisyBias, *_GRANULARITIES, *OBSERVERS, *KINDS)
+    stored: tuple[type, ...] = (Record, Operand, Capture, ScaleSearch, NoisyBias)
+    stored += (*_CARDS, *_GRANULARITIES, *OBSERVERS, *KINDS)
     return next((cls for cls in stored if cls.__name__ == name), None)
 
 

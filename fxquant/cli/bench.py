@@ -5,20 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fxquant.benchmark.competitor import Competitor
 from fxquant.benchmark.competitors import BASELINE, COMPETITORS
+from fxquant.benchmark.competitors.fxquant_int8 import FXQUANT, FXQUANT_COMPILE
 from fxquant.benchmark.kernels import KernelLine, list_kernels
 from fxquant.benchmark.profile import Profile
 from fxquant.benchmark.profile_forms import profile_forms
 from fxquant.benchmark.run_engines import WARM_UP, Outcome, run_batch, select_competitors
-from fxquant.benchmark.subject import Subject
+from fxquant.benchmark.subject import SavedSubject, Subject
 from fxquant.cli.output import format_table, print_facts
+from fxquant.cli.preprocessing import chosen_data_config, given_preprocessing
+from fxquant.cli.saved import input_size, is_saved, load_saved, refuse_model_options
 from fxquant.cli.shared_options import (
     add_model_options,
     add_recipe_options,
@@ -27,18 +31,30 @@ from fxquant.cli.shared_options import (
     resolve_recipe,
     start_run,
 )
-from fxquant.data.batches import resolve_data_config
+from fxquant.data.data_config import DataConfig
 from fxquant.distributed import resolve_device
+from fxquant.errors import InputError
 from fxquant.files import json_report
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.option_values import format_value, positive
-from fxquant.models.timm_model import TimmModel
 
 DESCRIPTION = """
 Time a timm model on random images: fxquant's int8 beside float32, bfloat16 and other int8 engines, all in interleaved rounds.
+Where MODEL is a .safetensors file, the quantised model in it is timed, eager and compiled.
 Each engine is first checked: that it computes in the precision its name says, and what the float model computes. Engines that
 are not installed are skipped, with what to install.
 """
+
+
+@dataclass(frozen=True, eq=False)
+class _BenchSetting:
+    """What is timed, on images ``(C, H, W)`` of `size`, and what is said of it."""
+
+    subject: Subject
+    competitors: Sequence[Competitor]
+    size: tuple[int, int, int]
+    facts: dict[str, str]
+    json: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,22 +98,59 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, report: dict[str, Any]) -> None:
-    competitors = select_competitors(options.competitors)
-    config, recipe_options = resolve_recipe(options)
-    device = resolve_device(options.device)
-    source = build_chosen_model(options)
-    size = tuple(resolve_data_config(source.model, options.img_size)["input_size"])
     random = torch.Generator().manual_seed(options.seed)
-    calibration = torch.randn(options.calib, *size, generator=random)
-    subject = Subject(source.model, calibration, config, device=device, seed=options.seed, memory=options.memory)
-    print_facts(_describe(options, source, size))
+    setting = _saved_setting(options) if is_saved(options.model) else _timm_setting(options, random)
+    subject, competitors, size = setting.subject, setting.competitors, setting.size
+    print_facts(_describe(options, setting))
     measured = _Measured({}, {}, [], {})
     for batch in dict.fromkeys(options.batch):
         images = torch.randn(batch, *size, generator=random)
         _measure_batch(subject, images, competitors, options, measured)
-        report |= _as_json(options, source, size, recipe_options, measured)
+        report |= _as_json(options, setting, measured)
     _list_kernels(subject, measured)
-    report |= _as_json(options, source, size, recipe_options, measured)
+    report |= _as_json(options, setting, measured)
+
+
+def _timm_setting(options: argparse.Namespace, random: torch.Generator) -> _BenchSetting:
+    """Return what is timed of a timm model."""
+    competitors = select_competitors(options.competitors)
+    config, recipe_options = resolve_recipe(options)
+    device = resolve_device(options.device)
+    source = build_chosen_model(options)
+    size = chosen_data_config(options, source).input_size
+    calibration = torch.randn(options.calib, *size, generator=random)
+    subject = Subject(source.model, calibration, config, device=device, seed=options.seed, memory=options.memory)
+    given = "".join(f", {name}={format_value(value)}" for name, value in options.option)
+    facts = {
+        "model": f"{source}, on {options.device}",
+        "weights": source.weights,
+        "quantise": f"recipe {options.recipe}{given}, W{options.w_bits}A{options.a_bits}, {options.calib} random images",
+    }
+    recipe = {"name": options.recipe, "options": recipe_options, "w_bits": options.w_bits, "a_bits": options.a_bits}
+    model = {"name": source.name, "weights": source.weights, "input_size": list(size)}
+    return _BenchSetting(subject, competitors, size, facts, {"model": model, "recipe": recipe})
+
+
+def _saved_setting(options: argparse.Namespace) -> _BenchSetting:
+    """Return what is timed of a saved model."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    refuse_model_options(options, parser.parse_args([options.model]))
+    wanted = options.competitors or [FXQUANT.name, FXQUANT_COMPILE.name]
+    competitors = tuple(c for c in (FXQUANT, FXQUANT_COMPILE) if c.name in wanted)
+    if len(competitors) != len(set(wanted)):
+        raise InputError(
+            f"--competitors: of a saved model {FXQUANT.name} and {FXQUANT_COMPILE.name} are timed, as its file holds no float "
+            f"model; got {' '.join(wanted)}"
+        )
+    gm = load_saved(options.model, resolve_device(options.device))
+    own = input_size(gm) if gm.data_config is None else gm.data_config.input_size
+    if own is None:
+        raise InputError(f"{options.model} does not take images alone: time it from Python")
+    size = DataConfig(own, (0.0,) * own[0], (1.0,) * own[0]).changed(given_preprocessing(options)).input_size
+    facts = {"file": f"{options.model}, on {options.device}", **gm.card.describe()}
+    card = {"model": {"file": options.model, "card": asdict(gm.card), "input_size": list(size)}}
+    return _BenchSetting(SavedSubject(gm, device=options.device), competitors, size, facts, card)
 
 
 def _measure_batch(
@@ -176,15 +229,12 @@ def _profiles_as_json(profiles: dict[str, Profile | str]) -> dict[str, Any] | No
     return {name: {"failed": p} if isinstance(p, str) else p.as_json() for name, p in profiles.items()} or None
 
 
-def _describe(options: argparse.Namespace, source: TimmModel, size: tuple[int, ...]) -> dict[str, str]:
+def _describe(options: argparse.Namespace, setting: _BenchSetting) -> dict[str, str]:
     environment = describe_environment()
-    given = "".join(f", {name}={format_value(value)}" for name, value in options.option)
     engines = ", ".join(f"{name} {version}" for name, version in environment["engines"].items())
     return {
-        "model": f"{source}, on {options.device}",
-        "weights": source.weights,
-        "input": f"{'x'.join(map(str, size))}, random, seed {options.seed}",
-        "quantise": f"recipe {options.recipe}{given}, W{options.w_bits}A{options.a_bits}, {options.calib} random images",
+        **setting.facts,
+        "input": f"{'x'.join(map(str, setting.size))}, random, seed {options.seed}",
         "processor": f"{environment['processor']}, {environment['threads']} of {environment['cores']} cores, "
         f"{' '.join(environment['features']) or environment['cpu_capability']}",
         "gpu": environment["gpu"] or "none",
@@ -194,24 +244,12 @@ def _describe(options: argparse.Namespace, source: TimmModel, size: tuple[int, .
     }
 
 
-def _as_json(
-    options: argparse.Namespace,
-    source: TimmModel,
-    size: tuple[int, ...],
-    recipe_options: dict[str, Any],
-    measured: _Measured,
-) -> dict[str, Any]:
+def _as_json(options: argparse.Namespace, setting: _BenchSetting, measured: _Measured) -> dict[str, Any]:
     arguments = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items() if key != "run"}
     return {
         "command": "bench",
         "arguments": arguments,
-        "model": {"name": source.name, "weights": source.weights, "input_size": list(size)},
-        "recipe": {
-            "name": options.recipe,
-            "options": recipe_options,
-            "w_bits": options.w_bits,
-            "a_bits": options.a_bits,
-        },
+        **setting.json,
         "baseline": BASELINE.name,
         "rounds": options.rounds,
         "warm_up_calls": WARM_UP,

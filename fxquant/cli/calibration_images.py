@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fxquant.cli.shared_options import collect_options
 from fxquant.cli.synthesize import synthesis_option
-from fxquant.data.batches import DataConfig
+from fxquant.data.data_config import DataConfig
 from fxquant.errors import InputError
 from fxquant.files import cache_folder
 from fxquant.measurement.option_values import positive
@@ -24,6 +24,7 @@ from fxquant.synthesis.unfinished import fingerprint
 DEFAULT = 32
 SOURCES = ("real", "noise", "synthetic")
 _SUFFIX = ".safetensors"
+_SUFFIXES = (_SUFFIX, ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def add_calibration_options(group: argparse._ArgumentGroup) -> None:
         type=calibration_source,
         default=CalibrationSource("real", DEFAULT),
         metavar="SOURCE",
-        help=f"N images of the data, or real, noise or synthetic (with :N, else {DEFAULT}), or a file that fxquant synthesize "
-        "wrote; synthetic images are made from the model alone, once, and kept in the cache folder",
+        help=f"N images of the data, or real, noise or synthetic (with :N, else {DEFAULT}), or a file of images "
+        "(n, C, H, W), normalised, such as fxquant synthesize writes (.safetensors, .pt); synthetic images are made from the "
+        "model alone, once, and kept in the cache folder",
     )
     group.add_argument(
         "--calib-batch-size", type=positive, metavar="N", help="images per calibration batch (--batch-size)"
@@ -62,13 +64,13 @@ def add_calibration_options(group: argparse._ArgumentGroup) -> None:
 
 
 def calibration_source(text: str) -> CalibrationSource:
-    """Parse N, SOURCE, SOURCE:N, or the name of a .safetensors file."""
-    if text.endswith(_SUFFIX):
+    """Parse N, SOURCE, SOURCE:N, or the name of a file of images."""
+    if text.endswith(_SUFFIXES):
         return CalibrationSource("file", None, Path(text))
     kind, colon, count = ("real", ":", text) if text.lstrip("-").isdigit() else text.partition(":")
     if kind not in SOURCES or (colon and not count.lstrip("-").isdigit()):
         raise argparse.ArgumentTypeError(
-            f"expected N, {', '.join(SOURCES)}, one of them with :N, or a {_SUFFIX} file, got {text!r}"
+            f"expected N, {', '.join(SOURCES)}, one of them with :N, or a file {', '.join(_SUFFIXES)}, got {text!r}"
         )
     return CalibrationSource(kind, positive(count) if colon else DEFAULT)
 
@@ -91,13 +93,13 @@ def made_images(options: argparse.Namespace, source: TimmModel, config: DataConf
     Raises `InputError` where a file does not fit the model, and what `fxquant.synthesize` raises.
     """
     calib: CalibrationSource = options.calib
-    size = tuple(config["input_size"])
+    size = config.input_size
     if calib.file is not None:
         images, facts = load_images(calib.file)
         for name in ("mean", "std"):
-            if name in facts and tuple(facts[name]) != tuple(config[name]):
+            if name in facts and tuple(facts[name]) != getattr(config, name):
                 raise InputError(
-                    f"--calib: expected images normalised by {name} {tuple(config[name])} for {source.name}, found "
+                    f"--calib: expected images normalised by {name} {getattr(config, name)} for {source.name}, found "
                     f"{tuple(facts[name])} in {calib}: make images for this model"
                 )
         if images.shape[1:] != size:
@@ -108,7 +110,7 @@ def made_images(options: argparse.Namespace, source: TimmModel, config: DataConf
     count = calib.count or DEFAULT
     if calib.kind == "noise":
         return gaussian_images(count, size, options.seed)
-    chosen = collect_options(options.synthesis)
+    chosen = {"mean": config.mean, "std": config.std} | collect_options(options.synthesis)
     return synthesize(
         source.model,
         count,

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import fxquant
+from fxquant.cli.eval_saved import evaluate_saved
 from fxquant.cli.output import print_facts
 from fxquant.cli.rows import describe_calibration, format_rows
+from fxquant.cli.saved import is_saved, refuse_model_options, save_with_card
 from fxquant.cli.setting import (
     Setting,
     add_device_options,
@@ -21,14 +22,18 @@ from fxquant.cli.setting import (
     share_unreadable,
 )
 from fxquant.cli.shared_options import DTYPES, add_run_options, start_run
-from fxquant.distributed import only_first, rank, resolve_device
+from fxquant.data.batches import ImageBatches
+from fxquant.distributed import from_first, only_first, rank, resolve_device
 from fxquant.files import json_report
+from fxquant.graph.card import MeasuredAccuracy
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import Row, Task, calibrate_model, measure_converted, measure_float
+from fxquant.measurement.normalisation import better_normalisation
 from fxquant.measurement.option_values import positive
 
 DESCRIPTION = """
-Measure a timm model on an ImageFolder tree, as it is and quantised. DIR holds train/ and val/ (or validation/, test/), from
+Measure a timm model on an ImageFolder tree, as it is and quantised; or a saved quantised model, where MODEL is a .safetensors
+file of fxquant quantize, with the preprocessing that it holds. DIR holds train/ and val/ (or validation/, test/), from
 which calibration and evaluation images are drawn, or class folders alone, from which both are, without overlap. Images are
 loaded as timm does for validation, by the model's own data config. Several processes share the work under torchrun:
 torchrun --nproc-per-node N -m fxquant eval ... gives the numbers of one process. Images that cannot be read are skipped and
@@ -39,7 +44,7 @@ named; more than 1 % of them are an error.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.set_defaults(run=run, shares=True)
-    add_setting_options(parser)
+    add_setting_options(parser, evaluated=True)
     group = parser.add_argument_group("measurement")
     add_device_options(group)
     group.add_argument("--limit", type=positive, metavar="N", help="evaluate on N images, drawn at random (all)")
@@ -51,24 +56,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measure the float model, quantise it, measure that; print, save and write what was asked for."""
     start_run(options)
+    if is_saved(options.model):
+        refuse_model_options(options, _defaults(options))
+        return evaluate_saved(options)
     with json_report(options.json if rank() == 0 else None) as report:
-        _run(options, report)
+        return _measure_both(options, report)
 
 
-def _run(options: argparse.Namespace, report: dict[str, Any]) -> None:
+def _defaults(options: argparse.Namespace) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args([options.model, "--data", str(options.data)])
+
+
+def _measure_both(options: argparse.Namespace, report: dict[str, Any]) -> None:
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
-    setting = resolve_setting(options, options.limit, classes=True)
+    setting = resolve_setting(options, evaluated=True)
     print_facts(_describe(options, setting))
-    for note in setting.tree.notes:
+    for note in setting.notes:
         print(f"note: {note}")
     model = setting.source.model.to(device=device, dtype=dtype)
-    task = Task(model, setting.calibration, setting.evaluation, device, dtype, options.seed)
+    _, evaluation = setting.measured
+    task = Task(model, setting.calibration, evaluation, device, dtype, options.seed)
 
     reference = measure_float(task, options.dtype)
-    share_unreadable(setting.evaluation)
+    share_unreadable(evaluation)
     report |= _as_json(options, setting, reference)
     print(f"\nfloat model: top-1 {reference.evaluation.top1:.2f} %")
     _warn_at_chance(reference, setting)
+    _warn_of_preprocessing(task, evaluation, setting)
     prepared, seconds = calibrate_model(task, setting.config, options.memory)
     print(f"{describe_calibration(prepared, setting.calibration.count, seconds)}\n")
     name = f"W{options.w_bits}A{options.a_bits} {options.target}"
@@ -83,27 +99,29 @@ def _run(options: argparse.Namespace, report: dict[str, Any]) -> None:
     )
     report["calibration_seconds"], report["results"]["quantised"] = seconds, row.as_json()
     print(format_rows([reference, row]))
-    print_unreadable(setting.calibration, setting.evaluation)
+    print_unreadable(setting.calibration, evaluation)
     if options.save:
-        only_first(fxquant.save, gm, options.save)
+        only_first(save_with_card, gm, options.save, setting.card, _accuracy(options, reference, row))
         print(f"\nsaved {options.save}")
 
 
 def _describe(options: argparse.Namespace, setting: Setting) -> dict[str, str]:
     facts = describe_setting(options, setting)
     quantise = facts.pop("quantise")
-    evaluation = setting.evaluation.samples
-    apart = ", none of them a calibration image" if setting.tree.shared else ""
+    tree, batches = setting.measured
+    evaluation = batches.samples
+    apart = ", none of them a calibration image" if tree.shared else ""
     measured = {
-        "evaluate": f"{len(evaluation)} of {len(setting.tree.evaluation)} images in {evaluation.root}{apart}, "
-        f"{len(setting.tree.classes)} classes",
+        "evaluate": f"{len(evaluation)} of {len(tree.evaluation)} images in {evaluation.root}{apart}, "
+        f"{len(tree.classes)} classes",
     }
     return facts | measured | {"quantise": quantise}
 
 
 def _warn_at_chance(row: Row, setting: Setting) -> None:
     """Say loudly where a trained model is no better than guessing: it is the folder or the preprocessing."""
-    chance = 100 / max(len(setting.tree.classes), 1)
+    tree, _ = setting.measured
+    chance = 100 / max(len(tree.classes), 1)
     if row.evaluation.top1 < 1.5 * chance and not setting.source.weights.startswith("RANDOM"):
         only_first(
             print,
@@ -113,13 +131,28 @@ def _warn_at_chance(row: Row, setting: Setting) -> None:
         )
 
 
+def _accuracy(options: argparse.Namespace, reference: Row, row: Row) -> MeasuredAccuracy:
+    measured = row.evaluation
+    return MeasuredAccuracy(measured.top1, reference.evaluation.top1, measured.count, options.data.resolve().name)
+
+
+def _warn_of_preprocessing(task: Task, evaluation: ImageBatches, setting: Setting) -> None:
+    """Say where another normalisation would do clearly better, for a trained model."""
+    if setting.source.weights.startswith("RANDOM"):
+        return
+    better = from_first(lambda: better_normalisation(task, evaluation))
+    if better is not None:
+        only_first(print, f"fxquant: warning: {better}", file=sys.stderr)
+
+
 def _as_json(options: argparse.Namespace, setting: Setting, reference: Row) -> dict[str, Any]:
     facts = setting_as_json(options, setting)
+    tree, evaluation = setting.measured
     facts["data"]["evaluation"] = {
-        "folder": str(setting.evaluation.samples.root),
-        "found": len(setting.tree.evaluation),
+        "folder": str(evaluation.samples.root),
+        "found": len(tree.evaluation),
         "used": reference.evaluation.count,
-        "unreadable": setting.evaluation.unreadable.as_json(),
+        "unreadable": evaluation.unreadable.as_json(),
     }
     results = {"float": reference.as_json()}
     return {"command": "eval", **facts, "results": results, "environment": describe_environment()}

@@ -15,12 +15,13 @@ from fxquant.version import __version__
 
 # Command -> what it does. Each is a module of its own beside this one, which is imported once it is asked for: most need torch.
 COMMANDS = {
-    "eval": "measure a timm model on an image folder",
+    "eval": "measure a timm or a saved model on an image folder",
     "quantize": "quantise a timm model and save it",
     "train": "train a timm model with its quantisers",
     "make-labels": "store a teacher's labels of random crops of images",
     "pack-labels": "turn published labels of crops into few files",
-    "bench": "time a timm model and its competitors",
+    "predict": "classify images by a saved model",
+    "bench": "time a timm model and its competitors, or a saved model",
     "synthesize": "make calibration images from the model alone",
     "demo": "a small ViT on handwritten digits, in under three minutes",
     "report": "print the report of a saved model",

@@ -12,8 +12,8 @@ import torch
 
 from fxquant.cli.labels import add_label_options, finish, read_images
 from fxquant.cli.output import print_facts
+from fxquant.cli.preprocessing import chosen_data_config
 from fxquant.cli.shared_options import DTYPES, add_model_options, add_run_options, build_chosen_model, start_run
-from fxquant.data.batches import resolve_data_config
 from fxquant.data.folder import Samples
 from fxquant.distillation import make_labels
 from fxquant.distributed import first_then_others, only_first, work_as_one
@@ -47,8 +47,8 @@ def run(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace, device: torch.device) -> None:
     samples = first_then_others(lambda: read_images(options))
     source = first_then_others(lambda: build_chosen_model(options))  # which may download
-    config = resolve_data_config(source.model, options.img_size)
-    print_facts(_describe(options, source, samples, config["input_size"]))
+    config = chosen_data_config(options, source)
+    print_facts(_describe(options, source, samples, config.input_size))
     start = time.perf_counter()
     try:
         manifest = make_labels(

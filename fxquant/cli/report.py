@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import fxquant
+from fxquant.cli.output import print_facts
 
-DESCRIPTION = "Print the report of a saved quantised model."
+DESCRIPTION = "Print what a saved quantised model says of itself, the size of its file, and what of it runs on int8."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,4 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Load the file and print its report."""
-    print(fxquant.report(fxquant.load(options.file)))
+    gm = fxquant.load(options.file)
+    print_facts({"file": f"{options.file}, {os.path.getsize(options.file) / 1e6:.2f} MB"} | gm.card.describe())
+    print(f"\n{fxquant.report(gm)}")

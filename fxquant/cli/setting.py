@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from fxquant.cli.calibration_images import (
     made_images,
     refuse_contradictions,
 )
+from fxquant.cli.preprocessing import chosen_data_config
 from fxquant.cli.shared_options import (
     DTYPES,
     add_image_options,
@@ -23,10 +24,13 @@ from fxquant.cli.shared_options import (
     resolve_recipe,
 )
 from fxquant.config.quant_config import QuantConfig
-from fxquant.data.batches import DataConfig, ImageBatches, TensorBatches, resolve_data_config
-from fxquant.data.folder import ImageTree, check_classes, draw_images, read_image_tree
+from fxquant.data.batches import ImageBatches, TensorBatches
+from fxquant.data.data_config import DataConfig
+from fxquant.data.folder import ImageTree, check_classes, draw_images, read_class_names, read_image_tree
 from fxquant.data.unreadable import Unreadable
 from fxquant.distributed import first_then_others, from_first, gather_objects, world_size
+from fxquant.errors import InputError
+from fxquant.graph.card import ModelCard, used_recipe
 from fxquant.measurement.option_values import format_value, natural, positive
 from fxquant.models.timm_model import TimmModel
 
@@ -38,16 +42,30 @@ class Setting:
     config: QuantConfig
     recipe_options: dict[str, Any]
     source: TimmModel
-    tree: ImageTree
     data_config: DataConfig
     calibration: ImageBatches | TensorBatches
-    evaluation: ImageBatches
+    card: ModelCard | None  # of the file, where one is saved
+    tree: ImageTree | None = None
+    evaluation: ImageBatches | None = None
+
+    @property
+    def measured(self) -> tuple[ImageTree, ImageBatches]:
+        """The folder, and the images of it that the model is measured on, where it is."""
+        assert self.tree is not None, "only a folder is evaluated on"
+        assert self.evaluation is not None, "nothing is evaluated here"
+        return self.tree, self.evaluation
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know about the folder."""
+        return () if self.tree is None else self.tree.notes
 
 
-def add_setting_options(parser: argparse.ArgumentParser) -> None:
-    """Add the model, the image folder, and how the model is quantised."""
+def add_setting_options(parser: argparse.ArgumentParser, evaluated: bool) -> None:
+    """Add the model, the image folder, which is needed where a model is `evaluated`, and how the model is quantised."""
     add_model_options(parser)
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the image folder")
+    needed = "" if evaluated else "; needed where --calib draws from it"
+    parser.add_argument("--data", type=Path, required=evaluated, metavar="DIR", help=f"the image folder{needed}")
     parser.add_argument("--class-map", type=Path, metavar="F", help="class folder names by index, one per line (.txt)")
     add_image_options(parser)
     group = parser.add_argument_group("quantisation")
@@ -68,38 +86,64 @@ def add_device_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--workers", type=natural, default=workers, metavar="N", help="loading processes (%(default)s)")
 
 
-def resolve_setting(options: argparse.Namespace, limit: int | None, classes: bool) -> Setting:
+def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
     """
     Check and load everything, what is quickest to refuse first.
 
-    limit: of the images to evaluate on. classes: refuse a folder whose classes are not those of the model.
+    evaluated: images to evaluate on are drawn, and a folder whose classes are not those of the model is refused.
     """
     config, recipe_options = resolve_recipe(options)
     refuse_contradictions(options)
-    tree = read_image_tree(options.data, options.class_map)
     real = options.calib.count if options.calib.kind == "real" else 0
-    drawn, evaluation = draw_images(tree, real, limit, options.seed)
+    if options.data is None and real:
+        raise InputError(
+            f"--calib {options.calib} draws images from a folder: give --data DIR, or --calib noise:N, synthetic:N or a file "
+            "of images"
+        )
+    tree = None if options.data is None else read_image_tree(options.data, options.class_map)
+    drawn, held = draw_images(tree, real, options.limit if evaluated else None, options.seed) if tree else (None, None)
     source = first_then_others(lambda: build_chosen_model(options))  # which may download
-    if classes:
+    if evaluated and tree is not None:
         check_classes(tree, source.num_classes, options.class_map is not None)
-    data_config = resolve_data_config(source.model, options.img_size)
+    data_config = chosen_data_config(options, source)
     batch = options.calib_batch_size or options.batch_size
     calibration: ImageBatches | TensorBatches
-    if real:
+    card = None
+    if options.save is not None:
+        used = used_recipe(options.recipe, options.w_bits, options.a_bits, recipe_options)
+        names = _class_names(options, source, tree)
+        card = ModelCard(source.name, data_config, source.num_classes, names, used)
+    if real and drawn is not None and tree is not None:
         lost = Unreadable(len(drawn), limit=options.unreadable, found=len(tree.calibration))
         calibration = _readable(ImageBatches(drawn, data_config, batch, options.workers, unreadable=lost))
     else:
         calibration = TensorBatches(first_then_others(lambda: made_images(options, source, data_config)), batch)
-    lost = Unreadable(len(evaluation), limit=options.unreadable, found=len(tree.evaluation))
+    evaluation = None
+    if evaluated and held and tree is not None:
+        lost = Unreadable(len(held), limit=options.unreadable, found=len(tree.evaluation))
+        evaluation = ImageBatches(held, data_config, options.batch_size, options.workers, unreadable=lost)
     return Setting(
         config,
         recipe_options,
         source,
-        tree,
         data_config,
         calibration,
-        ImageBatches(evaluation, data_config, options.batch_size, options.workers, unreadable=lost),
+        card,
+        tree,
+        evaluation,
     )
+
+
+def _class_names(options: argparse.Namespace, source: TimmModel, tree: ImageTree | None) -> tuple[str, ...]:
+    """Return the names of the folder or of the class map, where they are those of the model."""
+    names = () if tree is None else tree.classes
+    if tree is None and options.class_map is not None:
+        names = read_class_names(options.class_map)
+        if len(names) != source.num_classes:
+            raise InputError(
+                f"--class-map: expected {source.num_classes} names, one for each class of the model, found {len(names)}"
+            )
+    return names if len(names) == source.num_classes else ()
 
 
 def share_unreadable(batches: ImageBatches) -> None:
@@ -121,13 +165,11 @@ def print_unreadable(*parts: ImageBatches | TensorBatches) -> None:
 
 def describe_setting(options: argparse.Namespace, setting: Setting) -> dict[str, str]:
     """Return lines for `print_facts`."""
-    size = "x".join(map(str, setting.data_config["input_size"]))
-    shown = {key: setting.data_config[key] for key in ("interpolation", "crop_pct", "crop_mode", "mean", "std")}
     processes = {"processes": str(world_size())} if world_size() > 1 else {}
     return processes | {
         "model": f"{setting.source}, {options.dtype} on {options.device}",
         "weights": setting.source.weights,
-        "input": f"{size}, " + ", ".join(f"{key} {value}" for key, value in shown.items()),
+        "input": str(setting.data_config),
         "calibrate": _calibrated_with(options, setting),
         "quantise": f"recipe {options.recipe}{_shown(options.option)}, W{options.w_bits}A{options.a_bits}, "
         f"patch embedding {_on(setting.config.patch_embed)}, head {_on(setting.config.head)}, "
@@ -146,10 +188,10 @@ def setting_as_json(options: argparse.Namespace, setting: Setting) -> dict[str, 
         "arguments": arguments,
         "model": {"name": source.name, "weights": source.weights, "pretrained_cfg": source.pretrained_cfg},
         "data": {
-            "config": setting.data_config,
-            "classes": list(setting.tree.classes),
+            "config": asdict(setting.data_config),
+            "classes": list(setting.tree.classes) if setting.tree else [],
             "calibration": _calibration_as_json(options, setting),
-            "notes": list(setting.tree.notes),
+            "notes": list(setting.notes),
         },
         "recipe": {
             "name": options.recipe,
@@ -177,7 +219,7 @@ def _readable(batches: ImageBatches) -> ImageBatches:
 
 
 def _calibrated_with(options: argparse.Namespace, setting: Setting) -> str:
-    if isinstance(setting.calibration, TensorBatches):
+    if isinstance(setting.calibration, TensorBatches) or setting.tree is None:
         return f"{setting.calibration.count} images, {options.calib}, seed {options.seed}: none of the folder"
     drawn = setting.calibration.samples
     found = len(setting.tree.calibration)
@@ -193,7 +235,7 @@ def _on(switch: bool) -> str:
 
 
 def _calibration_as_json(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
-    if isinstance(setting.calibration, TensorBatches):
+    if isinstance(setting.calibration, TensorBatches) or setting.tree is None:
         return {"source": str(options.calib), "images": setting.calibration.count, "synthesis": dict(options.synthesis)}
     return {
         "source": "real",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import fxquant
+from fxquant.cli.preprocessing import add_preprocessing_options, given_sizes
 from fxquant.config.quant_config import QuantConfig
 from fxquant.data.unreadable import LIMIT
 from fxquant.errors import ConfigError, InputError
@@ -25,8 +26,7 @@ def build_chosen_model(options: argparse.Namespace) -> TimmModel:
         pretrained=options.pretrained,
         checkpoint=options.checkpoint,
         num_classes=options.num_classes,
-        img_size=options.img_size,
-        in_chans=options.in_chans,
+        **given_sizes(options),
         dynamic=bool(getattr(options, "dynamic", False)),
     )
 
@@ -51,16 +51,13 @@ def collect_options(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the timm model and where its weights come from."""
+    """Add the timm model, where its weights come from, and how its images are prepared."""
     parser.add_argument("model", metavar="MODEL", help="timm name, best with its tag: deit_small_patch16_224.fb_in1k")
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument("--pretrained", action="store_true", help="timm's pretrained weights")
     weights.add_argument("--checkpoint", type=Path, metavar="F", help="a local file of weights (.safetensors, .pth)")
     parser.add_argument("--num-classes", type=positive, metavar="N", help="classes of the checkpoint (the model's own)")
-    parser.add_argument("--img-size", type=positive, metavar="N", help="image height and width (the model's own)")
-    parser.add_argument(
-        "--in-chans", type=positive, metavar="N", help="channels of its images, 1 is grey (the model's own)"
-    )
+    add_preprocessing_options(parser)
 
 
 def add_image_options(parser: argparse.ArgumentParser) -> None:

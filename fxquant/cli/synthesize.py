@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from fxquant.cli.output import print_facts
+from fxquant.cli.preprocessing import chosen_data_config
 from fxquant.cli.shared_options import (
     DTYPES,
     add_model_options,
@@ -69,10 +70,15 @@ def run(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace, report: dict[str, Any]) -> None:
     files = _resolve_files(options)
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
-    chosen = collect_options([*options.option, *_switches(options)])
-    settings = make_options(chosen)
+    given = collect_options([*options.option, *_switches(options)])
+    make_options(given)  # which may refuse them: the model may have to be downloaded
     source = build_chosen_model(options)
-    size = resolve_size(source.model, options.size or options.img_size)
+    config = chosen_data_config(options, source)
+    chosen = {"mean": config.mean, "std": config.std} | given
+    settings = make_options(chosen)
+    size = resolve_size(
+        source.model, (config.input_size[0], options.size, options.size) if options.size else config.input_size
+    )
     mean, std = resolve_normalisation(source.model, settings, size[0])
     print_facts(_describe(options, source, settings, size, files))
     reached = deque[Progress](maxlen=1)

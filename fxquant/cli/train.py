@@ -13,7 +13,9 @@ import torch
 from torch import fx, nn
 
 import fxquant
+from fxquant.checkpoint import count_file_bytes
 from fxquant.cli.output import format_table, print_facts
+from fxquant.cli.saved import save_with_card
 from fxquant.cli.setting import print_unreadable, share_unreadable
 from fxquant.cli.shared_options import build_chosen_model, resolve_recipe, start_run
 from fxquant.cli.train_data import Folder, read_folder, training_data
@@ -23,6 +25,7 @@ from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import first_then_others, on_every_rank, only_first, rank, work_as_one, world_size
 from fxquant.errors import CheckpointError, ConfigError
 from fxquant.files import json_report
+from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe, used_recipe
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import count_bytes
 from fxquant.measurement.option_values import format_value
@@ -49,6 +52,7 @@ class _Setting:
 
     config: QuantConfig
     identity: dict[str, Any]
+    recipe: UsedRecipe
     training: TrainingOptions
     source: TimmModel
     folder: Folder
@@ -94,13 +98,13 @@ def _run(options: argparse.Namespace, setting: _Setting, device: torch.device, r
     if averaged is not None:
         rows.append(_measure(f"{name} average", averaged, setting, device))
     gm = fxquant.convert(averaged or prepared)
-    rows.append(_measure(f"{name} int8", gm, setting, device, size=count_bytes(gm)))
+    rows.append(_measure(f"{name} int8", gm, setting, device, size=count_file_bytes(gm)))
     share_unreadable(setting.folder.evaluation)
     _print_table(rows)
     print_unreadable(setting.folder.evaluation)
     report["results"] = {row.name: row.as_json() for row in rows}
     if options.save:
-        only_first(fxquant.save, gm, options.save)
+        only_first(save_with_card, gm, options.save, _card(options, setting, rows))
         print(f"\nsaved {options.save}")
 
 
@@ -184,7 +188,7 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     identity = {
         "model": source.name,
         "num_classes": source.num_classes,
-        "input_size": list(folder.config["input_size"]),
+        "input_size": list(folder.config.input_size),
         "recipe": options.recipe,
         "w_bits": options.w_bits,
         "a_bits": options.a_bits,
@@ -194,7 +198,8 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     if options.evaluate is None:
         several = options.soft_labels is not None and training.crops > 1
         passes = plan_passes(training, len(folder.tree.calibration), several, world_size())
-    return _Setting(config, identity, training, source, folder, passes)
+    used = used_recipe(options.recipe, options.w_bits, options.a_bits, recipe_options)
+    return _Setting(config, identity, used, training, source, folder, passes)
 
 
 def _refuse_files(options: argparse.Namespace) -> None:
@@ -210,11 +215,10 @@ def _refuse_files(options: argparse.Namespace) -> None:
 def _describe(options: argparse.Namespace, setting: _Setting, device: torch.device) -> dict[str, str]:
     source, folder, training = setting.source, setting.folder, setting.training
     ranks = f", {world_size()} processes" if world_size() > 1 else ""
-    shown = ", ".join(f"{name} {folder.config[name]}" for name in ("interpolation", "crop_pct", "mean", "std"))
     facts = {
         "model": f"{source}, on {device}{ranks}",
         "weights": _weights(options, source),
-        "input": f"{'x'.join(map(str, folder.config['input_size']))}, {shown}",
+        "input": str(folder.config),
         "quantise": f"recipe {options.recipe}, W{options.w_bits}A{options.a_bits}",
         "evaluate": f"{folder.held_out} images in {folder.tree.evaluation.root}, {len(folder.tree.classes)} classes",
     }
@@ -265,3 +269,13 @@ def _as_json(options: argparse.Namespace, setting: _Setting, history: Any) -> di
     arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items() if name != "run"}
     facts = {"command": "train", "arguments": arguments, "identity": setting.identity}
     return facts | {"training": asdict(setting.training), "history": history, "environment": describe_environment()}
+
+
+def _card(options: argparse.Namespace, setting: _Setting, rows: list[_Row]) -> ModelCard:
+    """Return what is saved beside the model; its rows begin with the float model, where that was measured, and end with it."""
+    source, accuracy = setting.source, rows[-1].accuracy
+    before = rows[0].accuracy.top1 if rows[0].name == "float" else None
+    measured = MeasuredAccuracy(accuracy.top1, before, accuracy.count, options.data.resolve().name)
+    config, names = setting.folder.config, setting.folder.tree.classes
+    names = names if len(names) == source.num_classes else ()
+    return ModelCard(source.name, config, source.num_classes, names, setting.recipe, measured)

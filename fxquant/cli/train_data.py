@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from timm.data import create_transform
 from torch import Tensor
 
-from fxquant.data.batches import DataConfig, ImageBatches, resolve_data_config
+from fxquant.cli.preprocessing import chosen_data_config
+from fxquant.data.batches import ImageBatches
+from fxquant.data.data_config import DataConfig
 from fxquant.data.folder import ImageTree, Samples, check_classes, draw_images, read_image_tree
 from fxquant.data.pixels import image_mode
 from fxquant.data.unreadable import Unreadable
@@ -31,7 +32,7 @@ CALIBRATION = 64  # images that the scales of activations start from
 @dataclass(frozen=True, eq=False)
 class Folder:
     """
-    An image tree as a model sees it: `config`, timm's, is empty until `with_model`.
+    An image tree as a model sees it: `data_config` is known from `with_model` on.
 
     unreadable: the part of the images to measure on that may be unreadable.
     """
@@ -42,12 +43,18 @@ class Folder:
     batch_size: int
     workers: int
     unreadable: float
-    config: DataConfig = field(default_factory=dict)
+    data_config: DataConfig | None = None
 
     def with_model(self, options: argparse.Namespace, source: TimmModel) -> Folder:
         """Return the folder with the data config of a model; raise `InputError` where its classes are others."""
         check_classes(self.tree, source.num_classes, options.class_map is not None)
-        return replace(self, config=resolve_data_config(source.model, options.img_size))
+        return replace(self, data_config=chosen_data_config(options, source))
+
+    @property
+    def config(self) -> DataConfig:
+        """The data config of the model."""
+        assert self.data_config is not None, "with_model comes first"
+        return self.data_config
 
     @property
     def held_out(self) -> int:
@@ -103,9 +110,9 @@ def training_data(
     if options.soft_labels is None:
         if options.label_kind is not None:
             raise ConfigError("--label-kind is for --soft-labels")
-        chosen = {name: config[name] for name in ("input_size", "interpolation", "mean", "std")}
+        chosen = {name: getattr(config, name) for name in ("input_size", "interpolation", "mean", "std")}
         transform = create_transform(**chosen, is_training=True)
-        images = AugmentedImages(samples, transform, training.seed, image_mode(config["input_size"][0]))
+        images = AugmentedImages(samples, transform, training.seed, image_mode(config.input_size[0]))
     else:
         kind = _kind_of(options)
         images = _cropped(options.soft_labels, kind, num_classes, samples, 1, config, training)
@@ -140,9 +147,8 @@ def _cropped(
     config: DataConfig,
     training: TrainingOptions,
 ) -> MultiCropImages:
-    channels, height, width = config["input_size"]
+    channels, height, width = config.input_size
     if channels != 3 or height != width:
         raise InputError(f"soft labels are of square RGB crops, the model takes {channels} x {height} x {width}")
     source = open_labels(labels, kind, classes)
-    normal: dict[str, Any] = {name: config[name] for name in ("mean", "std")}
-    return MultiCropImages(samples, source, crops, size=height, seed=training.seed, **normal)
+    return MultiCropImages(samples, source, crops, size=height, seed=training.seed, mean=config.mean, std=config.std)

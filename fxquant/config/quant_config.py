@@ -67,6 +67,9 @@ class QuantConfig:
     placement: quantise these values, whatever reads them, in place of the activations that products read; specs of activations
     in `layer` and overrides then have no effect. What a product that is left float gives stays float too. Attention is
     opened, and its products quantised, where values inside it are placed.
+
+    strict_inputs: whether a converted model raises `InputError` for images that are not finite or lie far outside of what
+    calibration saw. Otherwise the former give NaN and the latter a warning, see `fxquant.ops.check_values`.
     """
 
     layer: LayerSpec | None = field(default_factory=LayerSpec)
@@ -78,6 +81,7 @@ class QuantConfig:
     float_dtype: torch.dtype | None = None
     placement: Placement | None = None
     trunk: LayerSpec | None = None
+    strict_inputs: bool = False
 
     def __post_init__(self) -> None:
         if self.float_dtype not in (None, *FLOAT_DTYPES):
@@ -86,7 +90,7 @@ class QuantConfig:
             raise ConfigError(f"QuantConfig.layer must be a LayerSpec or None, got {self.layer!r}")
         if self.trunk is not None and not isinstance(self.trunk, LayerSpec):
             raise ConfigError(f"QuantConfig.trunk must be a LayerSpec or None, got {self.trunk!r}")
-        for name in ("patch_embed", "head", "decoder", "attention"):
+        for name in ("patch_embed", "head", "decoder", "attention", "strict_inputs"):
             check_bool(f"QuantConfig.{name}", getattr(self, name))
         if self.placement is not None:
             self._check_placement(self.placement)

@@ -1,10 +1,19 @@
-"""Images: folders of files, what they hold, and batches of them."""
+"""
+Images: folders of files, what they hold, and batches of them.
 
-from fxquant.data.batches import Batch, DataConfig, ImageBatches, TensorBatches, resolve_data_config
-from fxquant.data.folder import ImageTree, Samples, check_classes, draw_images, read_image_tree
-from fxquant.data.formats import IMG_EXTENSIONS
-from fxquant.data.pixels import open_image
-from fxquant.data.unreadable import Unreadable
+A name is fetched from its module where it is first used, as a graph that is loaded needs `DataConfig` alone, and not timm.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fxquant.data.batches import Batch, ImageBatches, TensorBatches, read_images, resolve_data_config
+    from fxquant.data.data_config import DataConfig
+    from fxquant.data.folder import ImageTree, Samples, check_classes, draw_images, read_image_tree
+    from fxquant.data.formats import IMG_EXTENSIONS
+    from fxquant.data.pixels import open_image
+    from fxquant.data.unreadable import Unreadable
 
 __all__ = [
     "IMG_EXTENSIONS",
@@ -19,5 +28,26 @@ __all__ = [
     "draw_images",
     "open_image",
     "read_image_tree",
+    "read_images",
     "resolve_data_config",
 ]
+_HOMES = {
+    "batches": "Batch ImageBatches TensorBatches read_images resolve_data_config",
+    "data_config": "DataConfig",
+    "folder": "ImageTree Samples check_classes draw_images read_image_tree",
+    "formats": "IMG_EXTENSIONS",
+    "pixels": "open_image",
+    "unreadable": "Unreadable",
+}
+_MODULES = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}
+
+
+if not TYPE_CHECKING:  # else every misspelt name would have a type
+
+    def __getattr__(name: str) -> Any:
+        """Return the public name `name`, which is imported now (PEP 562)."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_MODULES[name]), name)
+        globals()[name] = value
+        return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from fxquant.data.data_config import DataConfig
 from fxquant.data.folder import Samples
 from fxquant.data.pixels import image_mode, open_image
 from fxquant.data.unreadable import Unreadable
@@ -41,15 +42,12 @@ class TensorBatches:
             yield batch, torch.zeros(len(batch), dtype=torch.int64)
 
 
-DataConfig = dict[str, Any]
-
-
 Batch = tuple[Tensor, Tensor]
 
 
 def resolve_data_config(model: nn.Module, img_size: int | None = None) -> DataConfig:
     """
-    Return timm's data config of `model`: input_size ``(C, H, W)``, interpolation, crop_pct, crop_mode, mean and std.
+    Return timm's data config of `model`, for images of `img_size` pixels where it is given.
 
     Where the model takes another number of channels than its weights were trained on, each channel has the average of the
     published means and standard deviations.
@@ -57,12 +55,20 @@ def resolve_data_config(model: nn.Module, img_size: int | None = None) -> DataCo
     published = getattr(model, "pretrained_cfg", {}).get("input_size", (3,))
     channels = int(getattr(model, "in_chans", published[0]))
     size = {} if img_size is None else {"img_size": img_size}
-    config: DataConfig = resolve_model_data_config(model, args={"in_chans": channels, **size})
-    config["input_size"] = (channels, *config["input_size"][1:])
-    for name in ("mean", "std"):
-        if len(config[name]) != channels:
-            config[name] = (sum(config[name]) / len(config[name]),) * channels
-    return config
+    config = resolve_model_data_config(model, args={"in_chans": channels, **size})
+    found = len(config["mean"])
+    own = DataConfig(**{**config, "input_size": (found, *config["input_size"][1:])})
+    return own.changed({"in_chans": channels})
+
+
+def read_images(files: Sequence[str | Path], config: DataConfig) -> Tensor:
+    """
+    Return the images in `files` as one batch ``(B, C, H, W)`` float32, as `ImageBatches` makes them.
+
+    Raises `InputError` for a file that cannot be read, and for other than 1 or 3 channels.
+    """
+    transform, mode = _transform(config), image_mode(config.input_size[0])
+    return torch.stack([transform(open_image(file, mode)) for file in files])
 
 
 class ImageBatches:
@@ -96,8 +102,7 @@ class ImageBatches:
         positions = range(len(samples))
         batches = [list(positions[start : start + batch_size]) for start in range(0, len(samples), batch_size)]
         self._batches = batches[part[0] :: part[1]]
-        transform = create_transform(**config, is_training=False)
-        self._images = _Images(samples, transform, image_mode(config["input_size"][0]))
+        self._images = _Images(samples, _transform(config), image_mode(config.input_size[0]))
 
     def shard(self, number: int, count: int) -> ImageBatches:
         """Return every `count`-th batch, from that of this `number` on."""
@@ -137,6 +142,10 @@ class ImageBatches:
             self.unreadable.add(reasons)
             if batch is not None:
                 yield batch[0], batch[1]
+
+
+def _transform(config: DataConfig) -> Any:
+    return create_transform(**config.as_timm(), is_training=False)
 
 
 Item = tuple[Tensor, int] | tuple[Path, str]

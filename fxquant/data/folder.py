@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +86,12 @@ def read_image_tree(folder: str | Path, class_map: str | Path | None = None) -> 
     return ImageTree(parts[calibration][0], parts[evaluation][0], classes, notes)
 
 
+def read_class_names(class_map: str | Path) -> tuple[str, ...]:
+    """Return the names in a class map by index; raise `InputError` for what is none."""
+    indices = _read_class_map(class_map, ())
+    return tuple(sorted(indices, key=indices.__getitem__))
+
+
 def check_classes(tree: ImageTree, num_classes: int, mapped: bool = False) -> None:
     """
     Refuse a folder whose classes cannot be those of a model with `num_classes` outputs.
@@ -101,6 +107,30 @@ def check_classes(tree: ImageTree, num_classes: int, mapped: bool = False) -> No
         f"{source} has {found} classes ({some}), the model has num_classes {num_classes}: indices would not match and the "
         f"accuracy would mean nothing. Give --num-classes {found} with a checkpoint of that many classes, --class-map FILE "
         "(the model's class folder names, one per line) for a part of its classes, or the folder the model was trained on"
+    )
+
+
+def index_classes_by(tree: ImageTree, names: Sequence[str]) -> ImageTree:
+    """
+    Return the tree with the indices that its classes have in `names`, those of a model; it may hold a part of them.
+
+    Raises `InputError` where a folder is called by another name, or `names` has one twice.
+    """
+    indices = {name: index for index, name in enumerate(names)}
+    unknown = [name for name in tree.classes if name not in indices]
+    if unknown or len(indices) < len(names):
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        wrong = f"no class {unknown[0]!r}" if unknown else "two classes of one name"
+        raise InputError(
+            f"expected class folders by the model's class names ({some}), which has {wrong}: rename the folders of "
+            f"{str(tree.evaluation.root)!r}, or give --class-map FILE with their names by index"
+        )
+
+    def relabelled(samples: Samples) -> Samples:
+        return replace(samples, labels=tuple(indices[tree.classes[label]] for label in samples.labels))
+
+    return replace(
+        tree, calibration=relabelled(tree.calibration), evaluation=relabelled(tree.evaluation), classes=tuple(names)
     )
 
 

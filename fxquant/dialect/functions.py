@@ -73,6 +73,8 @@ def method_refusal(name: str) -> str | None:
     """Return why a checkpoint cannot call the tensor method `name`, None where it can."""
     if name in _METHODS:
         return None
+    if name == "index":
+        return "it gives functorch's dimensions of a tensor, and makes as many of them as a number says"
     if name.startswith("_") or name.endswith("_") or not callable(inspect.getattr_static(Tensor, name, None)):
         return "it is no method that gives a new tensor"
     return packet_refusal(name)

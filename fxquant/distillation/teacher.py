@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxquant.data.batches import DataConfig
+from fxquant.data.data_config import DataConfig
 from fxquant.distillation.cutting import check_interpolation, normalise
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.soft_targets import SoftTargets
@@ -27,15 +27,15 @@ class Teacher:
     """
 
     def __init__(self, model: nn.Module, data_config: DataConfig, kind: LabelKind, device: torch.device) -> None:
-        *channels, height, width = data_config["input_size"]
-        if channels not in ([], [3]):
-            raise InputError(f"expected a teacher of RGB images, its data config has {channels[0]} channels")
+        channels, height, width = data_config.input_size
+        if channels != 3:
+            raise InputError(f"expected a teacher of RGB images, its data config has {channels} channels")
         if height != width:
             raise InputError(f"expected a teacher of square images, its data config has {height} x {width}")
-        self.interpolation = str(data_config["interpolation"])
+        self.interpolation = data_config.interpolation
         check_interpolation(self.interpolation)
-        self.size = int(height)
-        self.mean, self.std = tuple(data_config["mean"]), tuple(data_config["std"])
+        self.size = height
+        self.mean, self.std = data_config.mean, data_config.std
         self.kind = kind
         self.device = device
         self._training = model.training

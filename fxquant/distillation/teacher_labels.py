@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fxquant.data.batches import DataConfig
+from fxquant.data.data_config import DataConfig
 from fxquant.data.folder import Samples
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.manifest import Manifest

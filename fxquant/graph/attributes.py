@@ -10,11 +10,12 @@ import functools
 import keyword
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 
+from fxquant.graph.card import ATTRIBUTES
 from fxquant.graph.meta import set_value
 
 
@@ -27,9 +28,12 @@ def get_tensor(gm: nn.Module, target: str) -> Tensor:
     return value
 
 
-def graph_module_over(state: Mapping[str, Tensor], graph: fx.Graph, name: str) -> fx.GraphModule:
+Kind = TypeVar("Kind", bound=fx.GraphModule)
+
+
+def graph_module_over(state: Mapping[str, Tensor], graph: fx.Graph, name: str, kind: type[Kind]) -> Kind:
     """
-    Return the module of class `name` that runs `graph`, in evaluation mode, over the tensors of `state`, by the names in it.
+    Return the module of class `name`, one of `kind`, that runs `graph` over the tensors of `state` by name, in evaluation mode.
 
     Names that would hide a part of the module itself, or that Python code cannot spell, are changed in `graph` first.
     """
@@ -39,7 +43,7 @@ def graph_module_over(state: Mapping[str, Tensor], graph: fx.Graph, name: str) -
         if target not in legal:
             legal[target] = _unused(legal_path(target), legal.values())
         node.target = legal[target]
-    return fx.GraphModule({legal[target]: state[target] for target in legal}, graph, name).eval()
+    return kind({legal[target]: state[target] for target in legal}, graph, name).eval()
 
 
 def legal_path(path: str) -> str:
@@ -66,7 +70,7 @@ def _unused(wanted: str, taken: Iterable[str]) -> str:
 def _own_attributes() -> frozenset[str]:
     """Return what a graph module has of its own, such as ``graph`` and ``meta``."""
     empty = fx.GraphModule(nn.Module(), fx.Graph())
-    return frozenset((*dir(fx.GraphModule), *vars(empty)))
+    return frozenset((*dir(fx.GraphModule), *vars(empty), *ATTRIBUTES))
 
 
 def add_buffer(gm: fx.GraphModule, wanted: str, value: Tensor) -> str:

@@ -17,10 +17,11 @@ from torch import Tensor, fx
 
 from fxquant.config.operands import Role
 from fxquant.config.search import NoisyBias, ScaleSearch
+from fxquant.graph.card import ModelCard
 from fxquant.observers.operand_spec import OperandSpec
 
 _RECORD, _VALUE, _STACK, _MODULES, _MACS = "fxquant", "val", "stack_trace", "nn_module_stack", "hidden_macs"
-_DTYPE, _TRAINABLE, _STAGE, _CAPTURE = "dtype", "trainable", "stage", "capture"
+_DTYPE, _TRAINABLE, _STAGE, _CAPTURE, _CARD = "dtype", "trainable", "stage", "capture", "card"
 
 
 class Product(Enum):
@@ -245,6 +246,17 @@ def capture_of(gm: fx.GraphModule) -> Capture | None:
 def set_capture(gm: fx.GraphModule, capture: Capture) -> None:
     """Write what `capture_of` returns."""
     gm.meta[_CAPTURE] = capture
+
+
+def card_of(gm: fx.GraphModule) -> ModelCard:
+    """Return what a graph says of itself, an empty card where it says nothing."""
+    card = _knowledge(gm).get(_CARD)
+    return card if isinstance(card, ModelCard) else ModelCard()
+
+
+def set_card(gm: fx.GraphModule, card: ModelCard) -> None:
+    """Write what `card_of` returns."""
+    gm.meta[_CARD] = card
 
 
 def refuse_training(gm: fx.GraphModule) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from fxquant.graph.attributes import tensor_of
+from fxquant.graph.calls import arguments_of
 from fxquant.graph.meta import value_of
 from fxquant.kernels import cpu, triton
 from fxquant.kernels.cpu.operators import KERNELS
@@ -48,7 +49,7 @@ def _fits_cpu(node: fx.Node) -> bool:
     if value is None:
         return False
     if node.target is attention_quantize:
-        return all(t is not None for t in known) and cpu.attends(*known)  # type: ignore[arg-type]
+        return all(t is not None for t in known) and cpu.attends(arguments_of(node)["factor"], *known)  # type: ignore[arg-type]
     if site is None or site.weight_zero_point is not None:
         return False
     return cpu.fits(value, tensor_of(site.weight), tensor_of(site.scale), site.dtype)

@@ -69,7 +69,7 @@ def evaluate(
                 where = f"{description}, batch {start + step * len(found.predictions)}"
                 bound, labels = _read(arguments, batch, where)
                 args, kwargs = arguments.call(moved(bound, place, dtype))
-                found.add(_logits(model(*args, **kwargs), labels, where), labels)
+                found.add(_labelled(logits_of(model(*args, **kwargs), where), labels, where), labels)
         return found
 
     return _merge(together(count_hits) if shared else [count_hits()])
@@ -122,7 +122,20 @@ def _read(arguments: Arguments, batch: Batch, where: str) -> tuple[Bound, Tensor
     return bound, labels.cpu()
 
 
-def _logits(output: Any, labels: Tensor, where: str) -> Tensor:
+def _labelled(logits: Tensor, labels: Tensor, where: str) -> Tensor:
+    low, high = (int(bound) for bound in labels.aminmax())
+    if low < 0 or high >= logits.shape[1]:
+        wrong = low if low < 0 else high
+        raise InputError(f"{where}: label {wrong} is not one of the model's {logits.shape[1]} classes")
+    return logits
+
+
+def logits_of(output: Any, where: str) -> Tensor:
+    """
+    Return the logits ``(B, classes)`` float32 on the CPU that a model gave: its only tensor, or what it calls ``logits``.
+
+    Raises `InputError`, whose message begins with `where`, for any other output and for values that are not finite.
+    """
     if not isinstance(output, Tensor):
         values = [t for t in output_leaves(output) if isinstance(t, Tensor)]
         output = getattr(
@@ -135,9 +148,4 @@ def _logits(output: Any, labels: Tensor, where: str) -> Tensor:
     logits = output.detach().to("cpu", torch.float32)
     if not logits.isfinite().all():
         raise InputError(f"{where}: logits are not finite; check the weights, or try another dtype")
-    low, high = (int(bound) for bound in labels.aminmax())
-    if low < 0 or high >= logits.shape[1]:
-        raise InputError(
-            f"{where}: label {low if low < 0 else high} is not one of the model's {logits.shape[1]} classes"
-        )
     return logits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant.api import Target
+from fxquant.checkpoint import count_file_bytes
 from fxquant.config.quant_config import QuantConfig
 from fxquant.distributed import shard
 from fxquant.errors import FxquantError
@@ -106,15 +107,20 @@ def measure_converted(
     `fxquant.convert` raises.
     """
     gm = fxquant.convert(prepared, target, strict)
+    row = measure_graph(task, gm, name, compiled)
+    row = replace(row, agreement=measure_agreement(row.evaluation, reference))
+    if target == "fake":  # runs on float, with float weights
+        row = replace(row, size=None, coverage=None)
+    return gm, row
+
+
+def measure_graph(task: Task, gm: fx.GraphModule, name: str, compiled: bool = False) -> Row:
+    """Evaluate a quantised graph, `compiled` as `measure_converted` does; its size is that of its file."""
     runner: Callable[..., Any] = gm
     if compiled:
         example = moved(Arguments.of(gm).tensors(next(iter(task.evaluation))), task.device, task.dtype)
         runner = _pad_batches(gm, compile_model(gm, fxquant.compile, *example), batch_size(example))
-    result = _evaluate(task, runner, name)
-    agreement = measure_agreement(result, reference)
-    if target == "fake":  # runs on float, with float weights
-        return gm, Row(name, result, agreement)
-    return gm, Row(name, result, agreement, count_bytes(gm), fxquant.report(gm).coverage)
+    return Row(name, _evaluate(task, runner, name), None, count_file_bytes(gm), fxquant.report(gm).coverage)
 
 
 def compile_model(model: nn.Module, compiler: Callable[[Any], Any], *inputs: Tensor) -> Callable[..., Any]:

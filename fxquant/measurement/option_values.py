@@ -49,6 +49,14 @@ def percent(text: str) -> float:
     return number / 100
 
 
+def fraction(text: str) -> float:
+    """Parse a number above 0 and up to 1."""
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a fraction above 0 and up to 1, such as 0.875, got {text}")
+    return number
+
+
 def gibibytes(text: str) -> int:
     """Parse a positive number of GiB and return it in bytes."""
     number = float(text)

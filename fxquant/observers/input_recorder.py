@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -10,32 +13,50 @@ from torch import Tensor, nn
 from fxquant.errors import CalibrationError
 from fxquant.observers.take_in import take_in
 
-# The shape and dtype of a batch, and the value of all its images where that is one.
-Summary = tuple[tuple[int, ...], torch.dtype, float | None]
+# The smallest and the largest of some values.
+Range = tuple[float, float]
+# The shape, the dtype and the range of a batch; None for values that are no floats.
+Summary = tuple[tuple[int, ...], torch.dtype, Range | None]
 _CONSTANT = "expected images, found the constant {:g}; calibrate with real images"
+
+
+@dataclass(frozen=True)
+class SeenInput:
+    """
+    What calibration saw of the input `name`.
+
+    range: its smallest and its largest value, None where that is not known. infinite: it is a mask, which may be infinite.
+    strict: wrong values are refused.
+    """
+
+    name: str
+    range: Range | None
+    infinite: bool
+    strict: bool
 
 
 class InputRecorder(nn.Module):
     """
-    Check each input of a prepared model and keep the shape and count of what it saw.
+    Check each input of a prepared model and keep the shape, the range and the count of what it saw.
 
     A batch that is empty, not finite, or of another image shape than the first raises `CalibrationError` naming the input
     and the batch. `refuse_constant` raises it where all batches of `images` were one value; other inputs may be. infinite:
-    whether infinities are let through, as those of a mask.
+    whether infinities are let through, as those of a mask. strict: whether the converted model is to refuse values that are
+    not finite or lie far outside of what was seen, in place of a NaN result and a warning.
     """
 
     batches: Tensor
     shape: Tensor
     dtype: torch.dtype | None = None
-    constant: float | None = None  # the value that all batches of images were made of, None once they differ
+    range: Range | None = None  # of all floating values that it saw, None where that is not known
     # While several ranks run a batch each: what it was like, and how many come before it.
     pending: list[Summary] | None = None
     ahead = 0
     _is_impure = True  # so that torch.fx keeps the recorder of an input that nothing reads
 
-    def __init__(self, operand: str, images: bool = True, infinite: bool = False) -> None:
+    def __init__(self, operand: str, images: bool = True, infinite: bool = False, strict: bool = False) -> None:
         super().__init__()
-        self.operand, self.images, self.infinite = operand, images, infinite
+        self.operand, self.images, self.infinite, self.strict = operand, images, infinite, strict
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
         self.register_buffer("shape", torch.zeros(0, dtype=torch.int64))
 
@@ -48,26 +69,29 @@ class InputRecorder(nn.Module):
         return x
 
     def take_in(self, x: Tensor) -> None:
-        """Check a batch `x` of inputs and remember its shape and dtype, and whether it is constant."""
+        """Check a batch `x` of inputs and remember its shape, its dtype and its range."""
         if not isinstance(x, Tensor):
             raise CalibrationError(f"{self._where()}: expected a tensor, found {type(x).__name__}")
         found, where = tuple(x.shape), self._where()
         if x.numel() == 0:
             raise CalibrationError(f"{where}: expected images, found an empty batch of shape {found}")
         self._check_shape(found)
-        constant = self._check_values(x, where) if x.is_floating_point() else None
-        if self.training and constant is not None:  # by its first batch alone a training sets its steps
-            raise CalibrationError(f"{where}: {_CONSTANT.format(constant)}")
+        found_range = self._check_values(x, where) if x.is_floating_point() else None
+        if self.training and self._is_constant(found_range, found):  # by its first batch a training sets its steps
+            raise CalibrationError(f"{where}: {_CONSTANT.format(*found_range)}")
         if self.pending is not None:
-            self.pending.append((found, x.dtype, constant))
+            self.pending.append((found, x.dtype, found_range))
         else:
-            self.replay((found, x.dtype, constant))
+            self.replay((found, x.dtype, found_range))
 
     def replay(self, summary: Summary) -> None:
-        """Take in the shape, the dtype and the only value of one batch, which another rank may have seen."""
-        shape, dtype, constant = summary
+        """Take in the shape, the dtype and the range of one batch, which another rank may have seen."""
+        shape, dtype, found = summary
         self._check_shape(shape)
-        self.constant = constant if not int(self.batches) or self.constant == constant else None
+        if not int(self.batches):
+            self.range = found
+        elif self.range is not None and found is not None:
+            self.range = min(self.range[0], found[0]), max(self.range[1], found[1])
         if not int(self.batches):
             self.shape = torch.tensor(shape, dtype=torch.int64, device=self.batches.device)
             self.dtype = dtype
@@ -75,10 +99,13 @@ class InputRecorder(nn.Module):
 
     def refuse_constant(self) -> None:
         """Raise `CalibrationError` where all images of all batches were one value."""
-        if self.constant is not None:
-            raise CalibrationError(
-                f"input {self.operand!r}, all calibration batches: {_CONSTANT.format(self.constant)}"
-            )
+        if self._is_constant(self.range, self.shape.tolist()):
+            constant = _CONSTANT.format(*self.range)
+            raise CalibrationError(f"input {self.operand!r}, all calibration batches: {constant}")
+
+    def seen(self) -> SeenInput:
+        """Return what the batches were like."""
+        return SeenInput(self.operand, self.range, self.infinite, self.strict)
 
     def example(self) -> Tensor:
         """Return a stand-in of the first batch's shape and dtype, without values."""
@@ -95,13 +122,16 @@ class InputRecorder(nn.Module):
                 f"{self._where()}: expected shape (B, {expected}) as in the first batch, found {found}"
             )
 
-    def _check_values(self, x: Tensor, where: str) -> float | None:
-        """Refuse values that are not finite; return the one value of images that are constant, None for any others."""
+    def _is_constant(self, found: Range | None, shape: Sequence[int]) -> TypeGuard[Range]:
+        return self.images and found is not None and found[0] == found[1] and math.prod(shape) > 1
+
+    def _check_values(self, x: Tensor, where: str) -> Range:
+        """Refuse values that are not finite, and return their range."""
         minimum, maximum = (float(v) for v in torch.aminmax(x.detach()))
         if minimum != minimum or (not self.infinite and max(abs(minimum), abs(maximum)) == float("inf")):
             kind = "NaN" if bool(torch.isnan(x).any()) else "infinite"
             raise CalibrationError(f"{where}: expected finite pixels, found {kind} values; check the normalisation")
-        return minimum if self.images and minimum == maximum and x.numel() > 1 else None
+        return minimum, maximum
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(prefix + "shape")

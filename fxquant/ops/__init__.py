@@ -2,6 +2,7 @@
 
 from fxquant.ops.attention_quantize import attention_quantize
 from fxquant.ops.check_input import check_input
+from fxquant.ops.check_values import check_values, mark_invalid
 from fxquant.ops.extract_patches import extract_patches
 from fxquant.ops.int8_linear import int8_linear
 from fxquant.ops.int8_linear_add import int8_linear_add, int8_linear_twin_add
@@ -22,6 +23,7 @@ __all__ = [
     "add_noise",
     "attention_quantize",
     "check_input",
+    "check_values",
     "denoise_bias",
     "dequantize",
     "dequantize_log2",
@@ -41,6 +43,7 @@ __all__ = [
     "layer_norm_quantize",
     "log_int_softmax",
     "make_output",
+    "mark_invalid",
     "pack_twin",
     "quantize",
     "quantize_log2",

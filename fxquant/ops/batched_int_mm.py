@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fxquant.kernels.checks import check_product, check_tensor
 from fxquant.ops.onednn_linear import has_vnni
 
 EXACT_TERMS = 1024  # so many products of two int8 codes add up to 2^24 at most, below which float32 holds every integer
@@ -20,6 +21,7 @@ def batched_int_mm(a: Tensor, b: Tensor) -> Tensor:
     else is a batched float32 product of the codes, in which each sum is an exact integer. It is an operator of its own so that
     compilers do not unroll the loop.
     """
+    _check(a, b)
     size = a.shape[1] * a.shape[2] * b.shape[2]
     if a.device.type == "cpu" and size >= LOOP_SIZE * torch.get_num_threads() and has_vnni():
         return loop_over_matrices(a, b)
@@ -28,7 +30,14 @@ def batched_int_mm(a: Tensor, b: Tensor) -> Tensor:
 
 @batched_int_mm.register_fake
 def _(a: Tensor, b: Tensor) -> Tensor:
+    _check(a, b)
     return a.new_empty((a.shape[0], a.shape[1], b.shape[2]), dtype=torch.int32)
+
+
+def _check(a: Tensor, b: Tensor) -> None:
+    check_product(a, b)
+    check_tensor("left", a, torch.int8, (None, None, None))
+    check_tensor("right", b, torch.int8, (a.shape[0], a.shape[2], None))
 
 
 def loop_over_matrices(a: Tensor, b: Tensor) -> Tensor:

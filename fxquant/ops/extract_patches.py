@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxquant.errors import InputError
+from fxquant.kernels.checks import MOST, check_one, check_tensor
 from fxquant.numerics.arithmetic import storage_offset
 
 
@@ -23,6 +26,17 @@ def extract_patches(
     kernel ``(kh, kw)``, stride and padding: of rows, then of columns. A padded pixel holds the code of zero, which is
     zero_point, int32 0-dim or None for 0, as stored for codes up to qmax (`fxquant.numerics.arithmetic.storage_offset`).
     """
+    check_tensor("codes", codes, torch.int8, (None, None, None, None))
+    if zero_point is not None:
+        check_one("zero point", zero_point, torch.int32)
+    if min(kernel) < 1 or min(stride) < 1 or min(padding) < 0:
+        raise InputError(f"expected positive sizes of patches, found {kernel}, steps {stride} and padding {padding}")
+    rows, columns = (size + 2 * added for size, added in zip(codes.shape[2:], padding, strict=True))
+    count = codes.shape[0] * codes.shape[1] * rows * columns
+    if isinstance(count, int) and count > MOST:
+        raise InputError(
+            f"expected a padded image of at most {MOST} elements, found {(*codes.shape[:2], rows, columns)}"
+        )
     if any(padding):
         rows, columns = padding
         zero = 0 if zero_point is None else zero_point

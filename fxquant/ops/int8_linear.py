@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
+from fxquant.kernels.checks import check_linear, check_one, check_tensor
 
 PAD_ROWS = 17  # torch._int_mm on CUDA wants more than 16 rows
 
@@ -38,11 +39,14 @@ def int8_linear(
         return cpu.linear(codes, weight, scale, bias, dtype)
     if weight_zero_point is None and triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight):
         return triton.operators.linear(codes, weight, scale, bias, dtype)
+    check_linear(codes, weight, scale, bias, dtype)
     rows = codes.reshape(-1, codes.shape[-1])
     acc = int_mm(rows, weight, pad_rows)[:, : scale.shape[0]]
     if weight_zero_point is not None:
+        check_tensor("zero point of the weight", weight_zero_point, torch.int32, scale.shape)
         sums = rows.sum(dim=1, keepdim=True, dtype=torch.int32)
         if input_zero_point is not None:
+            check_one("zero point of the input", input_zero_point, torch.int32)
             sums = sums - rows.shape[1] * input_zero_point
         acc = acc - sums * weight_zero_point
     y = acc.float().mul_(scale).add_(bias)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
+from fxquant.kernels.checks import check_given, check_linear
 from fxquant.ops.int8_linear import int8_linear
 from fxquant.ops.int8_linear_twin import int8_linear_twin
 
@@ -18,11 +19,12 @@ def int8_linear_add(
 
     residual ``(..., O)`` has that shape and dtype too.
     """
-    alike = residual.dtype is dtype and residual.shape == (*codes.shape[:-1], scale.shape[0])
-    if alike and cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, residual):
+    check_given(residual=residual)
+    if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, residual):
         return cpu.linear(codes, weight, scale, bias, dtype, residual=residual)
     if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight, residual):
         return triton.operators.linear(codes, weight, scale, bias, dtype, residual=residual)
+    check_linear(codes, weight, scale, bias, dtype, residual=residual)
     return residual + int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows)
 
 
@@ -41,9 +43,10 @@ def int8_linear_twin_add(
 
     residual ``(..., O)`` has that shape and dtype too.
     """
-    alike = residual.dtype is dtype and residual.shape == (*codes.shape[:-1], high.shape[0])
-    if alike and cpu.fits(codes, weight, high, dtype) and on_cpu_kernels(codes, weight, high, low, bias, residual):
+    check_given(low=low, residual=residual)
+    if cpu.fits(codes, weight, high, dtype) and on_cpu_kernels(codes, weight, high, low, bias, residual):
         return cpu.linear(codes, weight, high, bias, dtype, low=low, residual=residual)
     if triton.fits(codes, weight, high, dtype) and on_triton_kernels(codes, weight, residual):
         return triton.operators.linear(codes, weight, high, bias, dtype, low=low, residual=residual)
+    check_linear(codes, weight, high, bias, dtype, low=low, residual=residual)
     return residual + int8_linear_twin(codes, weight, high, low, bias, dtype, pad_rows)

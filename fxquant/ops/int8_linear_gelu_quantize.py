@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
+from fxquant.kernels.checks import check_given
 from fxquant.ops.int8_linear import int8_linear
 from fxquant.ops.quantize import quantize
 from fxquant.ops.twin import quantize_twin
@@ -31,6 +32,7 @@ def int8_linear_gelu_quantize(
 
     approximate: that of `torch.nn.functional.gelu`. The last five arguments are those of `fxquant.ops.quantize`, for one scale.
     """
+    check_given(out_scale=out_scale)
     quantizer = cpu.Quantizer(out_scale, out_zero_point, None, None, noise, qmin, qmax)
     if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, out_scale, noise):
         return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
@@ -60,6 +62,7 @@ def int8_linear_gelu_quantize_twin(
 
     The last six arguments are those of `fxquant.ops.quantize_twin`.
     """
+    check_given(high=high, low=low, split=split)
     quantizer = cpu.Quantizer(high, None, low, split, noise, qmin, qmax)
     if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, high, noise):
         return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
+from fxquant.kernels.checks import check_given, check_linear
 from fxquant.ops.int8_linear import int_mm
 
 
@@ -19,10 +20,12 @@ def int8_linear_twin(
     the rows for a single integer product. weight ``(O', K')`` is as in `int8_linear`; high and low ``(O,)`` float32 are the
     products of the two input scales and the weight's.
     """
+    check_given(low=low)
     if cpu.fits(codes, weight, high, dtype) and on_cpu_kernels(codes, weight, high, low, bias):
         return cpu.linear(codes, weight, high, bias, dtype, low=low)
     if triton.fits(codes, weight, high, dtype) and on_triton_kernels(codes, weight):
         return triton.operators.linear(codes, weight, high, bias, dtype, low=low)
+    check_linear(codes, weight, high, bias, dtype, low=low)
     rows = codes.reshape(-1, codes.shape[-1])
     stacked = torch.cat((rows.clamp(min=0), rows.clamp(max=0)))
     product = int_mm(stacked, weight, pad_rows)[:, : high.shape[0]].float()

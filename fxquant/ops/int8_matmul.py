@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fxquant.kernels import on_triton_kernels, triton
+from fxquant.kernels.checks import check_matmul
 from fxquant.ops.batched_int_mm import batched_int_mm
 
 
@@ -28,6 +29,7 @@ def int8_matmul(
     """
     if triton.multiplies(a, b, dtype) and on_triton_kernels(a, b):
         return triton.operators.matmul(a, b, scale, None, a_zero_point, b_zero_point, dtype)
+    check_matmul(a, b, scale, None, a_zero_point, b_zero_point, dtype)
     return shifted_product(a, b, a_zero_point, b_zero_point).float().mul_(scale).to(dtype)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fxquant.kernels.checks import check_layer_norm, check_one, check_range, check_tensor
 from fxquant.numerics import arithmetic
 
 
@@ -27,6 +28,13 @@ def integer_layer_norm(
     0-dim. weight, bias: float ``(C,)``, or None. scale, 0-dim float32, and output_zero_point, int32 or None for 0, are the
     result's, with codes in ``[qmin, qmax]``. See `fxquant.numerics.arithmetic.integer_layer_norm`.
     """
+    check_layer_norm(codes, weight, bias, 0, torch.int8)
+    for name, each in (("factor", factor), ("zero point", zero_point)):
+        check_tensor(name, each, torch.int32, codes.shape[-1:] if each.dim() else ())
+    check_one("scale", scale, torch.float32)
+    if output_zero_point is not None:
+        check_one("zero point of the result", output_zero_point, torch.int32)
+    check_range(qmin, qmax)
     steps = (codes.to(torch.int64) + arithmetic.storage_offset(qmax_in) - zero_point) * factor
     normed = arithmetic.integer_layer_norm(steps, weight, bias, scale)
     if output_zero_point is not None:

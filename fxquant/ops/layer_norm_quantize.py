@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
+from fxquant.kernels.checks import check_layer_norm
 from fxquant.ops.quantize import quantize
 
 
@@ -31,5 +32,7 @@ def layer_norm_quantize(
         return cpu.layer_norm_quantize(x, weight, bias, epsilon, quantizer)
     if triton.normalizes(x) and on_triton_kernels(x):
         return triton.operators.layer_norm_quantize(x, weight, bias, epsilon, quantizer)
+    check_layer_norm(x, weight, bias, epsilon)
+    weight, bias = (None if t is None else t.float() for t in (weight, bias))
     y = F.layer_norm(x.float(), x.shape[-1:], weight, bias, epsilon)
     return quantize(y, scale, zero_point, qmin, qmax, None, noise)

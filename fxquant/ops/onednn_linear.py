@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fxquant.errors import UnsupportedGraphError
+from fxquant.kernels.checks import check_linear
 
 DTYPES = (torch.float32, torch.bfloat16)
 # Approximation of `torch.nn.functional.gelu` -> oneDNN's name for it; None: no GELU.
@@ -36,6 +37,7 @@ def onednn_linear(
     """
     if dtype not in DTYPES:
         raise UnsupportedGraphError(f"oneDNN's linear layer gives float32 or bfloat16, not {dtype}")
+    check_linear(codes, weight, scale, bias, dtype)
     weight = weight[: scale.shape[0], : codes.shape[-1]].contiguous()
     return packed_onednn_linear(codes, prepack(weight), scale, bias, dtype, gelu)
 
@@ -50,6 +52,7 @@ def packed_onednn_linear(
     codes: Tensor, packed: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype, gelu: str | None
 ) -> Tensor:
     """Return `onednn_linear` of a weight that was packed before."""
+    check_linear(codes, None, scale, bias, dtype)
     # oneDNN wants unsigned activations on processors without AMX: code + 128, with the zero point 128.
     unsigned = (codes ^ -128).view(torch.uint8)
     zeros = torch.zeros_like(scale, dtype=torch.int32)

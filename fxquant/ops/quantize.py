@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
+from fxquant.kernels.checks import check_along, check_range, check_real, check_tensor
 from fxquant.numerics import arithmetic
 from fxquant.ops.noise import add_noise
 
@@ -33,6 +34,9 @@ def quantize(
     # A compiler makes one kernel of these few steps and what is around them.
     if one_scale and triton.quantizes(x) and not torch.compiler.is_compiling() and on_triton_kernels(x):
         return triton.operators.quantize(x, quantizer)
+    check_along(x, scale, zero_point, axis)
+    check_range(qmin, qmax)
+    check_real("values", x)
     x = x if noise is None else add_noise(x, noise)
     codes = arithmetic.quantize(x, scale, zero_point, qmin, qmax, axis)
     offset = arithmetic.storage_offset(qmax)
@@ -43,4 +47,7 @@ def dequantize(
     codes: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: int, qmax: int, axis: int | None = None
 ) -> Tensor:
     """Return ``(code - zero_point) * scale`` as float32, for codes of any shape that `quantize` made with these arguments."""
+    check_along(codes, scale, zero_point, axis)
+    check_range(qmin, qmax)
+    check_tensor("codes", codes, torch.int8)
     return arithmetic.dequantize(codes.float() + arithmetic.storage_offset(qmax), scale, zero_point, axis)

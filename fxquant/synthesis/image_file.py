@@ -15,6 +15,7 @@ from torchvision.utils import make_grid
 
 from fxquant.errors import InputError, expect_path
 from fxquant.files import write_atomically
+from fxquant.pickles import load_inert
 from fxquant.synthesis.synthesis_options import IMAGENET_MEAN, IMAGENET_STD
 from fxquant.synthesis.tensor_file import read_tensors, write_tensors
 
@@ -37,6 +38,8 @@ def load_images(path: str | os.PathLike[str]) -> tuple[Tensor, dict[str, Any]]:
     """
     Return the images ``(n, C, H, W)`` float32 and the metadata that `save_images` wrote to a file; no code in it is run.
 
+    A .pt or .pth file, which `torch.save` wrote of one such tensor, has no metadata.
+
     Raises `InputError` for a file that is missing, damaged or of another kind.
     """
     file = expect_path(path)
@@ -44,6 +47,8 @@ def load_images(path: str | os.PathLike[str]) -> tuple[Tensor, dict[str, Any]]:
         raise InputError(
             f"image file {str(file)!r} does not exist" if not file.exists() else f"{str(file)!r} is no file"
         )
+    if file.suffix in (".pt", ".pth"):
+        return _load_pickled(file), {}
     tensors, metadata = read_tensors(file, _KIND, InputError)
     if set(tensors) != {_NAME}:
         raise InputError(
@@ -51,6 +56,17 @@ def load_images(path: str | os.PathLike[str]) -> tuple[Tensor, dict[str, Any]]:
         )
     _check(tensors[_NAME], repr(str(file)))
     return tensors[_NAME], metadata
+
+
+def _load_pickled(file: Path) -> Tensor:
+    try:
+        images = load_inert(file)
+    except Exception as error:  # a damaged file may raise anything
+        raise InputError(f"cannot read {str(file)!r}: expected one tensor, saved by torch.save: {error}") from error
+    if not isinstance(images, Tensor):
+        raise InputError(f"expected one tensor of images in {str(file)!r}, found a {type(images).__name__}")
+    _check(images, repr(str(file)))
+    return images.float()
 
 
 def save_sheet(

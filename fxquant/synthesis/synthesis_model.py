@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxquant.api import trace
 from fxquant.data.batches import resolve_data_config
+from fxquant.data.data_config import DataConfig
 from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
 from fxquant.graph.meta import value_of
 from fxquant.graph.stages import Stage, stage_of
@@ -83,10 +82,9 @@ def resolve_size(model: nn.Module, size: Size) -> tuple[int, int, int]:
             raise ConfigError(
                 f"size must be a positive whole number, (height, width) or (channels, height, width), got {size!r}"
             )
-        return (int(config.get("input_size", (3,))[0]), *given) if len(given) == 2 else given
+        return (config.input_size[0] if config else 3, *given) if len(given) == 2 else given
     if config:
-        channels, height, width = (int(n) for n in config["input_size"])
-        return channels, height, width
+        return config.input_size
     if isinstance(model, fx.GraphModule):
         seen = next((value_of(n) for n in model.graph.nodes if n.op == "placeholder"), None)
         if isinstance(seen, Tensor) and seen.dim() == 4:
@@ -117,7 +115,7 @@ def resolve_normalisation(
     Raises `ConfigError` where they have another number of channels.
     """
     config = _data_config(model)
-    mean, std = _floats(config.get("mean", IMAGENET_MEAN)), _floats(config.get("std", IMAGENET_STD))
+    mean, std = (config.mean, config.std) if config else (IMAGENET_MEAN, IMAGENET_STD)
     if options.mean is not None and options.std is not None:
         mean, std = options.mean, options.std
     if not len(mean) == len(std) == channels:
@@ -125,12 +123,8 @@ def resolve_normalisation(
     return mean, std
 
 
-def _data_config(model: nn.Module) -> dict[str, Any]:
-    """Return timm's data config of `model`, empty for a model that timm did not make."""
+def _data_config(model: nn.Module) -> DataConfig | None:
+    """Return timm's data config of `model`, None for a model that timm did not make."""
     if not getattr(model, "pretrained_cfg", None):
-        return {}
+        return None
     return resolve_data_config(model)
-
-
-def _floats(values: Sequence[float]) -> tuple[float, ...]:
-    return tuple(float(v) for v in values)

@@ -12,12 +12,13 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from fxquant.checkpoint.staged_graph import StagedGraph
 from fxquant.errors import UnsupportedGraphError
 from fxquant.graph.attributes import get_tensor, graph_module_over
+from fxquant.graph.code_tracer import CodeTracer
 from fxquant.graph.meta import known_value, module_stack, set_module_stack, set_value, take_provenance, value_of
 from fxquant.graph.rewrite import location
 from fxquant.ops import interpolate_scaled
-from fxquant.tracing.code_tracer import CodeTracer
 from fxquant.tracing.outputs import unflatten_output
 
 ModuleStack = dict[str, tuple[str, type]]
@@ -55,7 +56,7 @@ def as_graph_module(model: nn.Module, program: ExportedProgram, output: Any) -> 
     for node in graph.nodes:
         set_module_stack(node, _module_stack(modules, module_stack(node)))
     _place_attributes(graph)
-    return graph_module_over(state, graph, type(model).__name__)
+    return graph_module_over(state, graph, type(model).__name__, StagedGraph)
 
 
 def _inline_regions(gm: fx.GraphModule) -> None:

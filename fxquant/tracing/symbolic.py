@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx import _symbolic_trace
 
+from fxquant.checkpoint.staged_graph import StagedGraph
 from fxquant.dialect.vocabulary import name_of
 from fxquant.errors import FxquantError, UnsupportedGraphError
 from fxquant.graph.attributes import get_tensor, graph_module_over
+from fxquant.graph.code_tracer import CodeTracer
 from fxquant.graph.inputs import holds_tensor
 from fxquant.graph.rewrite import LIBRARIES
-from fxquant.tracing.code_tracer import CodeTracer
 from fxquant.tracing.outputs import keep_output_class
 from fxquant.tracing.untouched import untouched
 
@@ -44,7 +45,7 @@ def symbolic_graph(model: nn.Module, arguments: Mapping[str, Any] | None = None)
             graph = tracer.trace(model)
             graph._tracer_cls = CodeTracer
             state = {str(n.target): get_tensor(model, str(n.target)) for n in graph.find_nodes(op="get_attr")}
-            return graph_module_over(state, graph, type(model).__name__)
+            return graph_module_over(state, graph, type(model).__name__, StagedGraph)
     except FxquantError:
         raise
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import pytest
@@ -34,16 +35,16 @@ def test_loaded_observers_stay_frozen_and_recorders_know_the_dtype(tmp_path: Pat
     assert {name: int(b) for name, b in loaded.named_buffers() if name in before} == before
 
 
-def test_recorders_know_masks_and_what_was_constant(tmp_path: Path) -> None:
+def test_recorders_know_masks_and_what_they_saw(tmp_path: Path) -> None:
     prepared = fxquant.prepare(Conditioned().eval(), fxquant.recipe("minmax"), conditions())
     tokens, index, mask = conditions()
     prepared(torch.zeros_like(tokens), index, mask)
     loaded = round_trip(prepared, tmp_path)
     recorders = [m for m in loaded.modules() if isinstance(m, InputRecorder)]
-    assert [(r.operand, r.images, r.infinite, r.constant) for r in recorders] == [
-        ("tokens", True, False, 0.0),
+    assert [(r.operand, r.images, r.infinite, r.range) for r in recorders] == [
+        ("tokens", True, False, (0.0, 0.0)),
         ("index", False, False, None),
-        ("mask", False, True, None),
+        ("mask", False, True, (-math.inf, 0.0)),
     ]
     with pytest.raises(fxquant.CalibrationError, match="found the constant 0"):
         fxquant.convert(loaded)

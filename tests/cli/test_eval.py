@@ -58,7 +58,7 @@ def test_float_is_measured_as_plain_torch_does_and_int8_beside_it(
     assert quantised["size_bytes"] < 0.3 * data["results"]["float"]["size_bytes"]
 
     assert main(["report", str(saved)]) == 0
-    assert capsys.readouterr().out.strip() == str(fxquant.report(fxquant.load(saved)))
+    assert str(fxquant.report(fxquant.load(saved))) in capsys.readouterr().out
     assert measure_directly(fxquant.load(saved), images, labels) == pytest.approx(quantised["top1_percent"])
 
 
@@ -291,10 +291,10 @@ def test_too_many_unreadable_images_are_an_error(
 def test_a_model_of_grey_images(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    given = [MODEL, "--data", folder, *SMALL, "--checkpoint", checkpoint, "--in-chans", 1]
-    setting = resolve_setting(parser.parse_args(list(map(str, given))), limit=6, classes=True)
+    given = [MODEL, "--data", folder, *SMALL, "--checkpoint", checkpoint, "--in-chans", 1, "--limit", 6]
+    setting = resolve_setting(parser.parse_args(list(map(str, given))), evaluated=True)
     assert "resized: patch_embed.proj.weight (192, 3, 16, 16) to (192, 1, 16, 16)" in setting.source.weights
-    for batches in (setting.calibration, setting.evaluation):
+    for batches in (setting.calibration, setting.measured[1]):
         images, _ = next(iter(batches))
         assert images.shape[1:] == (1, 32, 32)
     assert setting.source.model(images).shape == (6, 3)

@@ -118,17 +118,17 @@ def test_a_model_of_one_channel_gets_grey_images_and_one_mean(tree: ImageTree) -
     model = timm.create_model("vit_tiny_patch16_224", in_chans=1, img_size=32, depth=1)
     model.pretrained_cfg = {**model.pretrained_cfg, "mean": (0.3, 0.4, 0.8), "std": (0.1, 0.2, 0.3)}
     config = resolve_data_config(model, 32)
-    assert config["input_size"] == (1, 32, 32)
-    assert config["mean"] == pytest.approx((0.5,))
-    assert config["std"] == pytest.approx((0.2,))
+    assert config.input_size == (1, 32, 32)
+    assert config.mean == pytest.approx((0.5,))
+    assert config.std == pytest.approx((0.2,))
     images, _ = next(iter(ImageBatches(tree.evaluation, config, 4)))
     assert images.shape == (4, 1, 32, 32)
-    assert resolve_data_config(model)["input_size"] == (1, 224, 224)
+    assert resolve_data_config(model).input_size == (1, 224, 224)
 
 
 def test_other_channels_than_files_have_are_refused(tree: ImageTree) -> None:
     model = timm.create_model("vit_tiny_patch16_224", in_chans=4, img_size=32, depth=1)
     config = resolve_data_config(model, 32)
-    assert len(config["mean"]) == len(config["std"]) == 4
+    assert len(config.mean) == len(config.std) == 4
     with pytest.raises(InputError, match="the model takes 4"):
         ImageBatches(tree.evaluation, config, 4)

@@ -10,17 +10,18 @@ from PIL import Image
 from timm.data import create_transform
 
 from fxquant.data.batches import ImageBatches
-from fxquant.data.folder import ImageTree, check_classes, draw_images, read_image_tree
+from fxquant.data.data_config import DataConfig
+from fxquant.data.folder import (
+    ImageTree,
+    check_classes,
+    draw_images,
+    index_classes_by,
+    read_class_names,
+    read_image_tree,
+)
 from fxquant.errors import InputError
 
-CONFIG = {
-    "input_size": (3, 8, 8),
-    "interpolation": "bilinear",
-    "mean": (0.5, 0.4, 0.3),
-    "std": (0.2, 0.3, 0.4),
-    "crop_pct": 0.5,
-    "crop_mode": "center",
-}
+CONFIG = DataConfig((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), interpolation="bilinear", crop_pct=0.5)
 
 
 def make_images(folder: Path, *names: str, mode: str = "RGB") -> Path:
@@ -198,7 +199,7 @@ def test_batches_are_timms_validation_images_in_order(shared: ImageTree, workers
     batches = ImageBatches(shared.evaluation, CONFIG, batch_size=4, workers=workers)
     got = list(batches)
     assert len(got) == len(batches) == 4
-    transform = create_transform(**CONFIG)
+    transform = create_transform(**CONFIG.as_timm())
     wanted = torch.stack([transform(Image.open(f).convert("RGB")) for f in shared.evaluation.files])
     assert torch.equal(torch.cat([images for images, _ in got]), wanted)
     assert torch.cat([labels for _, labels in got]).tolist() == list(shared.evaluation.labels)
@@ -223,3 +224,24 @@ def test_images_of_every_mode_become_rgb(tmp_path: Path, mode: str) -> None:
     make_images(tmp_path / "a", "0.tif", mode=mode)
     [(images, _)] = ImageBatches(read_image_tree(tmp_path).evaluation, CONFIG, batch_size=1)
     assert images.shape == (1, 3, 8, 8)
+
+
+def test_classes_are_indexed_by_a_models_names(tmp_path: Path) -> None:
+    tree = read_image_tree(make_tree(tmp_path, count=2))
+    assert tree.classes == ("a", "b", "c")
+    found = index_classes_by(tree, ("c", "x", "a", "b"))
+    assert found.classes == ("c", "x", "a", "b")
+    assert found.evaluation.labels == (2, 2, 3, 3, 0, 0)
+    assert found.evaluation.files == tree.evaluation.files
+    with pytest.raises(InputError, match="which has no class 'b'"):
+        index_classes_by(tree, ("a", "c"))
+    with pytest.raises(InputError, match="two classes of one name"):
+        index_classes_by(tree, ("a", "b", "c", "c"))
+
+
+def test_class_names_of_a_map(tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("b\na\n")
+    assert read_class_names(file) == ("b", "a")
+    with pytest.raises(InputError, match=r"expected a \.txt file"):
+        read_class_names(tmp_path / "none.txt")

@@ -174,6 +174,7 @@ def test_methods_that_compute_are_in_it(name: str) -> None:
             "module_load",
             "reinforce",
             "format",
+            "index",
         ),
     ],
 )

@@ -43,7 +43,7 @@ def test_labels_are_what_the_teacher_says_of_the_stored_crops(
         labels = source.read(file)
         pixels = cut_crops(open_image(file), labels.coords, labels.flips, 16, "bicubic")
         with torch.no_grad():
-            p = teacher(normalise(pixels, DATA_CONFIG["mean"], DATA_CONFIG["std"])).softmax(1)
+            p = teacher(normalise(pixels, DATA_CONFIG.mean, DATA_CONFIG.std)).softmax(1)
         if kind is LabelKind.ORI:
             torch.testing.assert_close(labels.targets.dense(), p)
             continue
@@ -154,7 +154,7 @@ def test_what_cannot_teach_is_refused_before_any_work(samples: Samples, tmp_path
     for options, error, message in cases:
         with pytest.raises(error, match=message):
             make(samples, tmp_path / "out", **options)
-    config = DATA_CONFIG | {"input_size": (3, 16, 24)}
+    config = DATA_CONFIG.changed({"input_size": (3, 16, 24)})
     with pytest.raises(InputError, match="square images, its data config has 16 x 24"):
         make_labels(TinyTeacher(), samples, config, tmp_path / "out")
     assert not list(tmp_path.glob("out/*"))

@@ -45,6 +45,7 @@ def test_there_are_commands_of_every_kind() -> None:
         "eval",
         "quantize",
         "bench",
+        "predict",
         "train",
         "make-labels",
         "synthesize",

@@ -16,7 +16,7 @@ from fxquant.graph.meta import Operand, Product, Record
 from fxquant.graph.stages import Stage, set_stage, stage_of
 
 ROOT = Path(__file__).parents[2]
-KEYS = {"val", "dtype", "stage", "trainable", "fxquant", "nn_module_stack", "stack_trace"}
+KEYS = {"val", "dtype", "stage", "trainable", "card", "fxquant", "nn_module_stack", "stack_trace"}
 OWNER = "fxquant/graph/meta.py"
 RECORD = Record(Product.LINEAR, "fc", "fc", (Operand(Role.WEIGHT, "fc.weight", TensorSpec()),))
 STACK = {"fc": ("fc", nn.Linear)}

@@ -383,7 +383,7 @@ def test_timm_builds_the_models_by_name(name: str) -> None:
     assert model(torch.zeros(2, 1, 32, 32)).shape == (2, 7)
     config: Any = model.pretrained_cfg
     assert config["architecture"] == name
-    assert resolve_data_config(model)["input_size"][0] == 1
+    assert resolve_data_config(model).input_size[0] == 1
     data = timm.data.resolve_model_data_config(model)
     assert (data["input_size"], data["crop_pct"], data["interpolation"]) == ((3, 224, 224), 0.875, "bicubic")
     assert data["mean"] == timm.data.IMAGENET_DEFAULT_MEAN

@@ -552,7 +552,7 @@ def test_timm_builds_the_models_by_name(name: str) -> None:
     assert model(torch.zeros(2, 1, 64, 64, device="meta")).shape == (2, 7)
     config: Any = model.pretrained_cfg
     assert config["architecture"] == name
-    assert resolve_data_config(model)["input_size"] == (1, 224, 224)
+    assert resolve_data_config(model).input_size == (1, 224, 224)
     data = timm.data.resolve_model_data_config(model)
     assert (data["input_size"], data["crop_pct"], data["interpolation"]) == ((3, 224, 224), 0.9, "bicubic")
     assert data["mean"] == timm.data.IMAGENET_DEFAULT_MEAN

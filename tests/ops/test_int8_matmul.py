@@ -132,7 +132,11 @@ def _graph(twin: bool) -> tuple[fx.GraphModule, tuple[Tensor, Tensor]]:
     scales = constants if twin else [constants[0], constants[2], constants[2]]
     graph.output(graph.call_function(target, (a, b, *scales, torch.float32)))
     root = torch.nn.Module()
-    for name, value in (("scale", torch.rand(3, 1, 1)), ("low", torch.rand(3, 1, 1)), ("zero", torch.tensor(-5))):
+    for name, value in (
+        ("scale", torch.rand(3, 1, 1)),
+        ("low", torch.rand(3, 1, 1)),
+        ("zero", torch.tensor(-5, dtype=torch.int32)),
+    ):
         root.register_buffer(name, value)
     return fx.GraphModule(root, graph), (codes(generator, 4, 3, 7, 6), codes(generator, 4, 3, 6, 5))
 

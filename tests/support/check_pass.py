@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from fxquant.graph.meta import record_of
 from fxquant.graph.rewrite import Pass
 from fxquant.graph.stages import Stage
+from fxquant.ops import check_values, mark_invalid
 from fxquant.spec import verify
 from fxquant.tracing.symbolic import symbolic_graph
 
@@ -122,13 +123,20 @@ def assert_close(original: nn.Module, changed: nn.Module, inputs: Sequence[Any],
 
 
 def render(gm: fx.GraphModule) -> str:
-    """Return the graph as text; names are made of the operators, so that they do not depend on how it came about."""
+    """
+    Return the graph as text; names are made of the operators, so that they do not depend on how it came about.
+
+    What `GuardInputs` adds to every converted graph is left out; its own test looks at it.
+    """
     names: dict[fx.Node, str] = {}
     counts: Counter[str] = Counter()
     lines = [f"({', '.join(str(n.target) for n in gm.graph.nodes if n.op == 'placeholder')})"]
     for node in gm.graph.nodes:
         if node.op in ("placeholder", "get_attr"):
             names[node] = str(node.target)
+            continue
+        if node.target in (check_values, mark_invalid):
+            names[node] = _argument(node.args[0], names)
             continue
         arguments = [_argument(a, names) for a in node.args]
         arguments += [f"{key}={_argument(value, names)}" for key, value in node.kwargs.items()]

@@ -11,18 +11,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fxquant.data.data_config import DataConfig
 from fxquant.data.folder import Samples, read_image_tree
 from fxquant.distillation import CropLabels, LabelKind, SoftTargets
 
 RECORDED = load_file(Path(__file__).parents[1] / "data" / "fkd.safetensors")
 CLASSES = 12
 KINDS = list(LabelKind)
-DATA_CONFIG: dict[str, Any] = {
-    "input_size": (3, 16, 16),
-    "interpolation": "bicubic",
-    "mean": (0.5, 0.4, 0.3),
-    "std": (0.2, 0.3, 0.4),
-}
+DATA_CONFIG = DataConfig((3, 16, 16), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
 
 
 def make_images(root: Path, classes: int = 2, count: int = 3) -> Samples:

@@ -42,6 +42,17 @@ class Kernels:
         result: Tensor = self._run(__name__, "compiled", (name, *args), {})
         return result
 
+    def registered(self) -> set[str]:
+        """Return the names of all operators of fxquant."""
+        found: set[str] = self._run(__name__, "registered", (), {})
+        return found
+
+    def faults(self, name: str, right: bool) -> list[str]:
+        """Return what `tests.support.operator_outcomes` finds wrong with the operator of the call `name`."""
+        call = ("triton_calls", name, right, self.device)
+        found: list[str] = self._run("tests.support.operator_outcomes", "operator_faults", call, {})
+        return found
+
     def close(self) -> None:
         """End the process."""
         if self.pool is not None:
@@ -61,6 +72,14 @@ def opcheck(name: str, *args: Any) -> dict[str, str]:
 
     found: dict[str, str] = torch.library.opcheck(_operator(name), args)
     return found
+
+
+def registered() -> set[str]:
+    """Return the names of all operators of fxquant, those in Triton with them."""
+    from tests.support import operator_calls
+
+    importlib.import_module("fxquant.kernels.triton.operators")
+    return operator_calls.registered()
 
 
 def compiled(name: str, *args: Any) -> Tensor:

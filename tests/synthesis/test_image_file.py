@@ -69,3 +69,20 @@ def test_a_sheet_shows_every_image_with_its_colours(tmp_path: Path) -> None:
     assert pixels[3, 9].tolist() == [0, 128, 0]
     assert pixels[9, 3].tolist() == [0, 0, 255]
     assert pixels[0, 0].tolist() == [255, 255, 255]
+
+
+def test_images_of_torch_save(tmp_path: Path) -> None:
+    file, images = tmp_path / "images.pt", torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    torch.save(images, file)
+    found, facts = load_images(file)
+    assert torch.equal(found, images.float())
+    assert facts == {}
+    torch.save({"images": images}, file)
+    with pytest.raises(InputError, match=r"expected one tensor of images .* found a dict"):
+        load_images(file)
+    torch.save(images[0], file)
+    with pytest.raises(InputError, match="expected images"):
+        load_images(file)
+    file.write_bytes(b"none")
+    with pytest.raises(InputError, match="cannot read"):
+        load_images(file)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import fxquant
-from fxquant import UnsupportedGraphError
 from tests.support.models import images, small_swin, small_vit
 
+CONFIG = fxquant.DataConfig((3, 32, 32), (0.5,) * 3, (0.25,) * 3)
 MINMAX = fxquant.recipe("minmax")
 
 
@@ -58,8 +58,23 @@ def test_every_stage_gives_the_same_graph_and_values(make: Callable[[], nn.Modul
                 assert torch.equal(other(x), copy.deepcopy(gm)(x))
 
 
-def test_what_pickling_loses_is_refused() -> None:
+def test_copies_and_pickles_know_what_the_graph_knows() -> None:
     prepared = fxquant.prepare(small_vit(), MINMAX)
+    prepared.data_config = CONFIG  # type: ignore[assignment]
     fxquant.calibrate(prepared, [images()], progress=False)
-    with pytest.raises(UnsupportedGraphError, match="a GraphModule that fxquant did not make"):
-        fxquant.convert(pickle.loads(pickle.dumps(prepared)))
+    wanted = fxquant.convert(prepared)
+    again = fxquant.convert(pickle.loads(pickle.dumps(prepared)))
+    for gm in (again, copy.copy(wanted), copy.deepcopy(wanted), pickle.loads(pickle.dumps(wanted))):
+        assert str(fxquant.report(gm)) == str(fxquant.report(wanted))
+        assert gm.data_config == CONFIG
+        assert torch.equal(gm(images()), wanted(images()))
+    twin = copy.copy(prepared)
+    twin.data_config = None  # type: ignore[assignment]
+    assert prepared.data_config == CONFIG
+
+
+def test_what_cannot_be_stored_is_not_pickled() -> None:
+    gm = fxquant.trace(small_vit())
+    gm.head_of_another = nn.Parameter(torch.zeros(1, device="meta"))
+    with pytest.raises(fxquant.CheckpointError, match="on one device"):
+        pickle.dumps(gm)

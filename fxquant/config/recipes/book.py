@@ -17,7 +17,7 @@ from fxquant.config.recipes.searched import base_ptq, noisyquant, noisyquant_ptq
 from fxquant.errors import ConfigError
 from fxquant.observers import EMA, OMSE, MinMax, Percentile
 
-_SWITCHES = ("patch_embed", "head", "decoder", "attention")
+_SWITCHES = ("patch_embed", "head", "decoder", "attention", "strict_inputs")
 
 
 def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> QuantConfig:
@@ -25,8 +25,9 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     Return the config of the recipe `name` (see `recipes`) at `w_bits` weight and `a_bits` activation bits.
 
     ``patch_embed``, ``head``, ``decoder`` (of the queries of a detector) and ``attention`` (bool) switch those products in
-    every recipe, and ``float_dtype`` (a dtype, or its name such as "bfloat16") is what everything else is computed in. Raises
-    `ConfigError` for an unknown recipe or option.
+    every recipe, and ``float_dtype`` (a dtype, or its name such as "bfloat16") is what everything else is computed in.
+    ``strict_inputs`` (bool) says whether wrong values in images are refused. Raises `ConfigError` for an unknown recipe or
+    option.
 
     minmax, ema, percentile and omse are the observers of FQ-ViT for activations (affine, unsigned, per tensor); weights are
     symmetric per output channel, by their minimum and maximum. Other options go to the observer, such as ``alpha`` of

@@ -3,6 +3,7 @@
 
 #include <tuple>
 
+#include "check.h"
 #include "walk.h"
 
 namespace {
@@ -24,9 +25,26 @@ struct Range {
   }
 };
 
-Range range_of(const Tensor& scale, const Maybe& zero_point, const Maybe& limits, double low, double high) {
+// Check and return what rounds `x`; the range points into what it is given.
+Range read_range(const Tensor& x, Tensor& scale, Maybe& zero_point, Maybe& limits, double low, double high, int64_t axis) {
+  check_within(axis, "the axis", -1, x.dim() - 1);
+  scale = read(scale, "the scale", ScalarType::Float, {axis < 0 ? 1 : x.size(axis)});
+  const int64_t groups = scale.numel();
+  if (groups == 0) refuse("expected at least one scale");
+  zero_point = read(zero_point, "the zero point", ScalarType::Float, {groups});
+  limits = read(limits, "the limits", ScalarType::Float, {2, groups});
   return {pointer<float>(scale), pointer<float>(zero_point), pointer<float>(limits),
-          static_cast<float>(low), static_cast<float>(high), scale.numel()};
+          read_bound(low), read_bound(high), groups};
+}
+
+// Check and return a tensor of the shape of `x` in float32, as it lies in memory.
+const Tensor& read_like(const Tensor& t, const char* name, const Tensor& x) {
+  check_defined(t, name);
+  const auto found = t.sizes(), wanted = x.sizes();
+  if (t.scalar_type() != ScalarType::Float || !std::equal(found.begin(), found.end(), wanted.begin(), wanted.end()))
+    refuse("expected ", name, " in float32 of shape ", show(wanted), ", found ", show(t));
+  check_memory(t, name);
+  return t;
 }
 
 // Tasks of about `chunk` values: several rows, or part of a long one.
@@ -66,10 +84,11 @@ void round_rows(const Walk<2>& walk, const float* x, const Range& range, float* 
 }
 
 Tensor learned_step(Tensor x, Tensor scale, Maybe zero_point, Maybe limits, double low, double high, int64_t axis) {
+  read_like(x, "values", x);
+  const Range range = read_range(x, scale, zero_point, limits, low, high, axis);
   x = walkable(x, axis);
   Tensor out = torch::stable::empty_like(x);
   const Walk<2> walk({&x, &out}, axis);
-  const Range range = range_of(scale, zero_point, limits, low, high);
   if (zero_point.has_value()) round_rows<true>(walk, pointer<float>(x), range, writable<float>(out));
   else round_rows<false>(walk, pointer<float>(x), range, writable<float>(out));
   return out;
@@ -114,6 +133,9 @@ void gradient_rows(const Walk<3>& walk, const float* x, const float* gradient, c
 
 std::tuple<Tensor, Tensor> learned_step_backward(Tensor gradient, Tensor x, Tensor scale, Maybe zero_point, Maybe limits,
                                                  double low, double high, int64_t axis) {
+  read_like(x, "values", x);
+  read_like(gradient, "the gradient", x);
+  const Range range = read_range(x, scale, zero_point, limits, low, high, axis);
   x = walkable(x, axis);
   Tensor out = torch::stable::empty_like(x), sums = make(scale, {SUMS, scale.numel()}, ScalarType::Float);
   if (!Walk<3>({&x, &gradient, &out}, axis).adjacent) {
@@ -121,7 +143,6 @@ std::tuple<Tensor, Tensor> learned_step_backward(Tensor gradient, Tensor x, Tens
     gradient = torch::stable::copy_(ordered, gradient);
   }
   const Walk<3> walk({&x, &gradient, &out}, axis);
-  const Range range = range_of(scale, zero_point, limits, low, high);
   const auto run = [&](auto rows) {
     rows(walk, pointer<float>(x), pointer<float>(gradient), range, writable<float>(out), writable<float>(sums));
   };

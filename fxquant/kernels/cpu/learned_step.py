@@ -11,6 +11,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from fxquant.errors import InputError
+from fxquant.kernels.checks import check_optional, check_tensor, misfit
+
+_LARGEST = torch.finfo(torch.float32).max
+LONGEST = 1_000_000  # turns of a search
 _RANGE = "Tensor scale, Tensor? zero_point, Tensor? limits, float low, float high, int axis"
 
 torch.library.define("fxquant::cpu_learned_step", f"(Tensor x, {_RANGE}) -> Tensor")
@@ -85,20 +90,62 @@ def _range(
 
 
 @torch.library.register_fake("fxquant::cpu_learned_step")  # type: ignore[untyped-decorator]
-def _(x: Tensor, *rest: object) -> Tensor:
+def _(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, limits: Tensor | None, low: float, high: float, axis: int
+) -> Tensor:
+    _check(x, scale, zero_point, limits, low, high, axis)
     return torch.empty_like(x)
 
 
 @torch.library.register_fake("fxquant::cpu_learned_step_backward")  # type: ignore[untyped-decorator]
-def _(gradient: Tensor, x: Tensor, scale: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
+def _(
+    gradient: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    limits: Tensor | None,
+    low: float,
+    high: float,
+    axis: int,
+) -> tuple[Tensor, Tensor]:
+    _check(x, scale, zero_point, limits, low, high, axis)
+    check_tensor("gradient", gradient, torch.float32, x.shape)
     return torch.empty_like(x), scale.new_empty((4, scale.numel()))
 
 
 @torch.library.register_fake("fxquant::cpu_weight_scales")  # type: ignore[untyped-decorator]
-def _(weight: Tensor, widths: Tensor, *rest: object) -> Tensor:
+def _(weight: Tensor, widths: Tensor, tolerance: float, rounds: int) -> Tensor:
+    check_tensor("weight", weight, torch.float32)
+    check_tensor("widths", widths, torch.int64, (None,))
+    if weight.numel() == 0 or not (0 <= tolerance <= _LARGEST and 0 <= rounds <= LONGEST):
+        raise InputError(
+            f"expected a weight, a tolerance and at most {LONGEST} rounds, "
+            f"found {tuple(weight.shape)}, {tolerance} and {rounds}"
+        )
     return weight.new_empty(widths.shape)
 
 
 @torch.library.register_fake("fxquant::cpu_variation")  # type: ignore[untyped-decorator]
-def _(weight: Tensor, scale: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
+def _(
+    weight: Tensor, scale: Tensor, limits: Tensor | None, low: float, high: float, published: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    if weight.numel() == 0 or weight.dim() == 0:
+        raise misfit("weight", weight, torch.float32, "with rows that are not empty")
+    _check(weight, scale, None, limits, low, high, -1 if scale.numel() == 1 else 0)
+    if limits is None and not (-128 <= low <= 0 <= high <= 127 and low == math.floor(low) and high == math.floor(high)):
+        raise InputError(f"expected whole bounds from -128 to 0 and from 0 to 127, found {low} and {high}")
     return scale.new_empty(()), torch.empty_like(weight), torch.empty_like(scale)
+
+
+def _check(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, limits: Tensor | None, low: float, high: float, axis: int
+) -> None:
+    check_tensor("values", x, torch.float32)
+    if not -1 <= axis < x.dim() or not all(abs(b) <= _LARGEST or math.isinf(b) for b in (low, high)):
+        raise InputError(f"expected an axis of {tuple(x.shape)} or -1, and bounds, found {axis}, {low} and {high}")
+    groups = 1 if axis < 0 else x.shape[axis]
+    check_tensor("scale", scale, torch.float32, (groups,))
+    if groups == 0:
+        raise InputError("expected at least one scale")
+    check_optional("zero point", zero_point, torch.float32, (groups,))
+    check_optional("limits", limits, torch.float32, (2, groups))

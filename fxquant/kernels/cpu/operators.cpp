@@ -1,11 +1,11 @@
-// The operators `fxquant::cpu_*`: they check nothing that their Python callers have checked, allocate and share out the work.
+// The operators `fxquant::cpu_*`: they check their operands, allocate and share out the work.
 #include <cmath>
 #include <tuple>
 
 #include "attention.h"
+#include "check.h"
 #include "gemm.h"
 #include "layer_norm.h"
-#include "stable.h"
 
 namespace {
 
@@ -20,41 +20,41 @@ std::vector<int64_t> sizes_with_last(const Tensor& t, int64_t last) {
   return sizes;
 }
 
-// Values in a dtype that the kernels read.
-Tensor readable(const Tensor& t) {
-  const bool read = t.scalar_type() == ScalarType::Float || is_bfloat16(t);
-  return whole(read ? t : torch::stable::to(t, ScalarType::Float));
-}
-
-const Tensor& expect(const Tensor& t, ScalarType dtype, const char* name) {
-  STD_TORCH_CHECK(t.scalar_type() == dtype, "fxquant: expected ", name, dtype == ScalarType::Float ? " in float32" : " in int32",
-                  ", found another dtype: a converted model is not cast, choose float_dtype before");
-  return t;
-}
-
-const Maybe& expect(const Maybe& t, ScalarType dtype, const char* name) {
-  if (t.has_value()) expect(*t, dtype, name);
-  return t;
-}
-
-// scale, zero point, low scale, split, noise and the range, as `fxquant.ops.quantize` and `quantize_twin` have them.
-Quantizer quantizer(const Tensor& scale, const Maybe& zero_point, const Maybe& low, const Maybe& split, const Maybe& noise,
-                    int64_t qmin, int64_t qmax) {
+// scale, zero point, low scale, split, noise and the range, as `fxquant.ops.quantize` and `quantize_twin` have them, for results
+// of so many columns. The quantiser points into `noise`.
+Quantizer read_quantizer(const Tensor& scale, const Maybe& zero_point, const Maybe& low, const Maybe& split, Maybe& noise,
+                         int64_t qmin, int64_t qmax, int64_t columns) {
+  const bool twin = low.has_value();
+  if (twin != split.has_value() || (twin && zero_point.has_value()))
+    refuse("expected both a low scale and a split and no zero point, or neither of the two");
+  check_within(qmax, "qmax", -128, twin ? 127 : 255);
+  check_within(qmin, "qmin", qmax > 127 ? 0 : -128, qmax);
   Quantizer q{};
-  q.scale = *pointer<float>(expect(scale, ScalarType::Float, "a scale"));
-  q.low = low.has_value() ? *pointer<float>(expect(*low, ScalarType::Float, "a scale")) : 0.0f;
-  q.split = split.has_value() ? *pointer<float>(expect(*split, ScalarType::Float, "a split")) : 0.0f;
-  q.zero_point = 0.0f;
-  if (zero_point.has_value()) q.zero_point = static_cast<float>(*pointer<int32_t>(expect(*zero_point, ScalarType::Int, "a zero point")));
+  q.scale = read_one<float>(scale, "the scale", ScalarType::Float);
+  q.zero_point = static_cast<float>(read_one<int32_t>(zero_point, "the zero point", ScalarType::Int));
+  q.low = read_one<float>(low, "the low scale", ScalarType::Float);
+  q.split = read_one<float>(split, "the split", ScalarType::Float);
+  if (twin && q.low == 0) refuse("expected a low scale that is not zero");
   q.qmin = static_cast<float>(qmin);
   q.qmax = static_cast<float>(qmax);
   q.offset = qmax > 127 ? 128 : 0;
-  q.noise = pointer<float>(expect(noise, ScalarType::Float, "noise"));
+  noise = read(noise, "the noise", ScalarType::Float, {columns});
+  q.noise = pointer<float>(noise);
   return q;
 }
 
+void check_depth(int64_t depth) {
+  if (depth < 4 || depth > DEEPEST || depth % 4 != 0)
+    refuse("expected a depth that is a multiple of 4 from 4 to ", DEEPEST, ", found ", depth);
+}
+
 std::tuple<Tensor, Tensor> pack(Tensor weight, int64_t outputs, int64_t depth) {
-  const int64_t width = round_up(outputs, LANES), stride = weight.size(1);
+  weight = read(weight, "the weight", ScalarType::Char, {ANY, ANY});
+  const int64_t stride = weight.size(1);
+  check_depth(depth);
+  if (outputs < 1 || outputs > weight.size(0) || depth > stride)
+    refuse("expected a weight of at least ", show({outputs, depth}), " and at least one output, found ", show(weight));
+  const int64_t width = round_up(outputs, LANES);
   Tensor packed = make(weight, {width * depth}, ScalarType::Char), compensation = make(weight, {width}, ScalarType::Int);
   const int8_t* from = pointer<int8_t>(weight);
   int8_t* to = static_cast<int8_t*>(packed.mutable_data_ptr());
@@ -81,24 +81,44 @@ void multiply_blocks(const Tensor& codes, const Tensor& packed, int64_t rows, in
   });
 }
 
+Tensor read_residual(const Tensor& residual, ScalarType dtype, const std::vector<int64_t>& sizes, bool more) {
+  if (more) refuse("a residual is added to float results without GELU only");
+  const auto found = residual.sizes();
+  if (residual.scalar_type() != dtype || !std::equal(found.begin(), found.end(), sizes.begin(), sizes.end()))
+    refuse("expected a residual in ", name_of(dtype), " of shape ", show(sizes), ", found ", show(residual));
+  check_memory(residual, "the residual");
+  return whole(residual);
+}
+
+// Without a scale there is no quantiser, and nothing that is part of one.
+void refuse_any(std::initializer_list<const Maybe*> parts) {
+  for (const Maybe* part : parts)
+    if (part->has_value()) refuse("expected the scale of a quantiser beside its zero point, low scale, split or noise");
+}
+
 Tensor gemm(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Maybe scale_low, Tensor bias,
             Maybe activation, Maybe residual, Maybe q_scale, Maybe q_zero_point, Maybe q_low, Maybe q_split,
             Maybe q_noise, int64_t qmin, int64_t qmax, bool bfloat16) {
   const ScalarType dtype = bfloat16 ? ScalarType::BFloat16 : ScalarType::Float;
+  if (codes.scalar_type() != ScalarType::Char || codes.dim() == 0) refuse("expected codes in int8 with rows, found ", show(codes));
+  check_memory(codes, "codes");
   codes = whole(codes);
-  for (const Tensor& t : {scale, bias}) expect(t, ScalarType::Float, "scales and biases");
-  expect(scale_low, ScalarType::Float, "scales");
-  STD_TORCH_CHECK(!residual.has_value() || (!q_scale.has_value() && !activation.has_value()),
-                  "cpu_gemm: a residual is added to float results without GELU only");
-  if (residual.has_value()) {
-    residual = whole(residual->scalar_type() == dtype ? *residual : torch::stable::to(*residual, dtype));
-    STD_TORCH_CHECK(residual->numel() * codes.size(codes.dim() - 1) == codes.numel() * scale.size(0),
-                    "cpu_gemm: the residual has another size than the result");
-  }
-  const int64_t depth = codes.size(codes.dim() - 1), rows = codes.numel() / depth, outputs = scale.size(0);
-  Tensor out = make(codes, sizes_with_last(codes, outputs), q_scale.has_value() ? ScalarType::Char : dtype);
+  const int64_t depth = codes.size(codes.dim() - 1);
+  check_depth(depth);
+  scale = read(scale, "the scale", ScalarType::Float, {ANY});
+  const int64_t rows = codes.numel() / depth, outputs = scale.size(0), width = round_up(outputs, LANES);
+  if (outputs == 0) refuse("expected a scale for at least one output");
+  scale_low = read(scale_low, "the low scale of the input", ScalarType::Float, {outputs});
+  bias = read(bias, "the bias", ScalarType::Float, {outputs});
+  packed = read(packed, "the packed weight", ScalarType::Char, {width * depth});
+  compensation = read(compensation, "the compensation", ScalarType::Int, {width});
+  activation = read(activation, "the table of the activation", ScalarType::Float, {TABLE_ROWS, SEGMENTS});
+  const std::vector<int64_t> sizes = sizes_with_last(codes, outputs);
+  if (residual.has_value()) residual = read_residual(*residual, dtype, sizes, q_scale.has_value() || activation.has_value());
+  Tensor out = make(codes, sizes, q_scale.has_value() ? ScalarType::Char : dtype);
   Quantizer q{};
-  if (q_scale.has_value()) q = quantizer(*q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax);
+  if (q_scale.has_value()) q = read_quantizer(*q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax, outputs);
+  else refuse_any({&q_zero_point, &q_low, &q_split, &q_noise});
   const Epilogue e{pointer<int32_t>(compensation), pointer<float>(scale),        pointer<float>(scale_low),
                    pointer<float>(bias),           pointer<float>(activation),   pointer<void>(residual),
                    q_scale.has_value() ? &q : nullptr, out.mutable_data_ptr(), outputs};
@@ -124,11 +144,13 @@ void normalize_rows(const Tensor& x, const Maybe& weight, const Maybe& bias, dou
 
 Tensor layer_norm_quantize(Tensor x, Maybe weight, Maybe bias, double epsilon, Tensor scale, Maybe zero_point,
                            int64_t qmin, int64_t qmax, Maybe noise) {
-  x = readable(x);
-  expect(weight, ScalarType::Float, "weights of a layer norm");
-  expect(bias, ScalarType::Float, "biases of a layer norm");
+  x = read_values(x, "values");
+  const int64_t width = x.size(x.dim() - 1);
+  weight = read(weight, "the weight of a layer norm", ScalarType::Float, {width});
+  bias = read(bias, "the bias of a layer norm", ScalarType::Float, {width});
+  read_float(epsilon, "epsilon", 0);
+  const Quantizer q = read_quantizer(scale, zero_point, std::nullopt, std::nullopt, noise, qmin, qmax, width);
   Tensor codes = make(x, {x.sizes().begin(), x.sizes().end()}, ScalarType::Char);
-  const Quantizer q = quantizer(scale, zero_point, std::nullopt, std::nullopt, noise, qmin, qmax);
   int8_t* out = static_cast<int8_t*>(codes.mutable_data_ptr());
   if (is_bfloat16(x)) normalize_rows<bf16>(x, weight, bias, epsilon, q, out);
   else normalize_rows<float>(x, weight, bias, epsilon, q, out);
@@ -154,9 +176,9 @@ void quantize_rows(const Tensor& x, const Quantizer& q, int8_t* codes) {
 
 Tensor quantize_tensor(Tensor x, Tensor scale, Maybe zero_point, Maybe low, Maybe split, int64_t qmin, int64_t qmax,
                        Maybe noise) {
-  x = readable(x);
+  x = read_values(x, "values");
+  const Quantizer q = read_quantizer(scale, zero_point, low, split, noise, qmin, qmax, x.size(x.dim() - 1));
   Tensor codes = make(x, {x.sizes().begin(), x.sizes().end()}, ScalarType::Char);
-  const Quantizer q = quantizer(scale, zero_point, low, split, noise, qmin, qmax);
   int8_t* out = static_cast<int8_t*>(codes.mutable_data_ptr());
   if (is_bfloat16(x)) quantize_rows<bf16>(x, q, out);
   else quantize_rows<float>(x, q, out);
@@ -201,25 +223,37 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale, con
   });
 }
 
+// Queries (B, H, N, D), keys and values (B, H, M, D), the last axis of each next to each other in memory.
+void read_heads(Tensor& q, Tensor& k, Tensor& v) {
+  if (q.dim() != 4 || q.size(3) == 0 || q.size(3) % LANES != 0 || (!is_bfloat16(q) && q.scalar_type() != ScalarType::Float))
+    refuse("expected queries in float32 or bfloat16 of shape (*, *, *, D), D a multiple of ", LANES, ", found ", show(q));
+  const int64_t keys = k.dim() == 4 ? k.size(2) : 0;
+  if (keys == 0) refuse("expected keys of shape (*, *, M, D), M at least 1, found ", show(k));
+  for (const Tensor* t : {&k, &v})
+    if (t->scalar_type() != q.scalar_type() || !has_sizes(*t, {q.size(0), q.size(1), keys, q.size(3)}))
+      refuse("queries, keys and values do not fit together: ", show(q), ", ", show(k), ", ", show(v));
+  for (Tensor* t : {&q, &k, &v}) {
+    check_memory(*t, "queries, keys and values");
+    if (t->stride(3) != 1) *t = torch::stable::contiguous(*t);
+  }
+}
+
 Tensor attention(Tensor q, Tensor k, Tensor v, double scale, Maybe bias, Maybe mask, Maybe q_scale, Maybe q_zero_point,
                  int64_t qmin, int64_t qmax, Maybe noise) {
-  for (const Tensor* t : {&k, &v}) {
-    STD_TORCH_CHECK(t->dim() == 4 && t->size(0) == q.size(0) && t->size(1) == q.size(1) && t->size(3) == q.size(3) &&
-                        t->size(2) == k.size(2) && t->scalar_type() == q.scalar_type(),
-                    "cpu_attention: queries, keys and values do not fit together");
-  }
-  STD_TORCH_CHECK(is_bfloat16(q) || q.scalar_type() == ScalarType::Float, "cpu_attention: expected float32 or bfloat16");
-  for (const Maybe* t : {&bias, &mask}) {
-    STD_TORCH_CHECK(!t->has_value() || ((*t)->size((*t)->dim() - 2) == q.size(2) && (*t)->size((*t)->dim() - 1) == k.size(2)),
-                    "cpu_attention: the bias or mask is not one of these queries and keys");
-    expect(*t, ScalarType::Float, "the bias or mask");
-  }
-  for (Tensor* t : {&q, &k, &v})
-    if (t->stride(3) != 1) *t = torch::stable::contiguous(*t);
+  read_heads(q, k, v);
+  const int64_t batch = q.size(0), heads = q.size(1), queries = q.size(2), keys = k.size(2);
+  bias = read(bias, "the bias of scores", ScalarType::Float, {ANY, queries, keys});
+  mask = read(mask, "the mask of scores", ScalarType::Float, {ANY, queries, keys});
+  if (bias.has_value() && bias->size(0) != 1 && bias->size(0) != heads)
+    refuse("expected a bias for one head or for ", heads, ", found ", bias->size(0));
+  if (mask.has_value() && (mask->size(0) == 0 || batch % mask->size(0) != 0))
+    refuse("expected masks for windows that divide a batch of ", batch, ", found ", mask->size(0));
+  read_float(scale, "the factor of scores", FLT_MIN);
   const std::vector<int64_t> sizes{q.size(0), q.size(2), q.size(1) * q.size(3)};
   Tensor out = make(q, sizes, q_scale.has_value() ? ScalarType::Char : q.scalar_type());
   Quantizer to{};
-  if (q_scale.has_value()) to = quantizer(*q_scale, q_zero_point, std::nullopt, std::nullopt, noise, qmin, qmax);
+  if (q_scale.has_value()) to = read_quantizer(*q_scale, q_zero_point, std::nullopt, std::nullopt, noise, qmin, qmax, sizes[2]);
+  else refuse_any({&q_zero_point, &noise});
   const Quantizer* quantizer = q_scale.has_value() ? &to : nullptr;
   if (is_bfloat16(q)) attend<BFloat16, bf16>(q, k, v, scale, bias, mask, quantizer, out.mutable_data_ptr());
   else attend<Float32, float>(q, k, v, scale, bias, mask, quantizer, out.mutable_data_ptr());

@@ -10,10 +10,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fxquant.kernels.activation_table import gelu_table
+from fxquant.errors import InputError
+from fxquant.kernels.activation_table import DEGREE, SEGMENTS, gelu_table
+from fxquant.kernels.checks import (
+    check_attention,
+    check_depth,
+    check_layer_norm,
+    check_linear,
+    check_optional,
+    check_quantizer,
+    check_result,
+    check_rows,
+    check_tensor,
+)
 from fxquant.kernels.quantizer import NO_QUANTIZER, Quantizer
 
 LANES = 16
+_FLOAT32 = torch.finfo(torch.float32)
 KERNELS = torch.ops.fxquant
 
 torch.library.define("fxquant::cpu_pack", "(Tensor weight, SymInt outputs, SymInt depth) -> (Tensor, Tensor)")
@@ -45,14 +58,20 @@ def pack(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
 
     weight: ``(O', K')`` int8. Its first `outputs` rows and `depth` columns count; `depth` is a multiple of 4.
     """
-    packed: tuple[Tensor, Tensor] = torch.ops.fxquant.cpu_pack(weight.contiguous(), outputs, depth)
+    packed: tuple[Tensor, Tensor] = torch.ops.fxquant.cpu_pack(weight, outputs, depth)
     return packed
 
 
 def fits(codes: Tensor, weight: Tensor, scale: Tensor, dtype: torch.dtype) -> bool:
     """Say whether `linear` takes these operands."""
     floats = dtype in (torch.float32, torch.bfloat16)
-    return floats and codes.shape[-1] % 4 == 0 and weight.dtype is torch.int8 and scale.dtype is torch.float32
+    return (
+        floats
+        and codes.dim() > 0
+        and codes.shape[-1] % 4 == 0
+        and weight.dtype is torch.int8
+        and scale.dtype is torch.float32
+    )
 
 
 def quantizes(x: Tensor) -> bool:
@@ -60,10 +79,15 @@ def quantizes(x: Tensor) -> bool:
     return x.dtype in (torch.float32, torch.bfloat16) and x.numel() > 0 and x.dim() > 0
 
 
-def attends(q: Tensor, k: Tensor, v: Tensor) -> bool:
+def attends(factor: float, q: Tensor, k: Tensor, v: Tensor) -> bool:
     """Say whether `attention_quantize` takes these operands."""
-    same = q.dtype is k.dtype is v.dtype and q.shape[-1] == v.shape[-1]
-    return same and q.dtype in (torch.float32, torch.bfloat16) and q.shape[-1] % LANES == 0 and q.dim() == 4
+    same = q.dtype is k.dtype is v.dtype and q.dim() == k.dim() == v.dim() == 4 and q.shape[-1] == v.shape[-1]
+    return (
+        same
+        and q.dtype in (torch.float32, torch.bfloat16)
+        and q.shape[-1] % LANES == 0
+        and _FLOAT32.tiny <= factor <= _FLOAT32.max
+    )
 
 
 def linear(
@@ -79,7 +103,7 @@ def linear(
     quantizer: Quantizer | None = None,
 ) -> Tensor:
     """Pack the weight and return `packed_linear`. Packing reads the weight once more than the product does."""
-    packed, compensation = pack(weight, scale.shape[0], codes.shape[-1])
+    packed, compensation = pack(weight, scale.numel(), codes.shape[-1])
     return packed_linear(
         codes, packed, compensation, scale, bias, dtype, low=low, gelu=gelu, residual=residual, quantizer=quantizer
     )
@@ -148,30 +172,116 @@ def attention_quantize(
 
 
 def _float32(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.float().contiguous()
+    return x.float() if x is not None and x.is_floating_point() else x
 
 
 @torch.library.register_fake("fxquant::cpu_pack")  # type: ignore[untyped-decorator]
 def _(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
-    width = (outputs + LANES - 1) // LANES * LANES
-    return weight.new_empty(width * depth), weight.new_empty(width, dtype=torch.int32)
+    check_tensor("weight", weight, torch.int8, (None, None))
+    _check_depth(depth)
+    if not (0 < outputs <= weight.shape[0] and depth <= weight.shape[1]):
+        raise InputError(f"expected outputs and depth within {tuple(weight.shape)}, found {outputs} and {depth}")
+    return weight.new_empty(_width(outputs) * depth), weight.new_empty(_width(outputs), dtype=torch.int32)
 
 
 @torch.library.register_fake("fxquant::cpu_gemm")  # type: ignore[untyped-decorator]
-def _(codes: Tensor, packed: Tensor, compensation: Tensor, scale: Tensor, *rest: object) -> Tensor:
-    dtype = torch.int8 if rest[4] is not None else torch.bfloat16 if rest[-1] else torch.float32
-    return codes.new_empty((*codes.shape[:-1], scale.shape[0]), dtype=dtype)
+def _(
+    codes: Tensor,
+    packed: Tensor,
+    compensation: Tensor,
+    scale: Tensor,
+    scale_low: Tensor | None,
+    bias: Tensor,
+    activation: Tensor | None,
+    residual: Tensor | None,
+    q_scale: Tensor | None,
+    q_zero_point: Tensor | None,
+    q_low: Tensor | None,
+    q_split: Tensor | None,
+    q_noise: Tensor | None,
+    qmin: int,
+    qmax: int,
+    bfloat16: bool,
+) -> Tensor:
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    check_linear(codes, None, scale, bias, dtype, low=scale_low, residual=residual)
+    outputs, depth = scale.shape[0], codes.shape[-1]
+    _check_depth(depth)
+    check_tensor("packed weight", packed, torch.int8, (_width(outputs) * depth,))
+    check_tensor("compensation", compensation, torch.int32, (_width(outputs),))
+    check_optional("table of the activation", activation, torch.float32, (DEGREE + 1, SEGMENTS))
+    if residual is not None and (activation is not None or q_scale is not None):
+        raise InputError("a residual is added to float results without GELU only")
+    check_result(q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax, columns=outputs)
+    return codes.new_empty((*codes.shape[:-1], outputs), dtype=dtype if q_scale is None else torch.int8)
 
 
 @torch.library.register_fake("fxquant::cpu_layer_norm_quantize")  # type: ignore[untyped-decorator]
+def _(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    epsilon: float,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    qmin: int,
+    qmax: int,
+    noise: Tensor | None,
+) -> Tensor:
+    check_layer_norm(x, weight, bias, epsilon)
+    for name, each in (("weight", weight), ("bias", bias)):
+        check_optional(name, each, torch.float32, x.shape[-1:])
+    check_quantizer(Quantizer(scale, zero_point, None, None, noise, qmin, qmax), x.shape[-1])
+    return x.new_empty(x.shape, dtype=torch.int8)
+
+
 @torch.library.register_fake("fxquant::cpu_quantize")  # type: ignore[untyped-decorator]
-def _(x: Tensor, *rest: object) -> Tensor:
+def _(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    low: Tensor | None,
+    split: Tensor | None,
+    qmin: int,
+    qmax: int,
+    noise: Tensor | None,
+) -> Tensor:
+    check_rows(x)
+    check_quantizer(Quantizer(scale, zero_point, low, split, noise, qmin, qmax), x.shape[-1])
     return x.new_empty(x.shape, dtype=torch.int8)
 
 
 @torch.library.register_fake("fxquant::cpu_attention")  # type: ignore[untyped-decorator]
 def _(
-    q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor, mask: Tensor, scale: Tensor, *rest: object
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    q_scale: Tensor | None,
+    q_zero_point: Tensor | None,
+    qmin: int,
+    qmax: int,
+    noise: Tensor | None,
 ) -> Tensor:
-    dtype = q.dtype if scale is None else torch.int8
-    return q.new_empty((q.shape[0], q.shape[2], q.shape[1] * q.shape[3]), dtype=dtype)
+    check_attention(q, k, v, scale, bias, mask)
+    for name, each in (("bias", bias), ("mask", mask)):
+        check_optional(name, each, torch.float32, (None, q.shape[2], k.shape[2]))
+    if not attends(scale, q, k, v):
+        raise InputError(
+            f"expected float32 or bfloat16, heads of a multiple of {LANES} and a positive factor, found {scale}"
+        )
+    width = q.shape[1] * q.shape[3]
+    check_result(q_scale, q_zero_point, None, None, noise, qmin, qmax, columns=width)
+    return q.new_empty((q.shape[0], q.shape[2], width), dtype=q.dtype if q_scale is None else torch.int8)
+
+
+def _width(outputs: int) -> int:
+    return (outputs + LANES - 1) // LANES * LANES
+
+
+def _check_depth(depth: int) -> None:
+    check_depth("depth", depth)
+    if depth % 4 != 0:
+        raise InputError(f"expected a depth that is a multiple of 4, found {depth}")

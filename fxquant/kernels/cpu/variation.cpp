@@ -3,8 +3,8 @@
 #include <cmath>
 #include <tuple>
 
+#include "check.h"
 #include "learned_step.h"
-#include "stable.h"
 
 namespace {
 
@@ -45,9 +45,13 @@ Clipped clip(__m512 weight, const Step& s) {
 // The bins of the codes that there are.
 struct Codes {
   int64_t first, last;
-
-  Codes(float low, float high) : first(static_cast<int64_t>(low) + BINS / 2), last(static_cast<int64_t>(high) + BINS / 2) {}
 };
+
+Codes codes_between(double low, double high) {
+  if (!(low >= -BINS / 2 && low <= 0 && high >= 0 && high < BINS / 2) || low != std::floor(low) || high != std::floor(high))
+    refuse("expected whole bounds from ", -BINS / 2, " to 0 and from 0 to ", BINS / 2 - 1, ", found ", low, " and ", high);
+  return {static_cast<int64_t>(low) + BINS / 2, static_cast<int64_t>(high) + BINS / 2};
+}
 
 // Add the distances of `count` weights to those of their codes, and return the sum of their squares.
 double gather(const float* weight, int64_t count, const Step& s, const Codes& codes, Bins& bins) {
@@ -112,10 +116,23 @@ double pull_together(const float* weight, int64_t count, int64_t size, const Ste
   return sum.total();
 }
 
+Tensor read_weight(const Tensor& weight) {
+  if (weight.scalar_type() != ScalarType::Float || weight.numel() == 0 || weight.dim() == 0)
+    refuse("expected a weight in float32 with rows that are not empty, found ", show(weight));
+  check_memory(weight, "the weight");
+  return whole(weight);
+}
+
 std::tuple<Tensor, Tensor, Tensor> variation(Tensor weight, Tensor scale, Maybe limits, double low, double high,
                                              bool published) {
-  weight = whole(weight);
-  const int64_t groups = scale.numel(), size = weight.numel() / groups;
+  weight = read_weight(weight);
+  scale = read(scale, "the scale", ScalarType::Float, {ANY});
+  const int64_t groups = scale.numel(), size = weight.numel() / std::max<int64_t>(1, groups);
+  if (groups != 1 && (groups == 0 || groups != weight.size(0)))
+    refuse("expected one scale or one for each of ", weight.size(0), " rows, found ", groups);
+  limits = read(limits, "the limits", ScalarType::Float, {2, groups});
+  const float bounds[] = {read_bound(low), read_bound(high)};
+  if (!limits.has_value()) codes_between(low, high);
   const int64_t pieces = (size + CHUNK - 1) / CHUNK;
   Tensor value = make(scale, {}, ScalarType::Float), to_weight = torch::stable::empty_like(weight);
   Tensor to_scale = make(scale, {groups}, ScalarType::Float);
@@ -125,8 +142,8 @@ std::tuple<Tensor, Tensor, Tensor> variation(Tensor weight, Tensor scale, Maybe 
   std::vector<double> sums(pieces);
   double total = 0;
   for (int64_t g = 0; g < groups; ++g) {
-    const float least = ends != nullptr ? ends[g] : static_cast<float>(low);
-    const float most = ends != nullptr ? ends[groups + g] : static_cast<float>(high);
+    const float least = ends != nullptr ? ends[g] : bounds[0];
+    const float most = ends != nullptr ? ends[groups + g] : bounds[1];
     const Step step{_mm512_set1_ps(scales[g]), _mm512_setzero_ps(), _mm512_set1_ps(least), _mm512_set1_ps(most)};
     const auto each_piece = [&](const auto& work) {
       share(pieces, [&] {
@@ -136,7 +153,7 @@ std::tuple<Tensor, Tensor, Tensor> variation(Tensor weight, Tensor scale, Maybe 
         };
       });
     };
-    const Codes codes(least, most);
+    const Codes codes = codes_between(least, most);
     each_piece([&](int64_t task, int64_t at, int64_t count) {
       sums[task] = gather(from + at, count, step, codes, bins[task]);
     });

@@ -125,7 +125,7 @@ inline void transpose(__m512i (&r)[16]) {
 }
 
 // max(x, 0) - r(|x|), where r is a cubic on each of 32 segments of width `STEP`: see fxquant/kernels/activation_table.py.
-constexpr int64_t SEGMENTS = 32;
+constexpr int64_t SEGMENTS = 32, TABLE_ROWS = 4;  // a row of coefficients for each power
 constexpr float STEP = 0.171875f;
 
 inline __m512 activate(__m512 x, const float* table) {

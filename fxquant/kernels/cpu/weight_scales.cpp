@@ -1,15 +1,17 @@
 // The operator `fxquant::cpu_weight_scales`: from what the scale of a weight is trained, see `fxquant.numerics.learned_step`.
 #include <cmath>
 
+#include "check.h"
 #include "learned_step.h"
-#include "stable.h"
 
 namespace {
 
 using namespace fxquant;
 
+constexpr int64_t WIDEST = 24, LONGEST = 1'000'000;  // bits that float32 holds; turns of a search
+
 // Codes and scale take turns until the scale changes by less than `tolerance` of itself.
-float fit(const float* weight, int64_t size, int64_t bits, double tolerance, int64_t rounds) {
+float fit(const float* weight, int64_t size, int64_t bits, float tolerance, int64_t rounds) {
   const float low = -std::ldexp(1.0f, static_cast<int>(bits) - 1), high = -low - 1;
   float scale = 0;
   for (int64_t i = 0; i < size; ++i) scale = std::max(scale, std::fabs(weight[i]));
@@ -24,7 +26,7 @@ float fit(const float* weight, int64_t size, int64_t bits, double tolerance, int
       with_codes.add(codes, codes);
     }
     const float next = static_cast<float>(with_weights.total() / std::max(with_codes.total(), 1.0));
-    settled = std::fabs(next - scale) < static_cast<float>(tolerance) * scale;
+    settled = !(std::fabs(next - scale) >= tolerance * scale);  // what is no number stays none
     scale = next;
   }
   return scale;
@@ -32,14 +34,21 @@ float fit(const float* weight, int64_t size, int64_t bits, double tolerance, int
 
 // One for each of the widths, int64: these are what threads share, as they need not wait for each other.
 Tensor weight_scales(Tensor weight, Tensor widths, double tolerance, int64_t rounds) {
+  if (weight.scalar_type() != ScalarType::Float || weight.numel() == 0)
+    refuse("expected a weight in float32 that is not empty, found ", show(weight));
+  check_memory(weight, "the weight");
   weight = whole(weight);
+  widths = read(widths, "widths", ScalarType::Long, {ANY});
+  for (int64_t n = 0; n < widths.numel(); ++n) check_within(pointer<int64_t>(widths)[n], "a width", 2, WIDEST);
+  const float least = read_float(tolerance, "the tolerance", 0);
+  check_within(rounds, "rounds", 0, LONGEST);
   Tensor scales = make(weight, {widths.numel()}, ScalarType::Float);
   const float* values = pointer<float>(weight);
   const int64_t *bits = pointer<int64_t>(widths), size = weight.numel(), last = widths.numel() - 1;
   float* to = writable<float>(scales);
   share(last + 1, [&] {
     // The widest, which take the longest, come first.
-    return [&](int64_t task) { to[last - task] = fit(values, size, bits[last - task], tolerance, rounds); };
+    return [&](int64_t task) { to[last - task] = fit(values, size, bits[last - task], least, rounds); };
   });
   return scales;
 }

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fxquant.kernels.triton.results import DTYPES, WIDEST_NORM
+
 if TYPE_CHECKING:
     from fxquant.kernels.triton import operators
 
 __all__ = ["fits", "multiplies", "normalizes", "obstacle", "operators", "quantizes"]
 
 CAPABILITY = (8, 0)  # the first whose matrix units Triton has bytes for
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-WIDEST_NORM = 16384  # elements of a row that one program can hold
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from fxquant.kernels.triton.batched import batched
 from fxquant.kernels.triton.gemm import gemm
 from fxquant.kernels.triton.layer_norm import layer_norm
 from fxquant.kernels.triton.quantize import quantize_values
+from fxquant.kernels.triton.results import layer_norm_result, linear_result, matmul_result, quantize_result
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 GELUS: Mapping[str | None, int] = {None: 0, "none": 1, "tanh": 2}
@@ -124,11 +125,13 @@ def triton_linear(
     qmax: int,
 ) -> Tensor:
     """Run the kernel of `linear`. In place of a tensor that the kernel does not read, it gets the scale."""
+    quantizer = (q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax)
+    out = linear_result(codes, weight, scale, low, bias, residual, gelu, dtype, *quantizer)
+    scale, bias = scale.contiguous(), bias.contiguous()
+    low, q_noise, residual = (_whole(t) for t in (low, q_noise, residual))
     rows = _dense(codes.reshape(-1, codes.shape[-1]))
     weight = _dense(weight)
     (M, K), N = rows.shape, scale.shape[0]
-    out = codes.new_empty((*codes.shape[:-1], N), dtype=dtype if q_scale is None else torch.int8)
-    residual = None if residual is None else residual.contiguous()
     pointers = (low, bias, residual, out, q_scale, q_zero_point, q_low, q_split, q_noise)
     wrap_triton(gemm)[lambda tile: (triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"]),)](
         *(rows, weight, scale, *(scale if p is None else p for p in pointers)),
@@ -160,9 +163,10 @@ def triton_layer_norm_quantize(
     qmax: int,
 ) -> Tensor:
     """Run the kernel of `layer_norm_quantize`."""
+    out = layer_norm_result(x, weight, bias, epsilon, q_scale, q_zero_point, q_noise, qmin, qmax)
+    weight, bias, q_noise = (_whole(t) for t in (weight, bias, q_noise))
     rows = _dense(x.reshape(-1, x.shape[-1]))
     M, C = rows.shape
-    out = torch.empty(x.shape, dtype=torch.int8, device=x.device)
     pointers = (weight, bias, out, q_scale, q_zero_point, q_noise)
     wrap_triton(layer_norm)[lambda tile: (triton.cdiv(M, tile["ROWS"]),)](
         *(rows, *(q_scale if p is None else p for p in pointers)),
@@ -190,8 +194,8 @@ def triton_quantize(
     qmax: int,
 ) -> Tensor:
     """Run the kernel of `quantize`."""
-    x = x.contiguous()
-    out = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    out = quantize_result(x, q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax)
+    x, q_noise = x.contiguous(), _whole(q_noise)
     count = x.numel()
     pointers = (q_zero_point, q_low, q_split, q_noise)
     wrap_triton(quantize_values)[lambda tile: (triton.cdiv(count, tile["BLOCK"]),)](
@@ -217,10 +221,10 @@ def triton_matmul(
     dtype: torch.dtype,
 ) -> Tensor:
     """Run the kernel of `matmul` on codes ``(B, H, N, K)`` and ``(B, H, K, M)``."""
+    out = matmul_result(a, b, scale, low, a_zero_point, b_zero_point, dtype)
     (B, H, M, K), N = a.shape, b.shape[-1]
-    out = a.new_empty((B, H, M, N), dtype=dtype)
     per_head = (scale, low, a_zero_point, b_zero_point)
-    values = [scale if t is None else t for t in per_head]
+    values = [(scale if t is None else t).contiguous() for t in per_head]
     grid = lambda tile: (B * H * triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"]),)  # noqa: E731
     wrap_triton(batched)[grid](
         *(a, b, *values, out, H, M, N, K, _bucket(B * H), *a.stride(), *b.stride()),
@@ -233,26 +237,19 @@ def triton_matmul(
     return out
 
 
-@triton_linear.register_fake
-def _(codes: Tensor, weight: Tensor, scale: Tensor, *rest: Any) -> Tensor:
-    dtype = rest[4] if rest[5] is None else torch.int8
-    return codes.new_empty((*codes.shape[:-1], scale.shape[0]), dtype=dtype)
-
-
-@triton_layer_norm_quantize.register_fake
-@triton_quantize.register_fake
-def _(x: Tensor, *rest: Any) -> Tensor:
-    return torch.empty(x.shape, dtype=torch.int8, device=x.device)
-
-
-@triton_matmul.register_fake
-def _(a: Tensor, b: Tensor, *rest: Any) -> Tensor:
-    return a.new_empty((*a.shape[:-1], b.shape[-1]), dtype=rest[-1])
+triton_linear.register_fake(linear_result)
+triton_layer_norm_quantize.register_fake(layer_norm_result)
+triton_quantize.register_fake(quantize_result)
+triton_matmul.register_fake(matmul_result)
 
 
 def _dense(x: Tensor) -> Tensor:
     """Return `x` ``(rows, columns)`` with each row contiguous."""
     return x if x.stride(1) == 1 else x.contiguous()
+
+
+def _whole(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
 
 
 def _bucket(count: int) -> int:

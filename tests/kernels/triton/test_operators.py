@@ -1,4 +1,4 @@
-"""The operators are well behaved, compilers take them whole or see through them, and CUDA graphs record them."""
+"""Operators are well behaved and refuse what does not fit, compilers take or see through them, CUDA graphs record them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.operator_calls import triton_calls
 from tests.support.triton_interpreter import Kernels
 from tests.support.triton_operands import random_codes, random_quantizer
 
@@ -53,6 +54,22 @@ def test_is_well_behaved(kernels: Kernels, name: str) -> None:
 def test_gives_the_same_compiled(kernels: Kernels, name: str) -> None:
     operator = name.partition(" ")[0]
     assert torch.equal(kernels.compiled(operator, *CALLS[name]), kernels(operator, *CALLS[name]))
+
+
+def test_the_calls_below_are_of_every_operator(kernels: Kernels) -> None:
+    called = {name.partition(" ")[0] for name in triton_calls()}
+    assert {name for name in kernels.registered() if name.startswith("triton_")} == called
+
+
+@pytest.mark.parametrize("name", triton_calls())
+def test_refuses_what_does_not_fit(kernels: Kernels, name: str) -> None:
+    assert kernels.faults(name, right=False) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", triton_calls())
+def test_is_right_or_refuses(kernels: Kernels, name: str) -> None:
+    assert kernels.faults(name, right=True) == []
 
 
 @pytest.mark.gpu

@@ -1,0 +1,1 @@
+"""Files that were changed at random, with checksums that are right: loaded, and run where they load."""
