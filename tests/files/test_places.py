@@ -25,7 +25,7 @@ def test_files_that_could_not_be_written(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(InputError, match="cannot write .*: Read-only file system"):
+    with pytest.raises(InputError, match=r"cannot write .*: Read-only file system"):
         refuse_unwritable(tmp_path / "file")
 
 
