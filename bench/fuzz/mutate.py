@@ -343,11 +343,8 @@ def _key(contents: Any, tensors: dict[str, Tensor], rng: random.Random) -> str:
 
 
 def _put(contents: Any, tensors: dict[str, Tensor], key: str, value: Tensor) -> None:
-    description = contents["tensors"][key]
-    for option in ("lowest", "order"):
-        description.pop(option, None)
     tensors[key] = value.contiguous().clone()
-    description |= {"shape": list(value.shape), "dtype": scalars.dtype_name(value.dtype)}
+    contents["tensors"][key] = {"shape": list(value.shape), "dtype": scalars.dtype_name(value.dtype)}
 
 
 @cache

@@ -14,6 +14,7 @@ from bench.fuzz.seeds import images
 from fxquant.checkpoint.soundness.declared_inputs import declared_inputs
 from fxquant.errors import CalibrationError, CheckpointError
 
+FINE = ("refused", "ran", "undeclared", "values", "too large")  # outcomes that are no findings
 LARGEST = 2**22  # values of an input that is made
 
 

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.fuzz.trial import FINE
 from bench.harness.results import ROOT
 from fxquant.files import write_json
 
 LIMIT = 5.0  # seconds for a file, of the processor: others may be at work on the machine
 WAIT = 12 * LIMIT  # seconds by the clock
 _LONG = 300.0  # for the start of a worker, and where inductor runs
-FINE = ("refused", "ran", "undeclared", "values", "too large", "inductor")
 
 
 class Watch:
@@ -108,7 +108,8 @@ class Watch:
             self.counts["inductor"] = self.counts.get("inductor", 0) + 1
         if outcome not in FINE:
             name = self.folder / "findings" / f"{outcome}_{self.seed}_{line['index']}"
-            shutil.copy(self.folder / self.current["file"], name.with_suffix(".safetensors"))
+            if "seconds" not in line:  # the worker is gone, and its last file is still there
+                shutil.copy(self.folder / self.current["file"], name.with_suffix(".safetensors"))
             write_json(name.with_suffix(".json"), self.current | line)
         self.next = line["index"] + self.step
         if line["index"] // self.step % 100 == 0 or self.done:

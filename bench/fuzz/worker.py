@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 
 from bench.fuzz.mutate import write_mutant
-from bench.fuzz.trial import try_file
+from bench.fuzz.trial import FINE, try_file
 
 MEMORY = 3 * 2**30  # bytes that a worker may take beyond what it has when it starts
 
@@ -35,6 +36,8 @@ def main(seed: int, start: int, stop: int, step: int, sample: int, folder: str) 
         begun = time.process_time()
         outcome, said = try_file(target, inductor=sample > 0 and index // step % sample == 0)
         seconds = round(time.process_time() - begun, 3)
+        if outcome not in FINE:
+            shutil.copy(target, Path(folder) / "findings" / f"{outcome}_{seed}_{index}.safetensors")
         print(json.dumps({"index": index, "outcome": outcome, "said": said[:600], "seconds": seconds}))
     target.unlink(missing_ok=True)
 

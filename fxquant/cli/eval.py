@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,11 @@ def _measure_both(options: argparse.Namespace, report: dict[str, Any]) -> None:
     print(format_rows([reference, row]))
     print_unreadable(setting.calibration, evaluation)
     if options.save:
-        only_first(save_with_card, gm, options.save, setting.card, _accuracy(options, reference, row))
-        print(f"\nsaved {options.save}")
+        accuracy = _accuracy(options, reference, row)
+        size = from_first(lambda: save_with_card(gm, options.save, setting.card, accuracy))
+        row = replace(row, size=None if row.size is None else size)  # with what the file says of itself
+        report["results"]["quantised"] = row.as_json()
+        print(f"\nsaved {options.save}, {size / 1e6:.2f} MB")
 
 
 def _describe(options: argparse.Namespace, setting: Setting) -> dict[str, str]:

@@ -11,6 +11,7 @@ import torch
 
 import fxquant
 from fxquant.cli.preprocessing import add_preprocessing_options, given_sizes
+from fxquant.cli.saved import is_saved
 from fxquant.config.quant_config import QuantConfig
 from fxquant.data.unreadable import LIMIT
 from fxquant.errors import ConfigError, InputError
@@ -20,7 +21,12 @@ from fxquant.models.timm_model import TimmModel, build_timm_model
 
 
 def build_chosen_model(options: argparse.Namespace) -> TimmModel:
-    """Return what the options of `add_model_options` ask for; raise as `build_timm_model` does."""
+    """Return what the options of `add_model_options` ask for; raise as `build_timm_model` does, and for a saved model."""
+    if is_saved(options.model):
+        raise InputError(
+            f"expected a timm model by name, got the file {options.model!r}: eval, predict, bench and report take what fxquant "
+            "saved; weights go to --checkpoint"
+        )
     return build_timm_model(
         options.model,
         pretrained=options.pretrained,

@@ -12,6 +12,7 @@ from fxquant.errors import ConfigError
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
 _LARGEST = 65536  # pixels, or channels
+_MOST_VALUES = 2**26  # of an image: a file of unknown origin may say any size
 _LARGEST_CROP = 1.5  # a few published models say 1.15: images are made smaller than the input, and padded
 
 
@@ -41,6 +42,8 @@ class DataConfig:
             raise ConfigError(
                 f"input_size must be (channels, height, width), each from 1 to {_LARGEST}, got {self.input_size!r}"
             )
+        if math.prod(size) > _MOST_VALUES:
+            raise ConfigError(f"input_size must be of at most {_MOST_VALUES} values, got {size}")
         for name in ("mean", "std"):
             self._check_per_channel(name, getattr(self, name))
         if min(self.std) <= 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from fxquant.errors import InputError
 _RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 _TIMM = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 _BYTE = 1 / 255
+# The processors of Hugging Face whose files mean what is read here; others resize or normalise by rules of their own.
+_PROCESSORS = re.compile(r"(ViT|DeiT|Beit|CLIP|Siglip|Bit|ConvNext)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 
 
 def read_data_config(text: str) -> dict[str, Any]:
@@ -44,6 +47,12 @@ def read_data_config(text: str) -> dict[str, Any]:
 
 def _of_processor(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that a ``preprocessor_config.json`` stands for."""
+    processor = found.get("image_processor_type") or found.get("feature_extractor_type") or "ViTImageProcessor"
+    if not isinstance(processor, str) or not _PROCESSORS.fullmatch(processor):
+        raise InputError(
+            f"--data-config: a {processor} prepares images by rules of its own: give --img-size, --mean, --std, --crop-pct and "
+            "--interpolation instead, and compare"
+        )
     if not found.get("do_rescale", True) or not math.isclose(found.get("rescale_factor", _BYTE), _BYTE, rel_tol=1e-3):
         raise InputError(
             f"--data-config: expected pixels that are divided by 255, found rescale_factor {found.get('rescale_factor')}: "

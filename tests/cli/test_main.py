@@ -45,7 +45,13 @@ def test_listed_options_are_the_recipes_own() -> None:
     assert recipe_defaults("ptq4vit")["twin_gelu"] is True
     assert recipe_defaults("noisyquant")["noise"] == "fitted"
     assert "noise" not in recipe_defaults("ptq4vit")
-    assert set(recipe_defaults("vanilla")) == {"patch_embed", "head", "decoder", "attention", "float_dtype"}
+    assert set(recipe_defaults("vanilla")) == {
+        "patch_embed",
+        "head",
+        "decoder",
+        "attention",
+        *("strict_inputs", "float_dtype"),
+    }
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,6 +69,12 @@ def test_float_trained_and_int8_are_measured_and_kept(folder: Path, weights: Pat
         with torch.no_grad():
             hits = int((gm(images).argmax(1) == labels).sum())
         assert measured[name]["top1_percent"] == pytest.approx(100 * hits / 21)
+    card = fxquant.load(trained.parent / "out.safetensors").card
+    assert (card.class_names, card.num_classes) == (CLASSES, 3)
+    assert card.recipe == fxquant.UsedRecipe("vvtq", 4, 4, card.recipe.options if card.recipe else ())
+    assert card.accuracy is not None
+    assert card.accuracy.quantised_top1 == measured["W4A4 int8"]["top1_percent"]
+    assert card.accuracy.float_top1 == measured["float"]["top1_percent"]
     with (trained / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1"]

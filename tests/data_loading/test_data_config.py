@@ -33,6 +33,7 @@ BASE = DataConfig((3, 224, 224), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
         ({"input_size": (3, 224)}, "input_size must be"),
         ({"input_size": (3, 0, 224)}, "input_size must be"),
         ({"img_size": 70000}, "input_size must be"),
+        ({"img_size": 60000}, "at most 67108864 values"),
         ({"size": 224}, "has no 'size'"),
     ],
 )
@@ -91,6 +92,10 @@ def test_files_of_other_libraries(found: dict[str, Any], wanted: dict[str, Any],
         ("{", "is no JSON"),
         (json.dumps(SQUASH | {"rescale_factor": 1 / 127.5}), "divided by 255"),
         (json.dumps(SQUASH | {"size": {"shortest_edge": 224}}), "not cropped"),
+        (
+            json.dumps(SQUASH | {"image_processor_type": "LevitImageProcessor"}),
+            "a LevitImageProcessor prepares images by",
+        ),
         (json.dumps(SQUASH | {"resample": 9}), "expected resample to be"),
         (json.dumps(SQUASH | {"do_resize": False}), "do_resize false"),
     ],
@@ -98,3 +103,28 @@ def test_files_of_other_libraries(found: dict[str, Any], wanted: dict[str, Any],
 def test_files_that_no_config_describes(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_data_config(text)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ViTImageProcessor", {}),
+        ("DeiTImageProcessor", {}),
+        ("CLIPImageProcessor", {}),
+        ("SiglipImageProcessor", {}),
+        ("BitImageProcessor", {"size": {"shortest_edge": 256}}),
+        ("ConvNextImageProcessor", {"size": {"shortest_edge": 224}}),
+        ("ConvNextImageProcessor", {"size": {"shortest_edge": 384}}),
+    ],
+)
+def test_images_are_those_of_the_processor(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pixels = np.random.RandomState(0).randint(0, 255, (30, 40, 3)).astype(np.uint8)
+    image = Image.fromarray(pixels).resize((503, 377), Image.Resampling.BICUBIC)
+    image.save(tmp_path / "a.png")
+    processor = getattr(transformers, name)(**options)
+    wanted = processor(images=image, return_tensors="pt")["pixel_values"]
+    found = read_images([tmp_path / "a.png"], BASE.changed(read_data_config(processor.to_json_string())))
+    assert found.shape == wanted.shape
+    assert float((found - wanted).abs().mean()) < 1e-3

@@ -64,10 +64,10 @@ def _changes_of(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _shapes(t: Tensor) -> Iterator[tuple[str, Tensor]]:
     for d, size in enumerate(t.shape):
-        yield f"short along {d}", t.narrow(d, 0, size - 1).contiguous()
+        yield f"short along {d}", t.narrow(d, 0, size - 1).clone()
         yield f"long along {d}", torch.cat((t, t.narrow(d, 0, 1)), d)
-        yield f"empty along {d}", t.narrow(d, 0, 0).contiguous()
-        yield f"one along {d}", t.narrow(d, 0, 1).contiguous()
+        yield f"empty along {d}", t.narrow(d, 0, 0).clone()
+        yield f"one along {d}", t.narrow(d, 0, 1).clone()
     yield "one axis more", t[None]
     yield "two axes more", t[None, None]
     yield "one axis", t.flatten()

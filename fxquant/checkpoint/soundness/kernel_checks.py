@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fxquant.errors import CheckpointError
@@ -66,6 +67,15 @@ def check_kernel(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
         _try_dtypes(func, args, kwargs)
     if name not in _NEW_AXIS and args and isinstance(args[0], Tensor):
         _check_axes(func, args, kwargs)
+
+
+def check_bias(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `CheckpointError` where `target` is a linear layer whose bias is not a vector: on shapes, others broadcast."""
+    if target not in (F.linear, torch.ops.aten.linear.default):
+        return
+    bias = args[2] if len(args) > 2 else kwargs.get("bias")
+    if isinstance(bias, Tensor) and bias.dim() > 1:
+        raise CheckpointError(f"expected a bias of one axis, found shape {tuple(bias.shape)}")
 
 
 def _check_dtypes(args: tuple[Any, ...]) -> None:

@@ -57,8 +57,11 @@ _CONSTANT = {
 _COMPUTED = {attention_quantize: {"bias"}, denoise_bias: {"bias", "weight"}}
 
 
-def check_constant(target: Any, nodes: Mapping[str, Any]) -> None:
-    """Raise `CheckpointError` where what `target` reads as a constant is computed by another node."""
+def check_given(target: Any, nodes: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` where `target` lacks a tensor, or where what it reads as a constant is computed by a node."""
+    for name, annotation in target.__annotations__.items():
+        if annotation == "Tensor" and name != "return" and nodes[name] is None:
+            raise CheckpointError(f"{name}: expected a tensor, found None")
     for name in _CONSTANT & nodes.keys() - _COMPUTED.get(target, set()):
         if isinstance(nodes[name], fx.Node) and nodes[name].op != "get_attr":
             raise CheckpointError(f"{name}: expected a tensor of the file, found the result of {nodes[name].name!r}")

@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_leaves
 from fxquant.checkpoint.soundness import whole_numbers
 from fxquant.checkpoint.soundness.budget import Budget
 from fxquant.checkpoint.soundness.declared_inputs import MAX_AXES
+from fxquant.checkpoint.soundness.kernel_checks import check_bias
 from fxquant.checkpoint.soundness.operand_checks import Operands
-from fxquant.checkpoint.soundness.operator_rules import RULES, check_constant
+from fxquant.checkpoint.soundness.operator_rules import RULES, check_given
 from fxquant.errors import CheckpointError
 from fxquant.graph.attributes import called_module, tensor_of
 from fxquant.graph.calls import named
@@ -58,7 +59,7 @@ def _value(node: fx.Node, values: dict[fx.Node, Any], budget: Budget) -> Any:
         given = named(node.target, args, kwargs)
         nodes = named(node.target, node.args, node.kwargs)
         constants = {name: tensor_of(each) for name, each in nodes.items() if _is_constant(each)}
-        check_constant(node.target, nodes)
+        check_given(node.target, nodes)
         return RULES[node.target](Operands(given, constants, UNKNOWN))
     if node.target is make_output:
         return args[-1]  # the values alone: a class may look at them
@@ -79,6 +80,7 @@ def _call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     whole_numbers.check_call(node.target, args)
+    check_bias(node.target, args, kwargs)
     if node.target is torch._assert and len(args) == 2 and not kwargs and isinstance(args[0], Tensor):
         if args[0].numel() != 1:
             raise CheckpointError(f"expected one truth value, found shape {tuple(args[0].shape)}")

@@ -152,7 +152,7 @@ struct Head {
   // One word: STEP elements of one row.
   template <typename T>
   static __m512i load_words(const T* row, __mmask16 mask) {
-    if constexpr (sizeof(T) * Dot::STEP == 4) return _mm512_maskz_loadu_epi32(mask, row);
+    if constexpr (sizeof(T) * Dot::STEP == 4) return fxquant::load_words(row, mask);
     else return _mm512_castps_si512(load(row, mask));
   }
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -70,12 +71,17 @@ def _compilers() -> tuple[str, ...]:
     return tuple(filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")))
 
 
+def _flags() -> tuple[str, ...]:
+    """Return what the compiler is told. FXQUANT_CXXFLAGS adds flags, which make another library, such as one with checks."""
+    return (*FLAGS, *shlex.split(os.environ.get("FXQUANT_CXXFLAGS", "")))
+
+
 def _library(compiler: str) -> Path:
     """Return the built library. It comes from the cache if this machine has built these sources before."""
     sources = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp")])
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
     features = sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True)
-    parts = [torch.__version__, version, *FLAGS, *features, *(s.read_text(encoding="utf-8") for s in sources)]
+    parts = [torch.__version__, version, *_flags(), *features, *(s.read_text(encoding="utf-8") for s in sources)]
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     return kept_library(digest, lambda file: _compile(compiler, file))
 
@@ -85,7 +91,7 @@ def _compile(compiler: str, file: Path) -> None:
     include = [f"-I{package / 'include'}", f"-I{package / 'include/torch/csrc/api/include'}"]
     libraries = [f"-L{package / 'lib'}", "-ltorch_cpu", "-ltorch", "-lc10"]
     sources = [str(source) for source in sorted(SOURCES.glob("*.cpp"))]
-    command = [compiler, *FLAGS, *include, *sources, "-o", str(file), *libraries]
+    command = [compiler, *_flags(), *include, *sources, "-o", str(file), *libraries]
     # The compiler's own temporary files lie beside the library, so that they go with it where it is killed.
     environment = {**os.environ, "TMPDIR": str(file.parent)}
     subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

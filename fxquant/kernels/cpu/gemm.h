@@ -190,7 +190,7 @@ inline void pack_panel(const int8_t* weight, int64_t stride, int64_t outputs, in
       __m512i block[LANES];
       for (int64_t i = 0; i < LANES; ++i)
         block[i] = j + i < columns
-                       ? _mm512_maskz_loadu_epi32(tail_mask(words), weight + (column + j + i) * stride + k)
+                       ? load_words(weight + (column + j + i) * stride + k, tail_mask(words))
                        : _mm512_setzero_si512();
       transpose(block);
       for (int64_t i = 0; i < words; ++i) {

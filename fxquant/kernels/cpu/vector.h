@@ -14,13 +14,34 @@ inline __mmask16 tail_mask(int64_t count) {
   return count >= LANES ? 0xFFFF : static_cast<__mmask16>((1u << (count > 0 ? count : 0)) - 1);
 }
 
-inline __m512 load(const float* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
+// The address sanitizer does not see masked loads and stores: where it is on, read each element of theirs on its own first.
+template <typename T>
+inline void touch([[maybe_unused]] const T* p, [[maybe_unused]] __mmask16 mask) {
+#ifdef __SANITIZE_ADDRESS__
+  for (uint64_t byte = 0; byte < LANES * sizeof(T); ++byte)
+    if (mask >> byte / sizeof(T) & 1) static_cast<void>(reinterpret_cast<const volatile int8_t*>(p)[byte]);
+#endif
+}
+
+inline __m512 load(const float* p, __mmask16 mask) {
+  touch(p, mask);
+  return _mm512_maskz_loadu_ps(mask, p);
+}
 
 inline __m512 widen(__m256i halves) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-inline __m512 load(const bf16* p, __mmask16 mask) { return widen(_mm256_maskz_loadu_epi16(mask, p)); }
+inline __m512 load(const bf16* p, __mmask16 mask) {
+  touch(p, mask);
+  return widen(_mm256_maskz_loadu_epi16(mask, p));
+}
+
+// Words of 4 bytes of whatever type.
+inline __m512i load_words(const void* p, __mmask16 mask) {
+  touch(static_cast<const int32_t*>(p), mask);
+  return _mm512_maskz_loadu_epi32(mask, p);
+}
 
 inline __m256i narrow(__m512 x) {
 #ifdef __AVX512BF16__
@@ -34,8 +55,14 @@ inline __m256i narrow(__m512 x) {
 #endif
 }
 
-inline void store(float* p, __mmask16 mask, __m512 x) { _mm512_mask_storeu_ps(p, mask, x); }
-inline void store(bf16* p, __mmask16 mask, __m512 x) { _mm256_mask_storeu_epi16(p, mask, narrow(x)); }
+inline void store(float* p, __mmask16 mask, __m512 x) {
+  touch(p, mask);
+  _mm512_mask_storeu_ps(p, mask, x);
+}
+inline void store(bf16* p, __mmask16 mask, __m512 x) {
+  touch(p, mask);
+  _mm256_mask_storeu_epi16(p, mask, narrow(x));
+}
 
 // Round to the dtype that the values between two operators have.
 template <typename T>
@@ -81,6 +108,7 @@ inline __m128i quantize(__m512 x, const Quantizer& q) {
 template <bool TWIN>
 inline void store_codes(int8_t* p, __mmask16 mask, __m512 x, const Quantizer& q, int64_t column) {
   if (q.noise != nullptr) x = _mm512_add_ps(x, load(q.noise + column, mask));
+  touch(p, mask);
   _mm_mask_storeu_epi8(p, mask, quantize<TWIN>(x, q));
 }
 

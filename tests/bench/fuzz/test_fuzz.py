@@ -15,6 +15,7 @@ from bench.fuzz.mutate import write_mutant
 from bench.fuzz.seeds import images, make_seeds
 from bench.fuzz.trial import try_file
 from bench.fuzz.watch import Watch
+from fxquant.checkpoint.tensors import digest
 from tests.support.checkpoints import at_stage, conv_net
 
 
@@ -50,7 +51,7 @@ def test_a_file_follows_from_its_number(seeds: list[Path], tmp_path: Path) -> No
     for name in ("one", "two"):
         changes = write_mutant(seeds[0], tmp_path / name, random.Random("0:5"))
         contents, tensors = mutate.read_parts(tmp_path / name)
-        written.append((changes, contents, {key: mutate.digest(t) for key, t in tensors.items()}))
+        written.append((changes, contents, {key: digest(t) for key, t in tensors.items()}))
     assert written[0] == written[1]
 
 
@@ -58,12 +59,12 @@ def test_every_change_changes_something(seeds: list[Path]) -> None:
     for change in set(mutate.CHANGES):
         for attempt in range(20):
             contents, tensors = mutate.read_parts(seeds[attempt % len(seeds)])
-            before = json.dumps(contents), {key: mutate.digest(t.contiguous()) for key, t in tensors.items()}
+            before = json.dumps(contents), {key: digest(t.contiguous()) for key, t in tensors.items()}
             try:
                 change(contents, tensors, random.Random(attempt))
             except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError):
                 continue
-            after = json.dumps(contents), {key: mutate.digest(t.contiguous()) for key, t in tensors.items()}
+            after = json.dumps(contents), {key: digest(t.contiguous()) for key, t in tensors.items()}
             if after != before:
                 break
         else:

@@ -38,9 +38,7 @@ def target_with(ending: str, tensors: dict[str, Tensor]) -> str:
 
 
 def put(contents: Any, tensors: dict[str, Tensor], key: str, value: Tensor) -> None:
-    described = contents["tensors"][key]
-    described.pop("lowest", None)
-    described |= {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    contents["tensors"][key] = {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
     tensors[key] = value.contiguous()
 
 
@@ -92,6 +90,7 @@ CONSTANTS: list[tuple[str, Change, str]] = [
     ("int8", argument("fxquant.ops.quantize", 4, 2**31), "ends of codes"),
     ("int8", argument("fxquant.ops.extract_patches", 1, {"tuple": [0, 8]}), "kernel"),
     ("int8", argument("fxquant.ops.extract_patches", 3, {"tuple": [2**40, 2**40]}), "padding"),
+    ("int8", argument("fxquant.ops.int8_linear_add", 3, None), "bias: expected a tensor"),
     ("int8", argument("fxquant.ops.int8_linear_add", 5, {"dtype": "int64"}), "dtype"),
     ("int8", argument("fxquant.ops.int8_linear_gelu_quantize", 4, "exact"), "approximate"),
     ("twin", resized("fc2.input_split", 2), "split: expected 0 axes"),
