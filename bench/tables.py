@@ -18,6 +18,7 @@ from bench.harness.results import RESULTS, ROOT
 from bench.latency.table import every_engine, summary
 from bench.markdown import put
 from bench.quality_tables import datafree, noise_gain, qat
+from bench.robustness.table import robustness
 from bench.time_tables import (
     calibration,
     demo,
@@ -59,6 +60,7 @@ TABLES = (
     Table("train-step", "docs/training.md", "train_step", train_step),
     Table("qat", "docs/training.md", "qat", qat),
     Table("scaling", "docs/distributed.md", "scaling", scaling),
+    Table("robustness", "docs/robustness.md", "robustness", robustness),
 )
 
 

@@ -19,7 +19,7 @@ from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import recipe as make_recipe
 from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import refuse_different
-from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError
+from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError, expect_iterable, expect_whole
 from fxquant.graph.attributes import called_module, own_tensors
 from fxquant.graph.card import used_recipe
 from fxquant.graph.inputs import Arguments, Batch, moved
@@ -30,7 +30,7 @@ from fxquant.graph.trained import is_trained
 from fxquant.inspection.report import report
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.tracing.capture import capture
+from fxquant.tracing.capture import capture, check_model
 from fxquant.tracing.free_sizes import Dynamic
 
 Target = Literal["int8", "fake"]
@@ -109,7 +109,7 @@ def prepare_qat(
     `UnsupportedGraphError` for a model that is not float32.
     """
     config = make_recipe("vvtq", 4, 4) if config is None else _as_config(config)
-    if not 0 <= drop_path < 1:
+    if not isinstance(drop_path, int | float) or not 0 <= drop_path < 1:
         raise ConfigError(f"drop_path must lie in [0, 1), got {drop_path!r}")
     refuse_untrainable(config)
     if not isinstance(gm_or_module, fx.GraphModule) or stage_of(gm_or_module) is None:
@@ -154,6 +154,8 @@ def calibrate(
     """
     _expect(prepared, Stage.PREPARED, "calibrate", "a graph from fxquant.prepare")
     _refuse_single(batches)
+    expect_whole("memory", memory, least=1)
+    expect_whole("seed", seed, least=0)
     refuse_different(prepared)
     if has_searches(prepared):
         run_searches(prepared, collect_batches(prepared, batches), progress, memory, seed)
@@ -174,8 +176,7 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
 
     Raises `CalibrationError` naming the node where the model was not calibrated.
     """
-    if target not in ("int8", "fake"):
-        raise ConfigError(f"unknown target {target!r}: expected 'int8' or 'fake'")
+    _refuse_target(target)
     _expect(prepared, Stage.PREPARED, "convert", "a graph from fxquant.prepare that was calibrated")
     inputs = _recorded_inputs(prepared)
     seen = tuple(recorder.seen() for recorder in _recorders(prepared))
@@ -220,7 +221,10 @@ def quantize(
     the result: see `fxquant.checkpoint.staged_graph.StagedGraph`.
     """
     config = make_recipe(recipe, w_bits, a_bits, **options)
+    _refuse_target(target)
+    check_model(model)
     _refuse_single(batches)
+    expect_whole("seed", seed, least=0)
     iterator = iter(batches)
     taken, example = take_first(model, iterator)
     if example is None:
@@ -271,7 +275,13 @@ def _expect(gm: nn.Module, stage: Stage, verb: str, wanted: str) -> None:
         raise UnsupportedGraphError(f"{verb} expected {wanted}, found {what}")
 
 
+def _refuse_target(target: object) -> None:
+    if target not in ("int8", "fake"):
+        raise ConfigError(f"unknown target {target!r}: expected 'int8' or 'fake'")
+
+
 def _refuse_single(batches: object) -> None:
+    expect_iterable(batches, "an iterable of calibration batches", CalibrationError)
     if isinstance(batches, Tensor | Mapping | str):
         kind = type(batches).__name__
         raise CalibrationError(f"expected an iterable of calibration batches, found a {kind}: give a list, [batch]")

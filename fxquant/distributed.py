@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
-from fxquant.errors import FxquantError, InputError, PassError
+from fxquant.errors import FxquantError, InputError, PassError, reason_of
 
 T = TypeVar("T")
 
@@ -66,14 +66,13 @@ def own_device(device: torch.device | str) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: torch.device | str) -> torch.device:
     """Return the device `name`, for "cuda" under torchrun that of the local rank; raise `InputError` where it is lacking."""
     try:
         device = own_device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"device {name!r} cannot be used: {reason}") from error
+        torch.empty(1, device=device).tolist()  # which a device without values cannot
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise InputError(f"device {str(name)!r} cannot be used: {reason_of(error)}") from error
     return device
 
 

@@ -138,7 +138,7 @@ def _build(
     """Return what is known before timing, and the engine if it is to be timed."""
     missing = competitor.missing()
     if missing:
-        reason = f"not installed ({', '.join(missing)}): pip install 'fxquant[bench]'"
+        reason = f"not installed ({', '.join(missing)}): pip install {' '.join(missing)}"
         return Outcome(competitor.name, Status.NOT_INSTALLED, reason), None
     if subject.device.type not in competitor.devices:
         reason = f"runs on {', '.join(competitor.devices)}, not on {subject.device.type}"

@@ -19,7 +19,27 @@ from fxquant.checkpoint import container
 from fxquant.checkpoint.decode import decode, decode_tensors
 from fxquant.checkpoint.encode import encode
 from fxquant.checkpoint.staged_graph import StagedGraph
-from fxquant.errors import CheckpointError
+from fxquant.errors import CheckpointError, InputError, expect_path, reason_of
+
+# Of files of torch.save, graphs of other libraries, archives and text.
+_FOREIGN = (
+    *(
+        ".bin",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".pkl",
+        ".pickle",
+        ".pt2",
+        ".onnx",
+        ".tflite",
+        ".gguf",
+        ".h5",
+        ".keras",
+        ".msgpack",
+    ),
+    *(".npz", ".npy", ".zip", ".tar", ".gz", ".json", ".csv", ".txt", ".py"),
+)
 
 
 def save(gm: fx.GraphModule, path: str | os.PathLike[str]) -> None:
@@ -32,9 +52,19 @@ def save(gm: fx.GraphModule, path: str | os.PathLike[str]) -> None:
     Raises `CheckpointError` for what cannot be stored, naming the node and the function, tensor or observer, and where the
     file cannot be written.
     """
-    path = os.fsdecode(path)
+    path = str(expect_path(path, CheckpointError))
+    _refuse_suffix(path)
     with _naming(path, "cannot be saved"):
         container.write(path, *encode(gm))
+
+
+def _refuse_suffix(path: str) -> None:
+    """Refuse a name by which other programs would take the file for something that it is not."""
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix in _FOREIGN:
+        raise CheckpointError(
+            f"{path}: expected a name that ends in .safetensors, which is what save writes, not {suffix}"
+        )
 
 
 def count_file_bytes(gm: fx.GraphModule) -> int:
@@ -52,7 +82,7 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> St
     Raises `CheckpointError` where the file is missing, damaged, not a checkpoint, of a newer format, or holds anything else
     than a legal graph.
     """
-    path, device = os.fsdecode(path), torch.device(device)
+    path, device = str(expect_path(path, CheckpointError)), _usable(device)
     with torch.inference_mode(False):  # else nothing loaded could be changed again outside of it
         with _naming(path, "cannot be loaded"):
             contents, stored = container.read(path)
@@ -60,6 +90,14 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> St
         values = {key: value.to(device) for key, value in values.items()}
         with _naming(path, "cannot be loaded"):
             return decode(contents, values, StagedGraph)
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    """Return a device that tensors can be on; raise `InputError` where there is none of that name."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise InputError(f"device {device!r} cannot be used: {reason_of(error)}") from error
 
 
 @contextmanager

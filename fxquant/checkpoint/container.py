@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fxquant.checkpoint.scalars import Json
-from fxquant.errors import CheckpointError
+from fxquant.errors import CheckpointError, reason_of
 from fxquant.files import write_atomically
 from fxquant.version import __version__
 
@@ -32,7 +32,7 @@ def write(path: str, contents: Json, tensors: dict[str, Tensor]) -> None:
     try:
         write_atomically(path, lambda name: _write(name, tensors, metadata))
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"the checkpoint cannot be written: {error}") from error
+        raise CheckpointError(f"the checkpoint cannot be written: {reason_of(error)}") from error
 
 
 def count_bytes(contents: Json, tensors: dict[str, Tensor]) -> int:
@@ -69,7 +69,7 @@ def read(path: str) -> tuple[Json, dict[str, Tensor]]:
             contents = _parse(file.metadata() or {})
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"expected a safetensors file written by fxquant.save: {error}") from error
+        raise CheckpointError(f"expected a safetensors file written by fxquant.save: {reason_of(error)}") from error
     return contents, tensors
 
 

@@ -34,7 +34,7 @@ from fxquant.cli.shared_options import (
 from fxquant.data.data_config import DataConfig
 from fxquant.distributed import resolve_device
 from fxquant.errors import InputError
-from fxquant.files import write_json
+from fxquant.files import json_report
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.option_values import format_value, positive
 
@@ -42,7 +42,7 @@ DESCRIPTION = """
 Time a timm model on random images: fxquant's int8 beside float32, bfloat16 and other int8 engines, all in interleaved rounds.
 Where MODEL is a .safetensors file, the quantised model in it is timed, eager and compiled.
 Each engine is first checked: that it computes in the precision its name says, and what the float model computes. Engines that
-are not installed are skipped; pip install 'fxquant[bench]' installs them.
+are not installed are skipped, with what to install.
 """
 
 
@@ -93,6 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measure every batch size; print tables as they are ready and write the JSON file."""
     start_run(options)
+    with json_report(options.json) as report:
+        _run(options, report)
+
+
+def _run(options: argparse.Namespace, report: dict[str, Any]) -> None:
     random = torch.Generator().manual_seed(options.seed)
     setting = _saved_setting(options) if is_saved(options.model) else _timm_setting(options, random)
     subject, competitors, size = setting.subject, setting.competitors, setting.size
@@ -101,9 +106,9 @@ def run(options: argparse.Namespace) -> None:
     for batch in dict.fromkeys(options.batch):
         images = torch.randn(batch, *size, generator=random)
         _measure_batch(subject, images, competitors, options, measured)
+        report |= _as_json(options, setting, measured)
     _list_kernels(subject, measured)
-    if options.json:
-        write_json(options.json, _as_json(options, setting, measured))
+    report |= _as_json(options, setting, measured)
 
 
 def _timm_setting(options: argparse.Namespace, random: torch.Generator) -> _BenchSetting:

@@ -75,6 +75,17 @@ def calibration_source(text: str) -> CalibrationSource:
     return CalibrationSource(kind, positive(count) if colon else DEFAULT)
 
 
+def refuse_contradictions(options: argparse.Namespace) -> None:
+    """Raise `InputError` for options that mean nothing together, and for a file of images that is not there."""
+    calib: CalibrationSource = options.calib
+    if options.synthesis and calib.kind != "synthetic":
+        raise InputError(f"--synthesis is for --calib synthetic, not for {calib}")
+    if options.strict and options.target == "fake":
+        raise InputError("--strict fails where products stay float, as they all do with --target fake: leave one out")
+    if calib.file is not None and not calib.file.is_file():
+        raise InputError(f"--calib: image file {str(calib.file)!r} does not exist")
+
+
 def made_images(options: argparse.Namespace, source: TimmModel, config: DataConfig) -> Tensor:
     """
     Return the images ``(n, 3, H, W)`` of a source other than the data, made or read.
@@ -83,8 +94,6 @@ def made_images(options: argparse.Namespace, source: TimmModel, config: DataConf
     """
     calib: CalibrationSource = options.calib
     size = config.input_size
-    if options.synthesis and calib.kind != "synthetic":
-        raise InputError(f"--synthesis is for --calib synthetic, not for {calib}")
     if calib.file is not None:
         images, facts = load_images(calib.file)
         for name in ("mean", "std"):

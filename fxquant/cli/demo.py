@@ -17,7 +17,7 @@ from fxquant.cli.rows import format_rows, format_timing
 from fxquant.cli.shared_options import add_run_options, start_run
 from fxquant.digits import load_calibration_digits, load_digits_vit, load_test_digits
 from fxquant.errors import FxquantError
-from fxquant.files import write_json
+from fxquant.files import json_report
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.evaluation import measure_agreement
 from fxquant.measurement.experiment import Row, Task, calibrate_model, compile_model, measure_converted, measure_float
@@ -50,10 +50,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measure accuracies, then times; print one table."""
     start_run(options)
+    for bits in BITS:
+        fxquant.recipe(options.recipe, bits, bits)  # is there such a recipe
+    with json_report(options.json) as report:
+        _run(options, report)
+
+
+def _run(options: argparse.Namespace, report: dict[str, Any]) -> None:
     start = time.perf_counter()
     task = _digits_task(options.seed)
     print_facts(_describe(options, task))
     rows, quantised = _measure_rows(task, options.recipe)
+    report |= _as_json(options, rows)
     timings = _measure_times(task, quantised, options)
     seconds = time.perf_counter() - start
     timed = next(timing for timing in timings["eager"].values() if isinstance(timing, Timing))
@@ -63,8 +71,7 @@ def run(options: argparse.Namespace) -> None:
         f"{torch.get_num_threads()}.\nint8 MACs: share of multiply-accumulates on int8; 6 and 4 bits run the same products "
         f"as 8.\nagree: same class as float32. Took {seconds:.0f} s."
     )
-    if options.json:
-        write_json(options.json, _as_json(options, rows, timings, seconds))
+    report |= {"timings": _timings_as_json(timings), "total_seconds": seconds}
 
 
 def _digits_task(seed: int) -> Task:
@@ -163,24 +170,24 @@ def _short(reason: str) -> str:
     return reason.removeprefix("torch.compile failed: ")[:20]
 
 
-def _as_json(
-    options: argparse.Namespace, rows: list[Row], timings: dict[str, dict[str, Timing | str]], seconds: float
-) -> dict[str, Any]:
+def _timings_as_json(timings: dict[str, dict[str, Timing | str]]) -> dict[str, Any]:
     def of(timing: Timing | str) -> dict[str, Any]:
         if isinstance(timing, str):
             return {"failed": timing}
         lower, upper = timing.quartiles
         return {"median_seconds": timing.median, "quartiles_seconds": [lower, upper], "seconds": list(timing.seconds)}
 
+    return {kind: {name: of(t) for name, t in values.items()} for kind, values in timings.items()}
+
+
+def _as_json(options: argparse.Namespace, rows: list[Row]) -> dict[str, Any]:
     return {
         "command": "demo",
         "recipe": options.recipe,
         "seed": options.seed,
         "calibration_images": CALIBRATION_IMAGES,
         "results": [row.as_json() for row in rows],
-        "timings": {kind: {name: of(t) for name, t in values.items()} for kind, values in timings.items()},
         "batch_size": options.batch_size,
         "rounds": options.rounds,
-        "total_seconds": seconds,
         "environment": describe_environment(),
     }

@@ -24,8 +24,8 @@ from fxquant.cli.setting import (
 )
 from fxquant.cli.shared_options import DTYPES, add_run_options, start_run
 from fxquant.data.batches import ImageBatches
-from fxquant.distributed import from_first, only_first, resolve_device
-from fxquant.files import write_json
+from fxquant.distributed import from_first, only_first, rank, resolve_device
+from fxquant.files import json_report
 from fxquant.graph.card import MeasuredAccuracy
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import Row, Task, calibrate_model, measure_converted, measure_float
@@ -38,7 +38,7 @@ file of fxquant quantize, with the preprocessing that it holds. DIR holds train/
 which calibration and evaluation images are drawn, or class folders alone, from which both are, without overlap. Images are
 loaded as timm does for validation, by the model's own data config. Several processes share the work under torchrun:
 torchrun --nproc-per-node N -m fxquant eval ... gives the numbers of one process. Images that cannot be read are skipped and
-named; more than 10 % of them, and more than one, are an error.
+named; more than 1 % of them are an error.
 """
 
 
@@ -60,7 +60,8 @@ def run(options: argparse.Namespace) -> None:
     if is_saved(options.model):
         refuse_model_options(options, _defaults(options))
         return evaluate_saved(options)
-    return _measure_both(options)
+    with json_report(options.json if rank() == 0 else None) as report:
+        return _measure_both(options, report)
 
 
 def _defaults(options: argparse.Namespace) -> argparse.Namespace:
@@ -69,7 +70,7 @@ def _defaults(options: argparse.Namespace) -> argparse.Namespace:
     return parser.parse_args([options.model, "--data", str(options.data)])
 
 
-def _measure_both(options: argparse.Namespace) -> None:
+def _measure_both(options: argparse.Namespace, report: dict[str, Any]) -> None:
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
     setting = resolve_setting(options, evaluated=True)
     print_facts(_describe(options, setting))
@@ -81,6 +82,7 @@ def _measure_both(options: argparse.Namespace) -> None:
 
     reference = measure_float(task, options.dtype)
     share_unreadable(evaluation)
+    report |= _as_json(options, setting, reference)
     print(f"\nfloat model: top-1 {reference.evaluation.top1:.2f} %")
     _warn_at_chance(reference, setting)
     _warn_of_preprocessing(task, evaluation, setting)
@@ -96,15 +98,15 @@ def _measure_both(options: argparse.Namespace) -> None:
         strict=options.strict,
         compiled=options.compile,
     )
+    report["calibration_seconds"], report["results"]["quantised"] = seconds, row.as_json()
     print(format_rows([reference, row]))
     print_unreadable(setting.calibration, evaluation)
     if options.save:
         accuracy = _accuracy(options, reference, row)
         size = from_first(lambda: save_with_card(gm, options.save, setting.card, accuracy))
         row = replace(row, size=None if row.size is None else size)  # with what the file says of itself
+        report["results"]["quantised"] = row.as_json()
         print(f"\nsaved {options.save}, {size / 1e6:.2f} MB")
-    if options.json:
-        only_first(write_json, options.json, _as_json(options, setting, reference, row, seconds))
 
 
 def _describe(options: argparse.Namespace, setting: Setting) -> dict[str, str]:
@@ -147,7 +149,7 @@ def _warn_of_preprocessing(task: Task, evaluation: ImageBatches, setting: Settin
         only_first(print, f"fxquant: warning: {better}", file=sys.stderr)
 
 
-def _as_json(options: argparse.Namespace, setting: Setting, reference: Row, row: Row, seconds: float) -> dict[str, Any]:
+def _as_json(options: argparse.Namespace, setting: Setting, reference: Row) -> dict[str, Any]:
     facts = setting_as_json(options, setting)
     tree, evaluation = setting.measured
     facts["data"]["evaluation"] = {
@@ -156,11 +158,5 @@ def _as_json(options: argparse.Namespace, setting: Setting, reference: Row, row:
         "used": reference.evaluation.count,
         "unreadable": evaluation.unreadable.as_json(),
     }
-    results = {"float": reference.as_json(), "quantised": row.as_json()}
-    return {
-        "command": "eval",
-        **facts,
-        "calibration_seconds": seconds,
-        "results": results,
-        "environment": describe_environment(),
-    }
+    results = {"float": reference.as_json()}
+    return {"command": "eval", **facts, "results": results, "environment": describe_environment()}

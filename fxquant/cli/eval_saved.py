@@ -14,6 +14,7 @@ from fxquant.cli.setting import print_unreadable, share_unreadable
 from fxquant.data.batches import ImageBatches
 from fxquant.data.data_config import DataConfig
 from fxquant.data.folder import ImageTree, check_classes, draw_images, index_classes_by, read_image_tree
+from fxquant.data.unreadable import Unreadable
 from fxquant.distributed import only_first, resolve_device
 from fxquant.files import write_json
 from fxquant.graph.meta import model_dtype
@@ -28,7 +29,8 @@ def evaluate_saved(options: argparse.Namespace) -> None:
     config = saved_data_config(gm, options)
     tree = _read_tree(options, gm)
     _, held = draw_images(tree, 0, options.limit, options.seed)
-    evaluation = ImageBatches(held, config, options.batch_size, options.workers)
+    lost = Unreadable(len(held), limit=options.unreadable, found=len(tree.evaluation))
+    evaluation = ImageBatches(held, config, options.batch_size, options.workers, unreadable=lost)
     print_facts(_describe(options, gm, config, evaluation))
     for note in tree.notes:
         print(f"note: {note}")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from fxquant.cli.interrupts import ended_by_interrupt
 from fxquant.version import __version__
 
 # Command -> what it does. Each is a module of its own beside this one, which is imported once it is asked for: most need torch.
@@ -49,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 2: an error of the user's or the data's, one message on stderr. 130: interrupted; no file is half written.
     Under torchrun the processes of a command that shares its work form a group: rank 0 alone prints, all return the same.
     """
-    options = parse(sys.argv[1:] if argv is None else argv)
-    from fxquant.cli.execute import execute  # torch takes seconds, which no help text should wait for
+    with ended_by_interrupt():
+        options = parse(sys.argv[1:] if argv is None else argv)
+        from fxquant.cli.execute import execute  # torch takes seconds, which no help text should wait for
 
     return execute(options)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import fxquant
 from fxquant.cli.output import print_facts
@@ -18,8 +19,8 @@ from fxquant.cli.setting import (
     setting_as_json,
 )
 from fxquant.cli.shared_options import DTYPES, add_run_options, start_run
-from fxquant.distributed import from_first, only_first, resolve_device
-from fxquant.files import write_json
+from fxquant.distributed import from_first, rank, resolve_device
+from fxquant.files import json_report
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import Task, calibrate_model
 
@@ -28,7 +29,7 @@ Quantise a timm model and save it, with images of an ImageFolder tree, or withou
 images needs no --data. fxquant eval with the same options draws the same images and measures the model as well. The file also
 holds how images are prepared, and the names of the classes. Several processes share the work under torchrun: torchrun
 --nproc-per-node N -m fxquant quantize ... saves the model that one process would. Images that cannot be read are skipped and
-named; more than 10 % of them, and more than one, are an error.
+named; more than 1 % of them are an error.
 """
 
 
@@ -45,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Calibrate, convert and save the model, and print what of it runs on int8."""
     start_run(options)
+    with json_report(options.json if rank() == 0 else None) as facts:
+        _run(options, facts)
+
+
+def _run(options: argparse.Namespace, facts: dict[str, Any]) -> None:
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
     setting = resolve_setting(options, evaluated=False)
     print_facts(describe_setting(options, setting))
@@ -57,11 +63,10 @@ def run(options: argparse.Namespace) -> None:
     print(f"\n{describe_calibration(prepared, setting.calibration.count, seconds)}")
     gm = fxquant.convert(prepared, options.target, options.strict)
     report = fxquant.report(gm)
+    facts |= {"command": "quantize", **setting_as_json(options, setting), "calibration_seconds": seconds}
+    facts |= {"int8_coverage": report.coverage, "environment": describe_environment()}
     print(str(report).partition("\n")[0])  # without the table
     size = from_first(lambda: save_with_card(gm, options.save, setting.card))
+    facts["size_bytes"] = size
     print(f"saved {options.save}, {size / 1e6:.2f} MB")
     print_unreadable(setting.calibration)
-    if options.json:
-        facts = {"command": "quantize", **setting_as_json(options, setting), "calibration_seconds": seconds}
-        facts |= {"size_bytes": size, "int8_coverage": report.coverage}
-        only_first(write_json, options.json, facts | {"environment": describe_environment()})

@@ -8,13 +8,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fxquant.cli.calibration_images import CalibrationSource, add_calibration_options, made_images
+from fxquant.cli.calibration_images import (
+    CalibrationSource,
+    add_calibration_options,
+    made_images,
+    refuse_contradictions,
+)
 from fxquant.cli.preprocessing import chosen_data_config
-from fxquant.cli.shared_options import DTYPES, add_model_options, add_recipe_options, build_chosen_model, resolve_recipe
+from fxquant.cli.shared_options import (
+    DTYPES,
+    add_image_options,
+    add_model_options,
+    add_recipe_options,
+    build_chosen_model,
+    resolve_recipe,
+)
 from fxquant.config.quant_config import QuantConfig
 from fxquant.data.batches import ImageBatches, TensorBatches
 from fxquant.data.data_config import DataConfig
 from fxquant.data.folder import ImageTree, check_classes, draw_images, read_class_names, read_image_tree
+from fxquant.data.unreadable import Unreadable
 from fxquant.distributed import first_then_others, from_first, gather_objects, world_size
 from fxquant.errors import InputError
 from fxquant.graph.card import ModelCard, used_recipe
@@ -54,6 +67,7 @@ def add_setting_options(parser: argparse.ArgumentParser, evaluated: bool) -> Non
     needed = "" if evaluated else "; needed where --calib draws from it"
     parser.add_argument("--data", type=Path, required=evaluated, metavar="DIR", help=f"the image folder{needed}")
     parser.add_argument("--class-map", type=Path, metavar="F", help="class folder names by index, one per line (.txt)")
+    add_image_options(parser)
     group = parser.add_argument_group("quantisation")
     add_recipe_options(group)
     add_calibration_options(group)
@@ -79,6 +93,7 @@ def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
     evaluated: images to evaluate on are drawn, and a folder whose classes are not those of the model is refused.
     """
     config, recipe_options = resolve_recipe(options)
+    refuse_contradictions(options)
     real = options.calib.count if options.calib.kind == "real" else 0
     if options.data is None and real:
         raise InputError(
@@ -98,10 +113,15 @@ def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
         used = used_recipe(options.recipe, options.w_bits, options.a_bits, recipe_options)
         names = _class_names(options, source, tree)
         card = ModelCard(source.name, data_config, source.num_classes, names, used)
-    if real and drawn is not None:
-        calibration = _readable(ImageBatches(drawn, data_config, batch, options.workers))
+    if real and drawn is not None and tree is not None:
+        lost = Unreadable(len(drawn), limit=options.unreadable, found=len(tree.calibration))
+        calibration = _readable(ImageBatches(drawn, data_config, batch, options.workers, unreadable=lost))
     else:
         calibration = TensorBatches(first_then_others(lambda: made_images(options, source, data_config)), batch)
+    evaluation = None
+    if evaluated and held and tree is not None:
+        lost = Unreadable(len(held), limit=options.unreadable, found=len(tree.evaluation))
+        evaluation = ImageBatches(held, data_config, options.batch_size, options.workers, unreadable=lost)
     return Setting(
         config,
         recipe_options,
@@ -110,7 +130,7 @@ def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
         calibration,
         card,
         tree,
-        ImageBatches(held, data_config, options.batch_size, options.workers) if evaluated and held else None,
+        evaluation,
     )
 
 

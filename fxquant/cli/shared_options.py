@@ -13,8 +13,10 @@ import fxquant
 from fxquant.cli.preprocessing import add_preprocessing_options, given_sizes
 from fxquant.cli.saved import is_saved
 from fxquant.config.quant_config import QuantConfig
+from fxquant.data.unreadable import LIMIT
 from fxquant.errors import ConfigError, InputError
-from fxquant.measurement.option_values import gibibytes, natural, positive, recipe_option
+from fxquant.files import refuse_unwritable
+from fxquant.measurement.option_values import gibibytes, percent, positive, recipe_option, seed, thread_count
 from fxquant.models.timm_model import TimmModel, build_timm_model
 
 
@@ -64,6 +66,22 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_preprocessing_options(parser)
 
 
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """Add how many image files may be unreadable, which is `options.unreadable`, a part of all."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "--max-unreadable",
+        type=percent,
+        default=LIMIT,
+        dest="unreadable",
+        metavar="X",
+        help="percent of the images that may be unreadable: they are skipped, counted and named (1)",
+    )
+    group.add_argument(
+        "--strict-images", action="store_const", const=0.0, dest="unreadable", help="stop at the first of them"
+    )
+
+
 def add_recipe_options(group: argparse._ArgumentGroup) -> None:
     """Add the recipe, its options, bits, memory and switches; `resolve_recipe` reads them."""
     group.add_argument("--recipe", default="default", help=f"one of {', '.join(fxquant.recipes())} (%(default)s)")
@@ -105,9 +123,9 @@ def resolve_recipe(options: argparse.Namespace) -> tuple[QuantConfig, dict[str, 
 
 def add_run_options(parser: argparse.ArgumentParser, threads: int | None = None) -> None:
     """Add what every measuring command has: seed, threads (None: as many as torch likes) and the JSON file."""
-    parser.add_argument("--seed", type=natural, default=0, help="of every random choice (%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of every random choice (%(default)s)")
     usual = threads or "torch's default"
-    parser.add_argument("--threads", type=positive, default=threads, metavar="N", help=f"CPU threads ({usual})")
+    parser.add_argument("--threads", type=thread_count, default=threads, metavar="N", help=f"CPU threads ({usual})")
     parser.add_argument("--json", type=Path, metavar="F", help="write everything measured to this file")
 
 
@@ -116,6 +134,8 @@ def start_run(options: argparse.Namespace) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    for file in (options.json, getattr(options, "save", None)):
-        if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
-            raise InputError(f"cannot write {str(file)!r}: its folder does not exist, or it is a folder itself")
+    saved = getattr(options, "save", None)
+    if saved is not None and saved.suffix != ".safetensors":
+        raise InputError(f"expected a .safetensors file to save to, got {str(saved)!r}")
+    for file in filter(None, (options.json, saved)):
+        refuse_unwritable(file)

@@ -25,7 +25,7 @@ from fxquant.cli.shared_options import (
 )
 from fxquant.distributed import resolve_device
 from fxquant.errors import InputError
-from fxquant.files import write_json
+from fxquant.files import json_report, refuse_unwritable
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.option_values import positive, recipe_option
 from fxquant.models.timm_model import TimmModel
@@ -63,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Make the images and write what was asked for."""
     start_run(options)
+    with json_report(options.json) as report:
+        _run(options, report)
+
+
+def _run(options: argparse.Namespace, report: dict[str, Any]) -> None:
     files = _resolve_files(options)
     device, dtype = resolve_device(options.device), DTYPES[options.dtype]
     given = collect_options([*options.option, *_switches(options)])
@@ -95,10 +100,10 @@ def run(options: argparse.Namespace) -> None:
         raise
     seconds = time.perf_counter() - start
     facts = _as_json(options, source, settings, images, seconds, reached[-1] if reached else None)
-    _write(files, images, facts | {"mean": mean, "std": std})
+    facts |= {"mean": mean, "std": std}
+    report |= facts | {"environment": describe_environment()}
+    _write(files, images, facts)
     _print_results(files, images, seconds, reached)
-    if options.json:
-        write_json(options.json, facts | {"mean": mean, "std": std, "environment": describe_environment()})
 
 
 def synthesis_option(text: str) -> tuple[str, Any]:
@@ -143,8 +148,7 @@ def _resolve_files(options: argparse.Namespace) -> _Files:
     sheet = None if options.no_sheet else options.sheet or out.with_suffix(".png")
     files = _Files(out, sheet, options.state or out.with_name(f"{out.name}.state"))
     for file in filter(None, (files.out, files.sheet, files.state)):
-        if file.is_dir() or not file.absolute().parent.is_dir():
-            raise InputError(f"cannot write {str(file)!r}: its folder does not exist, or it is a folder itself")
+        refuse_unwritable(file)
     return files
 
 

@@ -22,9 +22,9 @@ from fxquant.cli.train_data import Folder, read_folder, training_data
 from fxquant.cli.train_options import add_train_arguments, training_options
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.trainable import refuse_untrainable
-from fxquant.distributed import first_then_others, on_every_rank, only_first, work_as_one, world_size
+from fxquant.distributed import first_then_others, on_every_rank, only_first, rank, work_as_one, world_size
 from fxquant.errors import CheckpointError, ConfigError
-from fxquant.files import write_json
+from fxquant.files import json_report
 from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe, used_recipe
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import count_bytes
@@ -40,7 +40,7 @@ Train a timm model with quantised weights and activations on an ImageFolder tree
 VVTQ: learned step sizes, several crops of each image with a teacher's stored soft labels, and a regulariser of the weights.
 Without soft labels the folder's classes are learned. An interrupted training goes on with --resume. Started by torchrun, every
 process trains on its part of each batch. A training image that cannot be read is an error, as every step is planned; images
-to measure on are skipped and named, and more than 10 % of them, and more than one, are an error.
+to measure on are skipped and named, and more than 1 % of them are an error.
 """
 # Long enough for one rank to write a checkpoint or to load its first images, short enough to notice that another is gone.
 _TIMEOUT = timedelta(minutes=30)
@@ -75,10 +75,11 @@ def run(options: argparse.Namespace) -> None:
         print_facts(_describe(options, setting, device))
         for note in setting.folder.tree.notes:
             print(f"note: {note}")
-        _run(options, setting, device)
+        with json_report(options.json if rank() == 0 else None) as report:
+            _run(options, setting, device, report)
 
 
-def _run(options: argparse.Namespace, setting: _Setting, device: torch.device) -> None:
+def _run(options: argparse.Namespace, setting: _Setting, device: torch.device, report: dict[str, Any]) -> None:
     model = setting.source.model.to(device)
     rows: list[_Row] = []
     prepared = fxquant.prepare_qat(
@@ -91,6 +92,7 @@ def _run(options: argparse.Namespace, setting: _Setting, device: torch.device) -
     history: tuple[dict[str, Any], ...] = ()
     if data is not None:
         history, averaged = _train(options, setting, prepared, data)
+    report |= _as_json(options, setting, history)
     name = f"W{options.w_bits}A{options.a_bits}"
     rows.append(_measure(f"{name} trained", prepared, setting, device))
     if averaged is not None:
@@ -100,7 +102,10 @@ def _run(options: argparse.Namespace, setting: _Setting, device: torch.device) -
     share_unreadable(setting.folder.evaluation)
     _print_table(rows)
     print_unreadable(setting.folder.evaluation)
-    only_first(_write, options, setting, gm, rows, history)
+    report["results"] = {row.name: row.as_json() for row in rows}
+    if options.save:
+        only_first(save_with_card, gm, options.save, _card(options, setting, rows))
+        print(f"\nsaved {options.save}")
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,15 @@ class _Row:
     name: str
     accuracy: Accuracy
     size: int | None  # bytes
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the row's numbers with their units in the keys."""
+        return {
+            "top1_percent": self.accuracy.top1,
+            "top5_percent": self.accuracy.top5,
+            "images": self.accuracy.count,
+            "size_bytes": self.size,
+        }
 
 
 def _measure(name: str, model: nn.Module, setting: _Setting, device: torch.device, size: int | None = None) -> _Row:
@@ -163,7 +177,10 @@ def _resolve(options: argparse.Namespace) -> _Setting:
     """Check and load everything, what is quickest to refuse first."""
     training = training_options(options)
     config, recipe_options = resolve_recipe(options)
-    refuse_untrainable(config)
+    try:
+        refuse_untrainable(config)
+    except ConfigError as error:
+        raise ConfigError(f"recipe {options.recipe!r} cannot be trained, vvtq can: {error}") from error
     _refuse_files(options)
     folder = read_folder(options)
     source = first_then_others(lambda: build_chosen_model(options))  # which may download
@@ -248,6 +265,12 @@ def _print_table(rows: list[_Row]) -> None:
     print("\n" + format_table(["", "top-1 %", "top-5 %", "size MB"], lines), flush=True)
 
 
+def _as_json(options: argparse.Namespace, setting: _Setting, history: Any) -> dict[str, Any]:
+    arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items() if name != "run"}
+    facts = {"command": "train", "arguments": arguments, "identity": setting.identity}
+    return facts | {"training": asdict(setting.training), "history": history, "environment": describe_environment()}
+
+
 def _card(options: argparse.Namespace, setting: _Setting, rows: list[_Row]) -> ModelCard:
     """Return what is saved beside the model; its rows begin with the float model, where that was measured, and end with it."""
     source, accuracy = setting.source, rows[-1].accuracy
@@ -256,23 +279,3 @@ def _card(options: argparse.Namespace, setting: _Setting, rows: list[_Row]) -> M
     config, names = setting.folder.config, setting.folder.tree.classes
     names = names if len(names) == source.num_classes else ()
     return ModelCard(source.name, config, source.num_classes, names, setting.recipe, measured)
-
-
-def _write(options: argparse.Namespace, setting: _Setting, gm: fx.GraphModule, rows: list[_Row], history: Any) -> None:
-    if options.save:
-        save_with_card(gm, options.save, _card(options, setting, rows))
-        print(f"\nsaved {options.save}")
-    if options.json:
-        arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items() if name != "run"}
-        results = {
-            row.name: {
-                "top1_percent": row.accuracy.top1,
-                "top5_percent": row.accuracy.top5,
-                "images": row.accuracy.count,
-                "size_bytes": row.size,
-            }
-            for row in rows
-        }
-        facts = {"command": "train", "arguments": arguments, "identity": setting.identity}
-        facts |= {"training": asdict(setting.training), "history": history, "results": results}
-        write_json(options.json, facts | {"environment": describe_environment()})

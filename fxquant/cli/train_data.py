@@ -31,13 +31,18 @@ CALIBRATION = 64  # images that the scales of activations start from
 
 @dataclass(frozen=True, eq=False)
 class Folder:
-    """An image tree as a model sees it: `data_config` is known from `with_model` on."""
+    """
+    An image tree as a model sees it: `data_config` is known from `with_model` on.
+
+    unreadable: the part of the images to measure on that may be unreadable.
+    """
 
     tree: ImageTree
     drawn: Samples
     measured: Samples
     batch_size: int
     workers: int
+    unreadable: float
     data_config: DataConfig | None = None
 
     def with_model(self, options: argparse.Namespace, source: TimmModel) -> Folder:
@@ -59,13 +64,15 @@ class Folder:
     @cached_property
     def evaluation(self) -> ImageBatches:
         """This rank's share of those images; files that cannot be read are counted among those of all ranks."""
-        share, unreadable = self.measured.take(shard(range(len(self.measured)))), Unreadable(len(self.measured))
+        share = self.measured.take(shard(range(len(self.measured))))
+        unreadable = Unreadable(len(self.measured), limit=self.unreadable, found=len(self.tree.evaluation))
         return ImageBatches(share, self.config, self.batch_size, self.workers, unreadable=unreadable)
 
     @cached_property
     def calibration(self) -> Tensor:
         """The images ``(B, C, H, W)`` that scales start from, the same on every rank."""
-        images, _ = next(iter(ImageBatches(self.drawn, self.config, CALIBRATION)))
+        unreadable = Unreadable(len(self.drawn), limit=self.unreadable, found=len(self.tree.calibration))
+        images, _ = next(iter(ImageBatches(self.drawn, self.config, CALIBRATION, unreadable=unreadable)))
         return images
 
 
@@ -85,7 +92,7 @@ def read_folder(options: argparse.Namespace) -> Folder:
         )
     else:
         drawn, measured = draw_images(tree, min(CALIBRATION, len(tree.calibration)), options.limit, options.seed)
-    return Folder(tree, drawn, measured, options.eval_batch_size, options.workers)
+    return Folder(tree, drawn, measured, options.eval_batch_size, options.workers, options.unreadable)
 
 
 def training_data(

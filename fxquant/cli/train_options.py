@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fxquant.cli.shared_options import add_model_options, add_quantisation_options, add_run_options
+from fxquant.cli.shared_options import add_image_options, add_model_options, add_quantisation_options, add_run_options
 from fxquant.distillation.label_kind import kind_names
 from fxquant.measurement.option_values import natural, positive
 from fxquant.training import TrainingOptions
@@ -50,6 +50,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", type=Path, dest="checkpoint", metavar="F", help="--checkpoint by another name")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the image folder")
     parser.add_argument("--class-map", type=Path, metavar="F", help="class folder names by index, one per line (.txt)")
+    add_image_options(parser)
     parser.add_argument(
         "--soft-labels", type=Path, metavar="DIR", help="a teacher's labels of crops (the folder's classes)"
     )

@@ -15,7 +15,7 @@ from fxquant.data.data_config import DataConfig
 from fxquant.data.folder import Samples
 from fxquant.data.pixels import image_mode, open_image
 from fxquant.data.unreadable import Unreadable
-from fxquant.errors import InputError
+from fxquant.errors import InputError, expect_whole
 
 
 class TensorBatches:
@@ -94,6 +94,8 @@ class ImageBatches:
         part: tuple[int, int] = (0, 1),
         unreadable: Unreadable | None = None,
     ) -> None:
+        expect_whole("batch_size", batch_size, least=1)
+        expect_whole("workers", workers, least=0)
         self.samples = samples
         self.config, self.batch_size, self.workers = config, batch_size, workers
         self.unreadable = Unreadable(len(samples)) if unreadable is None else unreadable

@@ -13,7 +13,8 @@ from timm.data.readers.class_map import load_class_map
 from timm.utils.misc import natural_key
 
 from fxquant.data.formats import IMG_EXTENSIONS, count_left_out, describe_left_out, is_image
-from fxquant.errors import InputError
+from fxquant.data.walk_files import leads_back, walk_files
+from fxquant.errors import InputError, expect_path, expect_whole
 
 TRAIN = "train"
 EVALUATION = ("val", "validation", "test")
@@ -65,11 +66,11 @@ def read_image_tree(folder: str | Path, class_map: str | Path | None = None) -> 
     A class is a folder, with images at any depth below it; folders without images keep their index. Indices follow timm's
     order of folder names, in which 2 comes before 10, unless `class_map` names a text file with one folder name per line.
     Where only one of the two parts exists, it serves both purposes. Images are the files that end in one of `IMG_EXTENSIONS`;
-    the notes count those of other formats.
+    the notes count all others by ending. Links are followed, but not back to a folder that holds them.
 
     Raises `InputError` naming the folder where it is missing, unreadable, or has no class folders or no images.
     """
-    root = Path(folder)
+    root = expect_path(folder)
     if not root.exists():
         raise InputError(f"image folder {str(root)!r} does not exist")
     if not root.is_dir():
@@ -143,6 +144,8 @@ def draw_images(tree: ImageTree, calibration: int, limit: int | None = None, see
 
     Raises `InputError` where the folder holds fewer images than asked for.
     """
+    expect_whole("calibration", calibration, -(2**63))
+    expect_whole("seed", seed, 0, 2**32 - 1)
     held = len(tree.calibration)
     spare = 1 if tree.shared else 0
     if not 0 <= calibration <= held - spare:
@@ -184,7 +187,7 @@ def _subfolders(root: Path) -> list[str]:
         entries = [e for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")]
     except OSError as error:
         raise InputError(f"cannot read the folder {str(root)!r}: {error.strerror}") from error
-    return [e.name for e in entries]
+    return [e.name for e in entries if not leads_back(Path(e.path), root)]
 
 
 def _read_samples(root: Path, indices: dict[str, int]) -> tuple[Samples, Counter[str]]:
@@ -193,7 +196,7 @@ def _read_samples(root: Path, indices: dict[str, int]) -> tuple[Samples, Counter
     labels: list[int] = []
     left_out = Counter[str]()
     for name in sorted(_class_folders(root), key=natural_key):
-        found = list(_walk_files(root / name))
+        found = list(walk_files(root / name, above=root))
         left_out += count_left_out(found)
         images = sorted((f for f in found if is_image(f.name)), key=lambda file: natural_key(str(file)))
         files += images
@@ -202,15 +205,6 @@ def _read_samples(root: Path, indices: dict[str, int]) -> tuple[Samples, Counter
         foreign = f", but {describe_left_out(left_out)}" if left_out else ""
         raise InputError(f"the class folders in {str(root)!r} hold no images ({' '.join(IMG_EXTENSIONS)}){foreign}")
     return Samples(root, tuple(files), tuple(labels)), left_out
-
-
-def _walk_files(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> None:
-        raise InputError(f"cannot read the folder {error.filename!r}: {error.strerror}") from error
-
-    for base, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        folders[:] = (name for name in folders if not name.startswith("."))
-        yield from (Path(base, n) for n in names if not n.startswith("."))
 
 
 def _read_class_map(file: str | Path, found: Sequence[str]) -> dict[str, int]:
@@ -230,7 +224,7 @@ def _notes(found: Sequence[str], names: Sequence[Sequence[str]], mapped: bool, l
     if any(set(part) != set(found) for part in names):
         yield f"calibration and evaluation folders differ in their classes; indices are those of all {len(found)} together"
     if left_out:
-        yield f"left out {describe_left_out(left_out)}: convert them to .png or .jpg"
+        yield f"left out {describe_left_out(left_out)}"
 
 
 def _take_turns(labels: Sequence[int], random: np.random.RandomState) -> list[int]:

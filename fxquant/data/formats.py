@@ -36,6 +36,9 @@ _FOREIGN = (
 )
 
 
+_SHOWN = 8
+
+
 def _is_decoded(ending: str) -> bool:
     name = Image.registered_extensions().get(ending)
     return name in Image.OPEN and (name not in _LIBRARIES or bool(features.check(_LIBRARIES[name])))
@@ -44,7 +47,7 @@ def _is_decoded(ending: str) -> bool:
 IMG_EXTENSIONS = tuple(filter(_is_decoded, _DECODED))
 """Endings, in lower case, of the files that are taken for images."""
 
-_LEFT_OUT = tuple(ending for ending in (*_DECODED, *_FOREIGN) if ending not in IMG_EXTENSIONS)
+_UNREAD = tuple(ending for ending in (*_DECODED, *_FOREIGN) if ending not in IMG_EXTENSIONS)
 
 
 def is_image(name: str) -> bool:
@@ -53,12 +56,29 @@ def is_image(name: str) -> bool:
 
 
 def count_left_out(files: Iterable[Path]) -> Counter[str]:
-    """Return how many of `files` are images that cannot be read here, by ending."""
-    return Counter(file.suffix.lower() for file in files if file.suffix.lower() in _LEFT_OUT)
+    """Return how many of `files` are not taken for images, by ending."""
+    return Counter(file.suffix.lower() for file in files if not is_image(file.name))
 
 
 def describe_left_out(counts: Counter[str]) -> str:
-    """Return a phrase such as ``"3 images that cannot be read here (2 .heic, 1 .jxl)"``."""
-    listed = ", ".join(f"{count} {ending}" for ending, count in sorted(counts.items()))
-    images = "1 image" if counts.total() == 1 else f"{counts.total()} images"
-    return f"{images} that cannot be read here ({listed})"
+    """Return a phrase such as ``"2 images that cannot be read here (2 .heic): convert them to .png or .jpg"``."""
+    images = Counter({ending: count for ending, count in counts.items() if ending in _UNREAD})
+    others = counts - images
+    told = []
+    if images:
+        told.append(
+            f"{_count(images, 'image')} that cannot be read here ({_listed(images)}): convert them to .png or .jpg"
+        )
+    if others:
+        told.append(f"{_count(others, 'file')} of other formats ({_listed(others)})")
+    return "; ".join(told)
+
+
+def _count(counts: Counter[str], name: str) -> str:
+    return f"1 {name}" if counts.total() == 1 else f"{counts.total()} {name}s"
+
+
+def _listed(counts: Counter[str]) -> str:
+    found = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    more = f" and {len(found) - _SHOWN} more endings" if len(found) > _SHOWN else ""
+    return ", ".join(f"{count} {ending or 'without ending'}" for ending, count in found[:_SHOWN]) + more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def open_image(file: str | Path, mode: str = "RGB") -> Image.Image:
 
     Raises `InputError` naming the file where there is no image, or its range of values is not known.
     """
+    if not os.path.isfile(file):  # a pipe would be waited for
+        raise InputError(f"cannot read the image {str(file)!r}: it is no file, or a link to none")
     try:
         with Image.open(file) as image:
             return _to_eight_bits(image).convert(mode)

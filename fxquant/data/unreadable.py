@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fxquant.errors import InputError
 
-LIMIT = 0.1
-"""The part of all images that may be unreadable."""
+LIMIT = 0.01
+"""The part of all images that may be unreadable, unless another is given."""
 
 _SHOWN = 5
 
@@ -19,14 +19,22 @@ class Unreadable:
     """
     The files among `held` images that could not be read.
 
-    reasons: why, by file.
+    reasons: why, by file. limit: the part that may be unreadable; 0 allows none. found: of how many images those held were
+    drawn.
 
-    One file may be lost out of several, and `LIMIT` of many. More are an error, as what is measured would no longer be what
-    the folder holds.
+    More than `limit` are an error, as what is measured would no longer be what the folder holds. Out of a small draw one may
+    be lost where it is no more than `limit` of the folder.
     """
 
     held: int
     reasons: dict[Path, str] = field(default_factory=dict)
+    limit: float = LIMIT
+    found: int = 0
+
+    @property
+    def allowed(self) -> int:
+        """How many images may be lost."""
+        return max(_part(self.limit, self.held), min(1, _part(self.limit, self.found)))
 
     def __len__(self) -> int:
         return len(self.reasons)
@@ -34,11 +42,11 @@ class Unreadable:
     def add(self, reasons: Mapping[Path, str]) -> None:
         """Note more files; raise `InputError` with the first one's reason where there are now too many."""
         self.reasons.update(reasons)
-        allowed = max(1, int(LIMIT * self.held)) if self.held > 1 else 0
-        if len(self) > allowed:
+        if len(self) > self.allowed:
             first = min(self.reasons)
             raise InputError(
-                f"{len(self)} of {self.held} images cannot be read, more than {LIMIT:.0%}. The first: {self.reasons[first]}"
+                f"{len(self)} of {self.held} images cannot be read, more than {100 * self.limit:g} %. The first: "
+                f"{self.reasons[first]}"
             )
 
     def as_json(self) -> dict[str, str]:
@@ -51,3 +59,7 @@ class Unreadable:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         listed = ", ".join(names[:_SHOWN]) + more
         return f"skipped {len(names)} of {self.held} images in {root} that cannot be read: {listed}"
+
+
+def _part(limit: float, images: int) -> int:
+    return int(limit * images + 1e-9)

@@ -157,7 +157,7 @@ def _load_part(*, test: bool) -> Digits:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise InputError("the digits come with scikit-learn, which is missing: pip install fxquant[demo]") from error
+        raise InputError("the digits come with scikit-learn, which is missing: pip install scikit-learn") from error
     raw = load_digits()
     labels = np.asarray(raw.target, dtype=np.int64)
     positions = split_digits(labels)[test]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fxquant.pickles import load_pickled
+from fxquant.pickles import load_pickled, read_as_protocol_2
 
 _KINDS = "biuf"  # bool, integers, floats
 
@@ -56,6 +55,13 @@ def _reconstruct(kind: object, *_: object) -> PickledArray:
     return PickledArray()
 
 
+def _from_buffer(data: bytes, kind: object, shape: tuple[int, ...], order: str) -> PickledArray:
+    """Stand in for what protocol 5 calls: the same parts in another order."""
+    array = PickledArray()
+    array.__setstate__((1, shape, kind, order == "F", data))
+    return array
+
+
 def _no_bytes(*given: object) -> bytes:
     if given:
         raise ValueError("expected the bytes of an array")
@@ -68,6 +74,8 @@ _STAND_INS: list[tuple[Any, str]] = [
     (PickledType, "numpy.dtype"),
     (_reconstruct, "numpy.core.multiarray._reconstruct"),
     (_reconstruct, "numpy._core.multiarray._reconstruct"),
+    (_from_buffer, "numpy.core.numeric._frombuffer"),
+    (_from_buffer, "numpy._core.numeric._frombuffer"),
     (_no_bytes, "builtins.bytes"),  # of an empty array
 ]
 
@@ -81,7 +89,7 @@ def load_arrays(file: Path) -> Any:
     other name, and for a damaged file.
     """
     # Read here, so that threads wait for the disk together and for torch one after the other.
-    loaded = load_pickled(io.BytesIO(file.read_bytes()), _STAND_INS)
+    loaded = load_pickled(read_as_protocol_2(file), _STAND_INS)
     if isinstance(loaded, list | tuple):
         return [item.resolve() if isinstance(item, PickledArray) else item for item in loaded]
     return loaded

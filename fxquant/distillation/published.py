@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from fxquant.distillation.array_pickle import load_arrays
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.soft_targets import SoftTargets
 from fxquant.distillation.source import CropLabels, check_labels, take_rows
-from fxquant.errors import InputError
+from fxquant.errors import InputError, reason_of
 
 SUFFIX = ".tar"  # by name only: the files are torch.save's
 _DEPTHS = (4, 3, 2)  # data set, part, class and image, or the last of them
@@ -82,7 +81,7 @@ def read_label_file(file: Path, kind: LabelKind, num_classes: int) -> CropLabels
     try:
         loaded = load_arrays(file)
     except Exception as error:  # a damaged file raises anything
-        raise InputError(f"cannot read {str(file)!r} as a label file: {_reason(error)}") from error
+        raise InputError(f"cannot read {str(file)!r} as a label file: {reason_of(error)}") from error
     if not isinstance(loaded, list) or len(loaded) != 3:
         found = f"{len(loaded)} items" if isinstance(loaded, list) else type(loaded).__name__
         raise InputError(f"expected a list of coords, flips and output in {str(file)!r}, found {found}")
@@ -122,6 +121,11 @@ def _tensor(item: Any, file: Path) -> Tensor:
     if isinstance(item, np.ndarray):
         return torch.from_numpy(item.astype(item.dtype.newbyteorder("="), copy=True))
     if type(item) is torch.Tensor and item.layout is torch.strided and not item.is_quantized and not item.is_complex():
+        if item.untyped_storage().nbytes() < item.nbytes:  # a few numbers that stand for any number of rows
+            shape = tuple(item.shape)
+            raise InputError(
+                f"expected {shape} numbers in {str(file)!r}, found fewer that a tensor of no stride repeats"
+            )
         return item.detach()
     found = f"a tensor of {item.dtype}, {item.layout}" if isinstance(item, Tensor) else type(item).__name__
     raise InputError(f"expected arrays or tensors of numbers in {str(file)!r}, found {found}")
@@ -135,13 +139,3 @@ def _names(image: Path) -> tuple[str, ...]:
 def _listing(folder: Path) -> str:
     names = sorted(os.listdir(folder))[:4] if folder.is_dir() else []
     return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "") if names else "nothing"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    if named:
-        return f"it asks for {named[1]}, which label files have no use for; nothing of it was run"
-    text = str(error).strip().replace("\n", " ")
-    return text if len(text) < 200 else f"{text[:200]}..."

@@ -21,7 +21,7 @@ from fxquant.distillation.shards import image_names, write_shards
 from fxquant.distillation.source import CropLabels, join_labels
 from fxquant.distillation.teacher import Teacher
 from fxquant.distillation.teacher_crops import Cuts, TeacherCrops
-from fxquant.errors import ConfigError, InputError
+from fxquant.errors import InputError, expect_whole
 
 
 def make_labels(
@@ -60,8 +60,9 @@ def make_labels(
     Raises `ConfigError` for options that cannot be meant. Raises `InputError` for an image that cannot be read, for a
     teacher without ``(B, C)`` logits, and for an `out` that cannot be written or holds other labels.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+    if not isinstance(teacher, nn.Module):
+        raise InputError(f"expected a teacher, a torch.nn.Module, found {type(teacher).__name__}")
+    expect_whole("batch_size", batch_size, least=1)
     drawn = RandomCrops(crops, scale, ratio, flip)
     names = image_names(samples)
     with Teacher(teacher, data_config, LabelKind(kind), torch.device(device)) as asked:

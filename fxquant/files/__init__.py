@@ -4,7 +4,7 @@ from fxquant.files.cache import cache_folder
 from fxquant.files.json_file import json_report, write_json
 from fxquant.files.lock import one_at_a_time
 from fxquant.files.places import new_folder, refuse_folder, refuse_unwritable
-from fxquant.files.scratch import scratch_folder
+from fxquant.files.scratch import remove_abandoned, scratch_folder
 from fxquant.files.whole import duplicate, write_atomically
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "one_at_a_time",
     "refuse_folder",
     "refuse_unwritable",
+    "remove_abandoned",
     "scratch_folder",
     "write_atomically",
     "write_json",

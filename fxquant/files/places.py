@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fxquant.errors import InputError
+from fxquant.files.scratch import scratch_folder
 
 
 def refuse_unwritable(file: Path) -> None:
@@ -15,10 +16,15 @@ def refuse_unwritable(file: Path) -> None:
     folder = Path(os.path.realpath(file)).parent
     if file.is_dir():
         raise InputError(f"cannot write {str(file)!r}: it is a folder, expected the name of a file")
+    if file.exists() and not file.is_file():
+        raise InputError(f"cannot write {str(file)!r}: it is no regular file")
     if not folder.is_dir():
         raise InputError(f"cannot write {str(file)!r}: its folder does not exist")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write {str(file)!r}: its folder cannot be written to")
+    try:
+        with scratch_folder(folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {str(file)!r}: {error.strerror or error}") from error
 
 
 def refuse_folder(folder: Path) -> None:

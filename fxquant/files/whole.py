@@ -20,6 +20,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[str], object
     What processes that were killed left beside `path` is removed. Errors are those of `write` and of the system.
     """
     target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():  # a device, whose name would be taken from it
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     with scratch_folder(target.parent) as folder:
         made = folder / f"new{target.suffix}"
         # Made here, as safetensors may give a file permissions of its own.

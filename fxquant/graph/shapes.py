@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._pytree import tree_map_only
 
-from fxquant.errors import InputError
+from fxquant.errors import InputError, reason_of
 from fxquant.graph.calls import arguments_of, named
 from fxquant.graph.dataflow import PRODUCTS
 from fxquant.graph.inputs import batch_size, has_batch
@@ -153,7 +153,7 @@ class _Propagate(fx.Interpreter):
             shapes = [str(tuple(known_value(p).shape)) for p in self.module.graph.nodes if _is_input(p)]  # type: ignore[union-attr]
             raise InputError(
                 f"the model does not accept an input of shape {', '.join(shapes) or 'unknown'}: node {n.name!r} "
-                f"stops with {type(error).__name__}: {error}"
+                f"stops with {type(error).__name__}: {reason_of(error)}"
             ) from error
         if self.write:
             set_value(n, tree_map_only(Tensor, _as_meta, result))

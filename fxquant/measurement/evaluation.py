@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxquant.distributed import interleave, rank, together, world_size
-from fxquant.errors import InputError
+from fxquant.distributed import interleave, rank, resolve_device, together, world_size
+from fxquant.errors import InputError, expect_callable, expect_iterable
 from fxquant.graph.inputs import Arguments, Batch, Bound, moved
 from fxquant.ops.make_output import output_leaves
 from fxquant.progress import track
@@ -55,7 +55,9 @@ def evaluate(
 
     Raises `InputError` where there are no images, labels are not classes of the model, or logits are not finite.
     """
-
+    expect_callable(model, "a model")
+    expect_iterable(batches, "an iterable of batches")
+    place = resolve_device(device)
     arguments = Arguments.of(model)
 
     def count_hits() -> _Hits:
@@ -66,7 +68,7 @@ def evaluate(
             for batch in track(batches, description, "batch", shown=progress, leave=False):
                 where = f"{description}, batch {start + step * len(found.predictions)}"
                 bound, labels = _read(arguments, batch, where)
-                args, kwargs = arguments.call(moved(bound, device, dtype))
+                args, kwargs = arguments.call(moved(bound, place, dtype))
                 found.add(_labelled(logits_of(model(*args, **kwargs), where), labels, where), labels)
         return found
 
@@ -121,8 +123,10 @@ def _read(arguments: Arguments, batch: Batch, where: str) -> tuple[Bound, Tensor
 
 
 def _labelled(logits: Tensor, labels: Tensor, where: str) -> Tensor:
-    if int(labels.max()) >= logits.shape[1]:
-        raise InputError(f"{where}: label {int(labels.max())} is not one of the model's {logits.shape[1]} classes")
+    low, high = (int(bound) for bound in labels.aminmax())
+    if low < 0 or high >= logits.shape[1]:
+        wrong = low if low < 0 else high
+        raise InputError(f"{where}: label {wrong} is not one of the model's {logits.shape[1]} classes")
     return logits
 
 

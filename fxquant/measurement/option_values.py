@@ -6,6 +6,8 @@ import argparse
 import math
 from typing import Any
 
+_MOST_THREADS = 1024
+
 
 def positive(text: str) -> int:
     """Parse a whole number of at least 1."""
@@ -21,6 +23,30 @@ def natural(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"expected at least 0, got {number}")
     return number
+
+
+def seed(text: str) -> int:
+    """Parse the seed of random numbers, of which NumPy's have the smallest range."""
+    number = int(text)
+    if not 0 <= number < 2**32:
+        raise argparse.ArgumentTypeError(f"expected 0 to {2**32 - 1}, got {number}")
+    return number
+
+
+def thread_count(text: str) -> int:
+    """Parse a number of threads; of more than any machine has, starting them ends the process."""
+    number = positive(text)
+    if number > _MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"expected at most {_MOST_THREADS}, got {number}")
+    return number
+
+
+def percent(text: str) -> float:
+    """Parse a number from 0 to 100 and return it as a part of 1."""
+    number = float(text)
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"expected 0 to 100 percent, got {text}")
+    return number / 100
 
 
 def fraction(text: str) -> float:

@@ -14,7 +14,7 @@ import timm
 from timm.models import _builder
 from torch import nn
 
-from fxquant.errors import InputError
+from fxquant.errors import InputError, reason_of
 from fxquant.models.fit_weights import Filter, load_weights
 from fxquant.models.weight_file import read_weights
 
@@ -148,7 +148,7 @@ def _create(name: str, pretrained: bool, asked: dict[str, int | None]) -> Any:
     except InputError:
         raise
     except Exception as error:  # the hub client, torch and timm each have errors of their own
-        reason = str(error).strip().partition("\n")[0]
+        reason = reason_of(error)
         what = "cannot get pretrained weights of" if pretrained else "timm cannot create"
         hint = "; --checkpoint F loads a local file" if pretrained else ""
         raise InputError(f"{what} {name!r}: {reason}{hint}") from error

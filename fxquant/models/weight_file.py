@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fxquant.errors import InputError
+from fxquant.errors import InputError, reason_of
 from fxquant.models.pickled_module import is_pickled_module, is_pickled_object, module_state
 from fxquant.pickles import foreign_names, load_inert
 
@@ -101,13 +100,12 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
                 )
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read the checkpoint {str(file)!r}: {error}") from error
+        raise InputError(f"cannot read the checkpoint {str(file)!r}: {reason_of(error)}") from error
 
 
 def _describe_failure(file: Path, error: Exception) -> str:
     """Return what is wrong with the file: the classes that it needs, with the way out, or what torch says of its damage."""
-    found = re.search(r"WeightsUnpickler error:\s*(.*)", str(error))  # without its advice to read the file unsafely
-    reason = found[1] if found else str(error).partition("\n")[0]
+    reason = reason_of(error)
     classes = foreign_names(file) if isinstance(error, pickle.UnpicklingError | TypeError | ValueError) else []
     own = [name for name in classes if name.startswith(("torch.", "builtins.", "collections."))]
     others = [name for name in classes if name not in own]

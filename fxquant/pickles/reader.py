@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import pickletools
 import threading
@@ -13,6 +15,7 @@ from typing import IO, Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from fxquant.pickles.protocol import readable
 from fxquant.pickles.stand_in import Called, StandIn
 
 _LOCK = threading.RLock()  # torch keeps its list of allowed names for the whole process
@@ -39,27 +42,35 @@ def load_inert(file: Path) -> Any:
     Raises as `load_pickled` does: `pickle.UnpicklingError` for modules of the system such as ``os``, and for what stand-ins
     cannot take, such as items of a subclass of list.
     """
+    source = readable(file)
     with _LOCK:  # else names that another thread has allowed would be missing
-        names = foreign_names(file)
-        return load_pickled(file, [(Called, f"{Called.__module__}.Called"), *((StandIn, name) for name in names)])
+        names = _names(source)
+        return load_pickled(source, [(Called, f"{Called.__module__}.Called"), *((StandIn, name) for name in names)])
 
 
 def foreign_names(file: Path) -> list[str]:
     """Return the dotted names of the classes and functions in `file` that are not of torch's list; all in an old file."""
-    try:
-        return sorted(get_unsafe_globals_in_checkpoint(file))
-    except Exception:  # it reads zip archives alone
-        return sorted(_legacy_names(file))
+    return _names(readable(file))
 
 
-def _legacy_names(file: Path) -> set[str]:
-    names = set[str]()
-    with file.open("rb") as opened:
+def _names(source: Path | io.BytesIO) -> list[str]:
+    with source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source) as opened:
         try:
-            for _ in range(_LEGACY_PICKLES):
-                names |= {_renamed(str(arg)) for op, arg, _ in pickletools.genops(opened) if op.name == "GLOBAL"}
-        except Exception:  # damaged: torch says how
-            return names
+            return sorted(get_unsafe_globals_in_checkpoint(opened))
+        except Exception:  # it reads zip archives alone
+            opened.seek(0)
+            return sorted(_legacy_names(opened))
+        finally:
+            opened.seek(0)
+
+
+def _legacy_names(opened: IO[bytes]) -> set[str]:
+    names = set[str]()
+    try:
+        for _ in range(_LEGACY_PICKLES):
+            names |= {_renamed(str(arg)) for op, arg, _ in pickletools.genops(opened) if op.name == "GLOBAL"}
+    except Exception:  # damaged: torch says how
+        return names
     return names
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from fxquant.errors import InputError
+from fxquant.errors import InputError, expect_path
 from fxquant.files import write_atomically
 from fxquant.pickles import load_inert
 from fxquant.synthesis.synthesis_options import IMAGENET_MEAN, IMAGENET_STD
@@ -31,7 +31,7 @@ def save_images(path: str | os.PathLike[str], images: Tensor, metadata: Mapping[
     Raises `InputError` for images of another shape and where the file cannot be written.
     """
     _check(images, "the images")
-    write_tensors(Path(path), _KIND, {_NAME: images.float()}, metadata or {}, InputError)
+    write_tensors(expect_path(path), _KIND, {_NAME: images.float()}, metadata or {}, InputError)
 
 
 def load_images(path: str | os.PathLike[str]) -> tuple[Tensor, dict[str, Any]]:
@@ -42,7 +42,7 @@ def load_images(path: str | os.PathLike[str]) -> tuple[Tensor, dict[str, Any]]:
 
     Raises `InputError` for a file that is missing, damaged or of another kind.
     """
-    file = Path(path)
+    file = expect_path(path)
     if not file.is_file():
         raise InputError(
             f"image file {str(file)!r} does not exist" if not file.exists() else f"{str(file)!r} is no file"

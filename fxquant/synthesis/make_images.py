@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxquant.errors import CheckpointError, ConfigError
+from fxquant.errors import CheckpointError, ConfigError, expect_whole
 from fxquant.progress import Bar
 from fxquant.synthesis.image_objective import Losses, SynthesisObjective
 from fxquant.synthesis.optimisation import SynthesisState, advance, begin, begin_batch, finish_batch
 from fxquant.synthesis.synthesis_model import Size, SynthesisModel, read_subject
 from fxquant.synthesis.synthesis_options import SynthesisOptions, make_options
 from fxquant.synthesis.unfinished import SynthesisFile, fingerprint
+from fxquant.tracing.capture import check_model
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -97,12 +98,12 @@ def synthesize(
     synthesis, naming what differs, and `CalibrationError` where the loss is not finite.
     """
     chosen = make_options(options)
+    check_model(model)
+    for name, value, least in (("n", n, 1), ("batch", n if batch is None else batch, 1), ("seed", seed, 0)):
+        expect_whole(name, value, least)
     batch = n if batch is None else min(batch, n)
-    if n < 1 or batch < 1 or seed < 0 or dtype not in _DTYPES:
-        raise ConfigError(
-            f"expected n and batch of at least 1, seed of at least 0, dtype torch.float32 or torch.bfloat16, got n={n}, "
-            f"batch={batch}, seed={seed}, dtype={dtype}"
-        )
+    if dtype not in _DTYPES:
+        raise ConfigError(f"expected dtype torch.float32 or torch.bfloat16, got {dtype!r}")
     run = _set_up(model, n, batch, size, device, dtype, chosen)
     file = SynthesisFile(checkpoint, _settings(run, seed) if checkpoint is not None else {}, save_every)
     state = file.read(run.device)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fxquant.errors import FxquantError
+from fxquant.errors import FxquantError, reason_of
 from fxquant.files import write_atomically
 
 
@@ -26,7 +26,7 @@ def write_tensors(
         metadata = {kind: json.dumps(facts, allow_nan=False)}
         write_atomically(file, lambda name: save_file(held, name, metadata))
     except (OSError, SafetensorError, ValueError, TypeError) as reason:
-        raise error(f"cannot write {str(file)!r}: {reason}") from reason
+        raise error(f"cannot write {str(file)!r}: {reason_of(reason)}") from reason
 
 
 def read_tensors(file: Path, kind: str, error: type[FxquantError]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,7 +37,7 @@ def read_tensors(file: Path, kind: str, error: type[FxquantError]) -> tuple[dict
             tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
         facts = json.loads(text) if text is not None else None
     except (OSError, SafetensorError, ValueError) as reason:
-        raise error(f"cannot read {str(file)!r} as a safetensors file: {reason}") from reason
+        raise error(f"cannot read {str(file)!r} as a safetensors file: {reason_of(reason)}") from reason
     if not isinstance(facts, dict):
         raise error(f"{str(file)!r} is a safetensors file, but none that image synthesis wrote: it lacks {kind!r}")
     return tensors, facts

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from fxquant import distributed
-from fxquant.errors import CheckpointError, ConfigError
+from fxquant.errors import CheckpointError, ConfigError, InputError
 from fxquant.files import duplicate, new_folder, refuse_folder
 from fxquant.training.epoch_images import TrainingData
 from fxquant.training.initialise import initialise_scales
@@ -89,7 +89,7 @@ def train(
     and what `fxquant.calibrate` and the data raise.
     """
     options = options or TrainingOptions()
-    _refuse(prepared, options, folder, resume, checkpoint_minutes, tensorboard)
+    _refuse(prepared, data, options, folder, resume, checkpoint_minutes, tensorboard)
     place = None if folder is None else Path(folder)
     passes = _plan(data, options)
     file = _file(place, _settings(prepared, data, options, identity or {}), checkpoint_minutes)
@@ -147,7 +147,7 @@ def refuse_run(
     tensorboard: bool = False,
 ) -> None:
     """Raise what `train` with these arguments raises before it looks at an image, for who has work to do before."""
-    _refuse(prepared, options, folder, resume, checkpoint_minutes, tensorboard)
+    _refuse(prepared, data, options, folder, resume, checkpoint_minutes, tensorboard)
     _plan(data, options)
     place = Path(folder)
     file = _file(place, _settings(prepared, data, options, identity or {}), checkpoint_minutes)
@@ -157,6 +157,7 @@ def refuse_run(
 
 def _refuse(
     prepared: fx.GraphModule,
+    data: TrainingData,
     options: TrainingOptions,
     folder: str | os.PathLike[str] | None,
     resume: bool | str | os.PathLike[str],
@@ -164,6 +165,8 @@ def _refuse(
     tensorboard: bool,
 ) -> None:
     refuse_graph(prepared)
+    if not isinstance(data, TrainingData):
+        raise InputError(f"train expected fxquant.training.TrainingData, found {type(data).__name__}")
     refuse_idle_budget(prepared, options)
     if folder is None and resume:
         raise ConfigError("there is nothing to resume without a folder that the training is kept in")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 import zipfile
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fxquant.errors import CheckpointError
+from fxquant.errors import CheckpointError, reason_of
 from fxquant.files import duplicate, write_atomically
 
 _KIND = "fxquant_training"
@@ -66,9 +65,9 @@ class StateFile:
         try:
             if self._good:
                 duplicate(self.file, self.previous)
-            write_atomically(self.file, lambda name: torch.save(content, name))
+            write_atomically(self.file, lambda name: _save(content, name))
         except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-            raise CheckpointError(f"cannot write {str(self.file)!r}: {error}") from error
+            raise CheckpointError(f"cannot write {str(self.file)!r}: {reason_of(error)}") from error
         self._good = True
         self._written = time.monotonic()
 
@@ -93,9 +92,10 @@ def read_state(file: Path) -> dict[str, Any]:
         if damaged is not None:
             raise zipfile.BadZipFile(f"checksum of {damaged} is wrong")
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(f"cannot read {str(file)!r}, it is damaged: {reason}{_hint(file)}") from error
+    except (
+        Exception
+    ) as error:  # a damaged archive raises anything: OSError, struct.error, zlib.error, NotImplementedError
+        raise CheckpointError(f"cannot read {str(file)!r}, it is damaged: {reason_of(error)}{_hint(file)}") from error
     if not isinstance(state, dict) or state.get("kind") != _KIND:
         raise CheckpointError(f"{str(file)!r} is none that a training wrote")
     if state.get("format") != _FORMAT:
@@ -115,6 +115,11 @@ def compare_settings(file: Path, saved: Mapping[str, Any], wanted: Mapping[str, 
         raise CheckpointError(
             f"{str(file)!r} holds another training: {differences}. Give the same settings to go on with it, or another folder"
         )
+
+
+def _save(content: Mapping[str, Any], name: str) -> None:
+    with open(name, "wb") as file:  # by which torch's error has the system's behind it
+        torch.save(content, file)
 
 
 def _hint(file: Path) -> str:

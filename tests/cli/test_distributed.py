@@ -67,7 +67,7 @@ def test_unreadable_images_are_skipped_as_by_one_process(folder: Path, checkpoin
 
     def options(name: str) -> list[object]:
         written = ["--json", tmp_path / f"{name}.json", "--save", tmp_path / f"{name}.safetensors"]
-        sizes = ["--calib=29", "--calib-batch-size=1", "--batch-size=1"]
+        sizes = ["--calib=29", "--calib-batch-size=1", "--batch-size=1", "--max-unreadable=10"]
         return ["eval", MODEL, "--data", broken, *SMALL, *sizes, "--checkpoint", checkpoint, *written]
 
     assert main(list(map(str, options("one")))) == 0

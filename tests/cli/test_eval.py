@@ -100,7 +100,7 @@ def test_options_memory_and_seed_reach_recipe_and_calibration(
     def prepare(model: Any, config: Any, example: Any) -> None:
         seen.append(config)
 
-    def calibrate(prepared: Any, batches: Any, progress: bool, **options: int) -> None:
+    def calibrate(prepared: Any, batches: Any, **options: int) -> None:
         seen.append(options)
         raise Reached("far enough")
 
@@ -251,7 +251,7 @@ def test_images_that_cannot_be_read_are_skipped_named_and_not_counted(
     for name in ("train/cat/1.png", "val/dog/0.png", "val/eel/6.png"):
         (broken / name).write_bytes(b"")
     (broken / "val" / "cat" / "9.heic").touch()
-    options = ["--checkpoint", checkpoint, "--calib", 29, "--json", written, "--target", "fake"]
+    options = ["--checkpoint", checkpoint, "--calib", 29, "--json", written, "--target", "fake", "--max-unreadable", 10]
     assert run_eval(broken, *options) == 0
     out = capsys.readouterr().out
     assert "note: left out 1 image that cannot be read here (1 .heic)" in out
@@ -282,8 +282,10 @@ def test_too_many_unreadable_images_are_an_error(
         image.write_bytes(image.read_bytes()[:200])
     assert run_eval(broken, "--checkpoint", checkpoint) == 2
     error = capsys.readouterr().err
-    assert "of 21 images cannot be read, more than 10%. The first: cannot read the image" in error
+    assert "of 21 images cannot be read, more than 1 %. The first: cannot read the image" in error
     assert f"{broken}/val/dog/0.png" in error
+    assert run_eval(broken, "--checkpoint", checkpoint, "--strict-images") == 2
+    assert "1 of 21 images cannot be read, more than 0 %" in capsys.readouterr().err
 
 
 def test_a_model_of_grey_images(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ def test_what_cannot_be_done_is_refused_before_any_work(
     cases: list[tuple[Path, list[str], str]] = [
         (tmp_path / "a.pt", [], "expected a .safetensors file"),
         (tmp_path / "none" / "a.safetensors", [], "its folder does not exist"),
-        (out, ["--sheet", str(tmp_path)], "or it is a folder itself"),
+        (out, ["--sheet", str(tmp_path)], "it is a folder, expected the name of a file"),
         (out, ["--option", "iterations=3"], "option iterations is given twice"),
         (out, ["--option", "steps=3"], "unknown option 'steps' of image synthesis"),
         (out, ["--size", "40"], "does not accept an input of shape"),

@@ -28,7 +28,7 @@ def test_an_unreadable_file_is_left_out_with_its_label(tree: ImageTree, content:
     wanted = list(ImageBatches(samples, CONFIG, 4))
     for index in bad:
         samples.files[index].write_bytes(content)
-    batches = ImageBatches(samples, CONFIG, 4, workers)
+    batches = ImageBatches(samples, CONFIG, 4, workers, unreadable=Unreadable(30, limit=0.1))
     for _ in range(2):
         found = list(batches)
         assert [len(labels) for _, labels in found] == [4, 4, 2, 4, 4, 4, 4, 2]
@@ -45,7 +45,7 @@ def test_a_file_that_comes_back_is_not_read_again(tree: ImageTree) -> None:
     file = tree.evaluation.files[3]
     whole = file.read_bytes()
     file.write_bytes(b"")
-    batches = ImageBatches(tree.evaluation, CONFIG, 4)
+    batches = ImageBatches(tree.evaluation, CONFIG, 4, unreadable=Unreadable(30, limit=0.1))
     assert sum(len(labels) for _, labels in batches) == 29
     file.write_bytes(whole)
     assert sum(len(labels) for _, labels in batches) == 29
@@ -56,7 +56,7 @@ def test_parts_share_what_cannot_be_read_and_accuracy_is_of_the_rest(tree: Image
     samples = tree.evaluation
     for index in (4, 5, 21):
         samples.files[index].write_bytes(b"")
-    batches = ImageBatches(samples, CONFIG, size)
+    batches = ImageBatches(samples, CONFIG, size, unreadable=Unreadable(30, limit=0.1))
     parts = [list(batches.shard(number, 2)) for number in range(2)]
     assert len(batches.unreadable) == 3
     assert sum(len(labels) for part in parts for _, labels in part) == 27
@@ -73,23 +73,35 @@ def test_too_many_stop_the_iteration(tree: ImageTree) -> None:
     files = tree.evaluation.files
     for index in range(3):
         files[index].write_bytes(b"")
-    assert sum(len(labels) for _, labels in ImageBatches(tree.evaluation, CONFIG, 4)) == 27
+    assert sum(len(labels) for _, labels in ImageBatches(tree.evaluation, CONFIG, 4, unreadable=Unreadable(300))) == 27
     files[29].write_bytes(b"")
-    message = rf"^4 of 30 images cannot be read, more than 10%\. The first: cannot read the image '{files[0]}'"
+    message = rf"^4 of 300 images cannot be read, more than 1 %\. The first: cannot read the image '{files[0]}'"
     with pytest.raises(InputError, match=message):
+        list(ImageBatches(tree.evaluation, CONFIG, 4, unreadable=Unreadable(300)))
+    with pytest.raises(InputError, match=r"^3 of 30 images cannot be read, more than 1 %"):
         list(ImageBatches(tree.evaluation, CONFIG, 4))
 
 
-def test_one_of_a_few_may_be_lost_but_not_the_only_one(tree: ImageTree) -> None:
-    tree.evaluation.files[0].write_bytes(b"")
-    assert len(next(iter(ImageBatches(tree.evaluation.take(range(3)), CONFIG, 4)))[1]) == 2
-    with pytest.raises(InputError, match=r"1 of 1 images cannot be read.*0\.png"):
-        list(ImageBatches(tree.evaluation.take([0]), CONFIG, 1))
+@pytest.mark.parametrize(
+    ("held", "limit", "found", "allowed"),
+    [
+        (99, 0.01, 0, 0),
+        (100, 0.01, 0, 1),
+        (700, 0.01, 0, 7),
+        (32, 0.01, 99, 0),
+        (32, 0.01, 100, 1),  # a small draw of a folder in which one is no more than the limit
+        (32, 0.01, 10_000, 1),
+        (10_000, 0.0, 10_000, 0),
+        (100, 0.29, 100, 29),
+    ],
+)
+def test_how_many_may_be_lost(held: int, limit: float, found: int, allowed: int) -> None:
+    assert Unreadable(held, limit=limit, found=found).allowed == allowed
 
 
 def test_batches_without_what_cannot_be_read_are_full(tree: ImageTree) -> None:
     tree.evaluation.files[0].write_bytes(b"")
-    batches = ImageBatches(tree.evaluation, CONFIG, 4)
+    batches = ImageBatches(tree.evaluation, CONFIG, 4, unreadable=Unreadable(30, found=100))
     readable = batches.without(batches.find_unreadable())
     assert [len(labels) for _, labels in readable] == [4] * 7 + [1]
     assert readable.count == 29

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from fxquant.data import IMG_EXTENSIONS, read_image_tree
+from fxquant.data.formats import count_left_out, describe_left_out
 from fxquant.errors import InputError
 
 
@@ -27,7 +28,8 @@ def test_images_that_cannot_be_read_are_counted_by_ending(tmp_path: Path) -> Non
     Image.new("L", (8, 8)).save(tmp_path / "a" / "5.gif")
     tree = read_image_tree(tmp_path)
     assert tree.evaluation.names() == ["a/5.gif"]
-    assert tree.notes == ("left out 3 images that cannot be read here (2 .heic, 1 .jxl): convert them to .png or .jpg",)
+    images = "3 images that cannot be read here (2 .heic, 1 .jxl): convert them to .png or .jpg"
+    assert tree.notes == (f"left out {images}; 1 file of other formats (1 .db)",)
     (tmp_path / "a" / "2.heic").unlink()
     (tmp_path / "a" / "3.jxl").unlink()
     assert read_image_tree(tmp_path).notes[0].startswith("left out 1 image that cannot be read here (1 .heic)")
@@ -39,3 +41,9 @@ def test_each_part_of_a_folder_is_counted(tmp_path: Path) -> None:
         Image.new("L", (8, 8)).save(tmp_path / part / "a" / "1.png")
         (tmp_path / part / "a" / "2.heic").touch()
     assert read_image_tree(tmp_path).notes[0].startswith("left out 2 images")
+
+
+def test_the_most_frequent_of_many_endings_are_named() -> None:
+    counts = count_left_out(Path(name) for name in ["a", *("b.txt",) * 3, *(f"c.{index}" for index in range(8))])
+    listed = "3 .txt, 1 without ending, 1 .0, 1 .1, 1 .2, 1 .3, 1 .4, 1 .5 and 2 more endings"
+    assert describe_left_out(counts) == f"12 files of other formats ({listed})"

@@ -66,6 +66,7 @@ BOXES, OUTPUT = make_boxes(3)[0], make_output(K5, 3)
     [
         ({"coords": 1}, "expected a list of coords, flips and output in .* found dict"),
         ([1, 2], "found 2 items"),
+        ([torch.zeros(1).expand(10**9, *s) for s in ((4,), (), (2, 5))], "fewer that a tensor of no stride repeats"),
         (change(0, None), "expected arrays or tensors of numbers in .* found NoneType"),
         (
             change(0, BOXES[:2]),
@@ -104,9 +105,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not(tmp_path: Path) -> N
     file, touched = tmp_path / "bad.tar", tmp_path / "touched"
     for zipped in (True, False):
         torch.save(change(1, Command(touched)), file, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(
-            InputError, match=r"bad.tar' as a label file: it asks for \w+\.system, .*nothing of it was run"
-        ):
+        with pytest.raises(InputError, match=r"bad.tar' as a label file: it asks for \w+\.system, which is not run"):
             read_label_file(file, K5, CLASSES)
     assert not touched.exists()
 

@@ -17,8 +17,15 @@ def test_files_that_could_not_be_written(tmp_path: Path, monkeypatch: pytest.Mon
         refuse_unwritable(tmp_path)
     with pytest.raises(InputError, match="its folder does not exist"):
         refuse_unwritable(tmp_path / "none" / "file")
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(InputError, match="its folder cannot be written to"):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="it is no regular file"):
+        refuse_unwritable(tmp_path / "pipe")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match=r"cannot write .*: Read-only file system"):
         refuse_unwritable(tmp_path / "file")
 
 

@@ -173,8 +173,8 @@ def test_is_searched_like_any_other() -> None:
 def test_is_saved_and_loaded(stage: str, tmp_path: Path) -> None:
     calibrated = fxquant.calibrate(prepared(Roots()), [images()], progress=False)
     gm = calibrated if stage == "prepared" else fxquant.convert(calibrated, "fake")
-    fxquant.save(gm, tmp_path / "model.fxq")
-    loaded = fxquant.load(tmp_path / "model.fxq")
+    fxquant.save(gm, tmp_path / "model.safetensors")
+    loaded = fxquant.load(tmp_path / "model.safetensors")
     x = images()
     assert torch.equal(loaded(x), gm(x))
     assert str(fxquant.report(loaded)) == str(fxquant.report(gm))
@@ -223,8 +223,8 @@ def test_another_range_runs_on_int8_and_is_searched(search: ScaleSearch | None) 
 def test_another_range_is_saved_and_loaded(stage: str, tmp_path: Path) -> None:
     calibrated = fxquant.calibrate(prepared_by_mean(), [images()], progress=False)
     gm = calibrated if stage == "prepared" else fxquant.convert(calibrated)
-    fxquant.save(gm, tmp_path / "model.fxq")
-    loaded = fxquant.load(tmp_path / "model.fxq")
+    fxquant.save(gm, tmp_path / "model.safetensors")
+    loaded = fxquant.load(tmp_path / "model.safetensors")
     x = images()
     assert torch.equal(loaded(x), gm(x))
     if stage == "prepared":
@@ -240,6 +240,6 @@ def test_another_range_that_is_not_in_the_list_cannot_be_saved(tmp_path: Path) -
     OBSERVERS.remove(MeanRange)
     try:
         with pytest.raises(fxquant.CheckpointError, match=r"MeanRange cannot be stored; convert the model first"):
-            fxquant.save(prepared_by_mean(), tmp_path / "model.fxq")
+            fxquant.save(prepared_by_mean(), tmp_path / "model.safetensors")
     finally:
         OBSERVERS.append(MeanRange)

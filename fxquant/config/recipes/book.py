@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -47,8 +48,10 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     fqvit, itpn and psaq round values between the products too, as those systems place their quantisers: see
     `fxquant.config.recipes.placed` for their options, such as ``observer``, ``power_of_two`` and ``softmax``.
     """
-    if name not in RECIPES:
-        raise ConfigError(f"unknown recipe {name!r}: expected one of {', '.join(recipes())}")
+    if not isinstance(name, str) or name not in RECIPES:
+        close = difflib.get_close_matches(str(name), recipes(), n=1)
+        meant = f", did you mean {close[0]!r}" if close else ""
+        raise ConfigError(f"unknown recipe {name!r}{meant}: expected one of {', '.join(recipes())}")
     switches = {key: options.pop(key) for key in _SWITCHES if key in options}
     for key, value in switches.items():
         if not isinstance(value, bool):
@@ -57,13 +60,20 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     try:
         config = RECIPES[name](w_bits, a_bits, **options)
     except TypeError as error:
-        raise ConfigError(f"recipe {name!r} does not take these options: {error}") from error
+        raise ConfigError(
+            f"recipe {name!r} does not take these options: {_refused(error)}; see fxquant recipes"
+        ) from error
     config = replace(config, **switches, float_dtype=float_dtype)
     if config.opens_attention and switches.get("attention") is False:
         raise ConfigError(
             f"recipe {name!r} rounds values inside attention: another Placement leaves them float, attention=False does not"
         )
     return config
+
+
+def _refused(error: TypeError) -> str:
+    """Return what of a call Python refuses, without the name of the function."""
+    return str(error).partition("() ")[2] or str(error)
 
 
 def _float_dtype(value: Any) -> torch.dtype | None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fxquant.files import cache_folder, one_at_a_time, scratch_folder
+from fxquant.files import cache_folder, one_at_a_time, remove_abandoned, scratch_folder
 from fxquant.progress import say
 
 _USUAL_SECONDS = 40
@@ -22,6 +22,7 @@ def kept_library(key: str, build: Callable[[Path], None]) -> Path:
     `OSError` where it cannot be kept, and what `build` raises.
     """
     folder = cache_folder()
+    remove_abandoned(folder)
     found = _find(folder, key)
     if found is not None:
         return found
