@@ -157,7 +157,7 @@ def test_a_checkpoint_of_another_synthesis_is_refused_by_name(tmp_path: Path) ->
 def test_impossible_arguments_are_refused() -> None:
     model = fxquant.trace(small_vit())
     for wrong in ({"n": 0}, {"batch": 0}, {"seed": -1}, {"dtype": torch.float16}):
-        with pytest.raises(ConfigError, match="expected n and batch of at least 1"):
+        with pytest.raises(ConfigError, match=r"must be a whole number of at least|expected dtype torch\.float32"):
             made(model, **wrong)
     with pytest.raises(ConfigError, match="unknown option 'iteration'"):
         made(model, iteration=3)
