@@ -56,7 +56,7 @@ class Bar:
         """Say what is being done now."""
         self.name = name
         if self._bar is not None:
-            self._bar.set_description(name, refresh=False)
+            self._bar.set_description(name)
 
     def note(self, **facts: str) -> None:
         """Say more beside the count, such as a loss, from the next `update` on."""

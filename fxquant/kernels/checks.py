@@ -165,7 +165,7 @@ def check_linear(
         check_tensor("weight", weight, torch.int8, (None, None))
         if weight.shape[0] < outputs or weight.shape[1] < depth:
             raise misfit("weight", weight, torch.int8, f"of at least ({outputs}, {depth})")
-    check_optional("residual", residual, dtype, (*codes.shape[:-1], outputs))
+    check_optional("residual", residual, None, (*codes.shape[:-1], outputs))
 
 
 def check_rows(x: Tensor, dtype: torch.dtype | None = None) -> None:

@@ -67,7 +67,7 @@ def _check(x: Tensor, low: float | None, high: float | None, name: str, refuse: 
         if refuse:
             raise InputError(f"input {name!r}: expected finite values, found NaN or infinite ones in the batch")
         return _nan_of(x, batched)
-    problem = _range_problem(smallest, largest, low, high, constant=x.numel() == 1)
+    problem = _range_problem(smallest, largest, low, high)
     if problem is not None and refuse:
         raise InputError(f"input {name!r}: {problem}")
     if problem is not None and key not in _settled:
@@ -104,14 +104,13 @@ def _nan_of(x: Tensor, batched: bool) -> Tensor:
     return zeros.flatten(1).sum(1) if batched and x.dim() > 1 else zeros if batched else zeros.sum()
 
 
-def _range_problem(
-    smallest: float, largest: float, low: float | None, high: float | None, constant: bool
-) -> str | None:
-    if low is None or high is None or constant:
+def _range_problem(smallest: float, largest: float, low: float | None, high: float | None) -> str | None:
+    if low is None or high is None:
         return None
     width = high - low
     beyond = smallest < low - BEYOND * width or largest > high + BEYOND * width
-    if not beyond and largest - smallest >= NARROW * width:
+    narrow = 0 < largest - smallest < NARROW * width  # one colour is a picture, too
+    if not (beyond or narrow):
         return None
     return (
         f"its values lie in {smallest:.4g} to {largest:.4g}, those of the calibration in {low:.4g} to {high:.4g}: "

@@ -17,7 +17,7 @@ def int8_linear_add(
     """
     Return ``residual + int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows)``, ``(..., O)`` in `dtype`.
 
-    residual ``(..., O)`` has that shape and dtype too.
+    residual ``(..., O)`` of any float dtype is cast to it.
     """
     check_given(residual=residual)
     if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, residual):
@@ -25,7 +25,7 @@ def int8_linear_add(
     if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight, residual):
         return triton.operators.linear(codes, weight, scale, bias, dtype, residual=residual)
     check_linear(codes, weight, scale, bias, dtype, residual=residual)
-    return residual + int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows)
+    return residual.to(dtype) + int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows)
 
 
 def int8_linear_twin_add(
@@ -41,7 +41,7 @@ def int8_linear_twin_add(
     """
     Return ``residual + int8_linear_twin(codes, weight, high, low, bias, dtype, pad_rows)``, ``(..., O)`` in `dtype`.
 
-    residual ``(..., O)`` has that shape and dtype too.
+    residual ``(..., O)`` of any float dtype is cast to it.
     """
     check_given(low=low, residual=residual)
     if cpu.fits(codes, weight, high, dtype) and on_cpu_kernels(codes, weight, high, low, bias, residual):
@@ -49,4 +49,4 @@ def int8_linear_twin_add(
     if triton.fits(codes, weight, high, dtype) and on_triton_kernels(codes, weight, residual):
         return triton.operators.linear(codes, weight, high, bias, dtype, low=low, residual=residual)
     check_linear(codes, weight, high, bias, dtype, low=low, residual=residual)
-    return residual + int8_linear_twin(codes, weight, high, low, bias, dtype, pad_rows)
+    return residual.to(dtype) + int8_linear_twin(codes, weight, high, low, bias, dtype, pad_rows)

@@ -51,7 +51,14 @@ def test_no_operator_has_two_classes() -> None:
 
 def test_every_operator_that_computes_products_or_codes_has_a_class() -> None:
     rest = {name for name in fxquant.ops.__all__ if not any(name in listed for listed in CLASSES.values())}
-    assert rest == {"check_input", "extract_patches", "interpolate_scaled", "make_output"}
+    assert rest == {
+        "check_input",
+        "check_values",
+        "extract_patches",
+        "interpolate_scaled",
+        "make_output",
+        "mark_invalid",
+    }
 
 
 @pytest.mark.parametrize("int8", [True, False])

@@ -163,7 +163,8 @@ def test_observers_of_torch_ao_are_searched_and_restored(monkeypatch: pytest.Mon
     assert 0.19 < float(ratio) < 0.31
 
 
-def test_progress_names_the_products(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_names_the_products(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxquant.progress.draws_bars", lambda: True)
     calibrated(mlp(), config(), X, progress=True)
     shown = capsys.readouterr().err
     assert "calibrate 0" in shown

@@ -102,7 +102,7 @@ def test_things_that_are_no_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["nonsense", "cuda:x"])
 def test_the_device_is_the_callers_mistake(device: str, path: Path) -> None:
-    with pytest.raises(RuntimeError):
+    with pytest.raises(fxquant.InputError, match="cannot be used"):
         fxquant.load(path, device=device)
 
 

@@ -65,7 +65,7 @@ def test_packaged_model_reads_the_test_part() -> None:
 def test_packaged_model_needs_no_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert load_digits_vit()(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
-    with pytest.raises(InputError, match=r"pip install fxquant\[demo\]"):
+    with pytest.raises(InputError, match="pip install scikit-learn"):
         load_test_digits()
 
 

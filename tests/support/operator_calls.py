@@ -206,7 +206,7 @@ def _gemm(
     dtype = torch.bfloat16 if bfloat16 else torch.float32
     y = (y + bias).to(dtype)
     y = y if table is None else F.gelu(y)
-    y = y if residual is None else residual + y
+    y = y if residual is None else residual.to(y.dtype) + y
     return y if quantizer[0] is None else _triton_quantize(y, *quantizer)
 
 
@@ -295,7 +295,7 @@ def _linear(
     else:
         y = ops.int8_linear_twin(codes, weight, scale, low, bias, dtype, False)
     y = y if gelu is None else F.gelu(y, approximate=gelu)
-    y = y if residual is None else residual + y
+    y = y if residual is None else residual.to(y.dtype) + y
     return y if quantizer[0] is None else _triton_quantize(y, *quantizer)
 
 

@@ -335,7 +335,7 @@ def _matmul_shape(o: Operands) -> Shape:
 
 
 def _residual(o: Operands, shape: Shape) -> Any:
-    o.shaped("residual", shape, dtypes=(o.given["dtype"],))
+    o.shaped("residual", shape)
     return _result(o, shape, o.given["dtype"])
 
 

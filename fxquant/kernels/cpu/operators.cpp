@@ -84,10 +84,10 @@ void multiply_blocks(const Tensor& codes, const Tensor& packed, int64_t rows, in
 Tensor read_residual(const Tensor& residual, ScalarType dtype, const std::vector<int64_t>& sizes, bool more) {
   if (more) refuse("a residual is added to float results without GELU only");
   const auto found = residual.sizes();
-  if (residual.scalar_type() != dtype || !std::equal(found.begin(), found.end(), sizes.begin(), sizes.end()))
-    refuse("expected a residual in ", name_of(dtype), " of shape ", show(sizes), ", found ", show(residual));
+  if (!is_floating(residual) || !std::equal(found.begin(), found.end(), sizes.begin(), sizes.end()))
+    refuse("expected a residual in a float dtype of shape ", show(sizes), ", found ", show(residual));
   check_memory(residual, "the residual");
-  return whole(residual);
+  return whole(residual.scalar_type() == dtype ? residual : torch::stable::to(residual, dtype));
 }
 
 // Without a scale there is no quantiser, and nothing that is part of one.

@@ -128,7 +128,7 @@ def packed_linear(
     packed, compensation: what `pack` returns.
     low: the scale of the low range of a twin-uniform input; None where the input is uniform.
     gelu: the approximation of GELU, None for no GELU.
-    residual: ``(..., O)`` in `dtype`, added where there is neither GELU nor a quantiser.
+    residual: ``(..., O)`` of any float dtype, cast to `dtype` and added where there is neither GELU nor a quantiser.
     quantizer: makes the result int8 codes; None leaves it in `dtype`.
 
     Values are rounded to `dtype` after each of these steps, as separate operators would round.

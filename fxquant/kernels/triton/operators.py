@@ -54,7 +54,7 @@ def linear(
     scale, bias: ``(O,)``, as in `fxquant.ops.int8_linear`.
     low: the scale of the low range of a twin-uniform input; None where the input is uniform.
     gelu: the approximation of GELU, None for no GELU.
-    residual: ``(..., O)`` in `dtype`, added last.
+    residual: ``(..., O)``, added last, in `dtype`.
     quantizer: makes the result int8 codes; None leaves it in `dtype`.
 
     Values are rounded to `dtype` after each of these steps, as separate operators would round.
@@ -128,6 +128,7 @@ def triton_linear(
     quantizer = (q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax)
     out = linear_result(codes, weight, scale, low, bias, residual, gelu, dtype, *quantizer)
     scale, bias = scale.contiguous(), bias.contiguous()
+    residual = None if residual is None else residual.to(dtype)
     low, q_noise, residual = (_whole(t) for t in (low, q_noise, residual))
     rows = _dense(codes.reshape(-1, codes.shape[-1]))
     weight = _dense(weight)
