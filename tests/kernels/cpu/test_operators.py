@@ -261,7 +261,9 @@ def test_operands_of_another_dtype_are_refused() -> None:
     codes, weight = torch.zeros(2, 4, dtype=torch.int8), torch.zeros(3, 4, dtype=torch.int8)
     with pytest.raises(RuntimeError, match=r"the bias in float32 of shape \(3\), found float64 .* choose float_dtype"):
         cpu.linear(codes, weight, torch.ones(3), torch.zeros(3).double(), torch.float32)
-    with pytest.raises(RuntimeError, match=r"a residual in float32 of shape \(2, 3\), found float32 of shape \(1, 3\)"):
+    with pytest.raises(
+        RuntimeError, match=r"a residual in a float dtype of shape \(2, 3\), found float32 of shape \(1, 3\)"
+    ):
         cpu.linear(codes, weight, torch.ones(3), torch.zeros(3), torch.float32, residual=torch.zeros(1, 3))
     with pytest.raises(RuntimeError, match="the zero point in int32 of one element"):
         cpu.quantize(torch.zeros(2, 4), cpu.Quantizer(ONE, torch.zeros(()), None, None, None, 0, 255))
