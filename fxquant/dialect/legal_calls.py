@@ -1,4 +1,7 @@
-"""Which calls of a legal operator are not legal: those that write to an argument, and those that read other attributes."""
+"""
+Which calls of a legal operator are not legal: those that write to an argument, that read other attributes, or that give a
+number where a dtype is meant.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,9 @@ _SWITCHES: dict[str, tuple[str, tuple[Any, ...]]] = {
 # A norm over the batch writes to its running statistics where this is on.
 _STATISTICS = {"training", "use_input_stats"}
 
+# To operators the members of these are numbers, and kernels trust that each is one that torch knows.
+_ENUMERATIONS = ("ScalarType", "Layout", "MemoryFormat", "QScheme")
+
 # What may be read of a dtype and a device, which are attributes of tensors themselves.
 _OF_ATTRIBUTES = {
     "dtype": frozenset({"is_complex", "is_floating_point", "itemsize"}),
@@ -30,7 +36,11 @@ _OF_ATTRIBUTES = {
 
 
 def call_refusal(target: object, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
-    """Return which argument makes more than a value of this call of `target`; None where none does."""
+    """Return which argument makes more, or less, than a value of this call of `target`; None where none does."""
+    if isinstance(target, OpOverload | OpOverloadPacket):
+        numbered = _numbered(target, args, kwargs)
+        if numbered is not None:
+            return f"{numbered}= expects a dtype, a layout or a memory format by its name, not a number"
     given = dict(zip(_parameters(target), args, strict=False)) | dict(kwargs)
     for name, (effect, off) in _SWITCHES.items():
         # Not by equality: 0 is equal to False, and a node may turn out to be anything.
@@ -60,6 +70,25 @@ def _results(node: fx.Node) -> frozenset[str]:
     if node.op not in ("call_function", "call_method") or isinstance(node.target, OpOverload | OpOverloadPacket):
         return frozenset()  # operators give plain tuples
     return schemas.results_of(functions.aten_name(node.target))
+
+
+def _numbered(operator: OpOverload | OpOverloadPacket, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+    """Return the name of an argument that is of an enumeration, and is given what may be any number; None for none."""
+    for place, name in _enumerations(operator):
+        given = args[place] if place is not None and place < len(args) else kwargs.get(name)
+        read = isinstance(given, fx.Node) and given.target is getattr and given.args[1] in ("dtype", "layout")
+        if type(given) is int or (isinstance(given, fx.Node) and not read):
+            return name
+    return None
+
+
+@cache
+def _enumerations(operator: OpOverload | OpOverloadPacket) -> list[tuple[int | None, str]]:
+    """Return the places, None for keywords, and the names of arguments that are of an enumeration to some overload."""
+    names = operator.overloads() if isinstance(operator, OpOverloadPacket) else []
+    overloads: list[Any] = [getattr(operator, name) for name in names] or [operator]
+    found = [(None if a.kwarg_only else i, a) for o in overloads for i, a in enumerate(o._schema.arguments)]
+    return [(place, a.name) for place, a in found if any(kind in str(a.real_type) for kind in _ENUMERATIONS)]
 
 
 @cache

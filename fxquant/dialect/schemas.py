@@ -34,7 +34,7 @@ _NAMES: dict[str, str] = {
     "it pins memory": "pin_memory|is_pinned",
     "it trusts numbers or shapes that it is given": (
         "ctc_loss|embedding_bag|segment_reduce|fractional_max_pool.*|lu_solve|linalg_lu_solve|linalg_ldl_solve|lu_unpack|"
-        "linalg_eigvals|linalg_lstsq|lcm|lstm|native_batch_norm|(ps_)?roi_(pool|align)"
+        "linalg_eigvals|linalg_lstsq|lcm|lstm|native_batch_norm|range|(ps_)?roi_(pool|align)"
     ),
     "it may compute without end": "combinations|special_.*_polynomial_.*",
     "it is a kernel of another operator": "(slow|thnn)_conv.*|conv_depthwise3d|.*_forward",

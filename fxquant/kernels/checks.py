@@ -165,6 +165,8 @@ def check_linear(
         check_tensor("weight", weight, torch.int8, (None, None))
         if weight.shape[0] < outputs or weight.shape[1] < depth:
             raise misfit("weight", weight, torch.int8, f"of at least ({outputs}, {depth})")
+        if weight.is_meta != codes.is_meta:
+            raise InputError(f"expected codes and weight on one device, found {codes.device} and {weight.device}")
     check_optional("residual", residual, None, (*codes.shape[:-1], outputs))
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fxquant.kernels.checks import check_product, check_tensor
+from fxquant.kernels.fake import register_fake
 from fxquant.ops.onednn_linear import has_vnni
 
 EXACT_TERMS = 1024  # so many products of two int8 codes add up to 2^24 at most, below which float32 holds every integer
@@ -28,7 +29,7 @@ def batched_int_mm(a: Tensor, b: Tensor) -> Tensor:
     return float32_product(a, b)
 
 
-@batched_int_mm.register_fake
+@register_fake("fxquant::batched_int_mm")
 def _(a: Tensor, b: Tensor) -> Tensor:
     _check(a, b)
     return a.new_empty((a.shape[0], a.shape[1], b.shape[2]), dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""Calls of legal operators that write to an argument, and attributes that may not be read."""
+"""Calls of legal operators that write to an argument or trust a number, and attributes that may not be read."""
 
 from __future__ import annotations
 
@@ -33,9 +33,15 @@ ATEN = torch.ops.aten
         (torch.batch_norm, (X, None, None, X, X, True, 0.1, 1e-5, False), {}, "running statistics"),
         (ATEN.batch_norm.default, (X, None, None, X, X, X, 0.1, 1e-5, False), {}, "running statistics"),
         (F.instance_norm, (X,), {"running_mean": X, "running_var": X, "use_input_stats": True}, "running statistics"),
+        (ATEN.sum.default, (X,), {"dtype": 1000}, "dtype= expects a dtype"),
+        (ATEN.sum, (X,), {"dtype": 1000}, "dtype= expects a dtype"),
+        (ATEN.sum, (X,), {"dtype": X}, "dtype= expects a dtype"),
+        (ATEN.softmax.int, (X, 0, -1), {}, "dtype= expects a dtype"),
+        (ATEN.to, (X, 1000), {}, "dtype= expects a dtype"),
+        (ATEN.clone.default, (X,), {"memory_format": 77}, "memory_format= expects a dtype"),
     ],
 )
-def test_calls_that_write(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], reason: str) -> None:
+def test_calls_that_are_not_legal(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], reason: str) -> None:
     assert reason in str(call_refusal(target, args, kwargs))
 
 
@@ -44,6 +50,11 @@ def test_calls_that_write(target: Any, args: tuple[Any, ...], kwargs: dict[str, 
     [
         (F.normalize, (X,), {"out": None}),
         (F.relu, (X, False), {}),
+        (ATEN.sum.default, (X,), {"dtype": torch.float64}),
+        (ATEN.sum.dim_IntList, (X, [1]), {"dtype": None}),
+        (ATEN.to, (X, torch.float64), {}),
+        (ATEN.view, (X, [2, 3]), {}),
+        (ATEN.softmax.int, (X, 0, GRAPH.call_function(getattr, (X, "dtype"))), {}),
         (F.embedding, (X, X, 3), {}),
         (F.batch_norm, (X, X, X, None, None, False), {}),
         (F.batch_norm, (X, None, None, X, X, True), {}),  # standardised weights: there are no statistics to write

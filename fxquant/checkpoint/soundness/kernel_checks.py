@@ -60,6 +60,8 @@ def check_kernel(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
         _check_convolution(*args)
     if name == "pow" and len(args) == 2:
         _check_power(*args)
+    if kwargs.get("rounding_mode") == "trunc":
+        _check_quotient(*args[:2])
     for value in args:
         if isinstance(value, list | tuple) and any(type(n) is int and abs(n) >= _LARGEST for n in value):
             raise CheckpointError(f"expected sizes below 2^62, found {value!r:.100}")
@@ -109,6 +111,15 @@ def _check_power(base: Any, exponent: Any) -> None:
     whole = isinstance(base, Tensor) and not base.is_floating_point() and not base.is_complex()
     if whole and isinstance(exponent, int) and exponent < 0:
         raise CheckpointError(f"whole numbers have no power of {exponent}")
+
+
+def _check_quotient(dividend: Any, divisor: Any) -> None:
+    """Check a quotient of whole numbers: the least one has none by -1, which stops the process, as 0 stops the operator."""
+    if any(isinstance(x, float) or (isinstance(x, Tensor) and x.is_floating_point()) for x in (dividend, divisor)):
+        return
+    number = divisor if isinstance(divisor, int) else None if divisor.is_meta else int(divisor)
+    if number is None or number < 1:
+        raise CheckpointError(f"expected a fixed number of 1 or more to divide whole numbers by, found {number}")
 
 
 def _check_axes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fxquant.errors import InputError
 from fxquant.kernels.checks import check_optional, check_tensor, misfit
+from fxquant.kernels.fake import register_fake
 
 _LARGEST = torch.finfo(torch.float32).max
 LONGEST = 1_000_000  # turns of a search
@@ -89,7 +90,7 @@ def _range(
     return scale.reshape(-1), zero_point, None, float(qmin), float(qmax)
 
 
-@torch.library.register_fake("fxquant::cpu_learned_step")  # type: ignore[untyped-decorator]
+@register_fake("fxquant::cpu_learned_step")
 def _(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, limits: Tensor | None, low: float, high: float, axis: int
 ) -> Tensor:
@@ -97,7 +98,7 @@ def _(
     return torch.empty_like(x)
 
 
-@torch.library.register_fake("fxquant::cpu_learned_step_backward")  # type: ignore[untyped-decorator]
+@register_fake("fxquant::cpu_learned_step_backward")
 def _(
     gradient: Tensor,
     x: Tensor,
@@ -113,7 +114,7 @@ def _(
     return torch.empty_like(x), scale.new_empty((4, scale.numel()))
 
 
-@torch.library.register_fake("fxquant::cpu_weight_scales")  # type: ignore[untyped-decorator]
+@register_fake("fxquant::cpu_weight_scales")
 def _(weight: Tensor, widths: Tensor, tolerance: float, rounds: int) -> Tensor:
     check_tensor("weight", weight, torch.float32)
     check_tensor("widths", widths, torch.int64, (None,))
@@ -125,7 +126,7 @@ def _(weight: Tensor, widths: Tensor, tolerance: float, rounds: int) -> Tensor:
     return weight.new_empty(widths.shape)
 
 
-@torch.library.register_fake("fxquant::cpu_variation")  # type: ignore[untyped-decorator]
+@register_fake("fxquant::cpu_variation")
 def _(
     weight: Tensor, scale: Tensor, limits: Tensor | None, low: float, high: float, published: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,6 +23,7 @@ from fxquant.kernels.checks import (
     check_rows,
     check_tensor,
 )
+from fxquant.kernels.fake import register_fake
 from fxquant.kernels.quantizer import NO_QUANTIZER, Quantizer
 
 LANES = 16
@@ -175,7 +176,7 @@ def _float32(x: Tensor | None) -> Tensor | None:
     return x.float() if x is not None and x.is_floating_point() else x
 
 
-@torch.library.register_fake("fxquant::cpu_pack")  # type: ignore[untyped-decorator]
+@register_fake("fxquant::cpu_pack")
 def _(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
     check_tensor("weight", weight, torch.int8, (None, None))
     _check_depth(depth)
@@ -184,7 +185,7 @@ def _(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
     return weight.new_empty(_width(outputs) * depth), weight.new_empty(_width(outputs), dtype=torch.int32)
 
 
-@torch.library.register_fake("fxquant::cpu_gemm")  # type: ignore[untyped-decorator]
+@register_fake("fxquant::cpu_gemm")
 def _(
     codes: Tensor,
     packed: Tensor,
@@ -216,7 +217,7 @@ def _(
     return codes.new_empty((*codes.shape[:-1], outputs), dtype=dtype if q_scale is None else torch.int8)
 
 
-@torch.library.register_fake("fxquant::cpu_layer_norm_quantize")  # type: ignore[untyped-decorator]
+@register_fake("fxquant::cpu_layer_norm_quantize")
 def _(
     x: Tensor,
     weight: Tensor | None,
@@ -235,7 +236,7 @@ def _(
     return x.new_empty(x.shape, dtype=torch.int8)
 
 
-@torch.library.register_fake("fxquant::cpu_quantize")  # type: ignore[untyped-decorator]
+@register_fake("fxquant::cpu_quantize")
 def _(
     x: Tensor,
     scale: Tensor,
@@ -251,7 +252,7 @@ def _(
     return x.new_empty(x.shape, dtype=torch.int8)
 
 
-@torch.library.register_fake("fxquant::cpu_attention")  # type: ignore[untyped-decorator]
+@register_fake("fxquant::cpu_attention")
 def _(
     q: Tensor,
     k: Tensor,

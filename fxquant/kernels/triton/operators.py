@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.library import custom_op, triton_op
 
 from fxquant.kernels.cpu import Quantizer
+from fxquant.kernels.fake import register_fake
 from fxquant.kernels.triton.arithmetic import INTERPRETED
 from fxquant.kernels.triton.batched import batched
 from fxquant.kernels.triton.gemm import gemm
@@ -238,10 +239,10 @@ def triton_matmul(
     return out
 
 
-triton_linear.register_fake(linear_result)
-triton_layer_norm_quantize.register_fake(layer_norm_result)
-triton_quantize.register_fake(quantize_result)
-triton_matmul.register_fake(matmul_result)
+register_fake("fxquant::triton_linear")(linear_result)
+register_fake("fxquant::triton_layer_norm_quantize")(layer_norm_result)
+register_fake("fxquant::triton_quantize")(quantize_result)
+register_fake("fxquant::triton_matmul")(matmul_result)
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -80,3 +80,25 @@ def test_taken(function: Any, args: tuple[Any, ...]) -> None:
     real = {"x": torch.zeros(X.shape)} | tensors
     expected = function(*(real[a] if isinstance(a, str) else a for a in args))
     assert values[gm.graph.output_node()].shape == expected.shape
+
+
+# By -1, the least whole number has no quotient; cut off, the division stops the process.
+@pytest.mark.parametrize("divisor", [-1, 0, "codes"])
+def test_a_quotient_of_whole_numbers_that_may_not_exist_is_refused(divisor: Any) -> None:
+    with pytest.raises(CheckpointError, match="a fixed number of 1 or more"):
+        run_on_shapes(_quotient("codes", divisor), [X])
+
+
+@pytest.mark.parametrize(("dividend", "divisor"), [("codes", 16), ("codes", 0.5), ("x", -1), ("x", "x")])
+def test_other_quotients_are_taken(dividend: str, divisor: Any) -> None:
+    gm = _quotient(dividend, divisor)
+    assert isinstance(run_on_shapes(gm, [X])[gm.graph.output_node()], Tensor)
+
+
+def _quotient(dividend: str, divisor: Any) -> fx.GraphModule:
+    def build(graph: fx.Graph, x: fx.Node) -> fx.Node:
+        nodes = {"x": x, "codes": graph.get_attr("codes")}
+        operands = (nodes[dividend], nodes.get(divisor, divisor))
+        return graph.call_function(torch.div, operands, {"rounding_mode": "trunc"})
+
+    return graph_of(build, codes=torch.zeros(8, dtype=torch.int32))
