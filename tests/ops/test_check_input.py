@@ -20,3 +20,14 @@ def test_gives_back_what_fits() -> None:
 def test_refuses_another_shape(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"input 'x': expected shape \(\*, 3, 8, \*\).* found \(5, "):
         check_input(torch.zeros(shape), SHAPE, "x")
+
+
+@pytest.mark.parametrize("x", [None, "x", [torch.zeros(5, 3, 8, 2)], torch.zeros(5, 3, 8, 2).numpy()])
+def test_refuses_what_is_no_tensor(x: object) -> None:
+    with pytest.raises(InputError, match=f"input 'x': expected a torch.Tensor, found {type(x).__name__}"):
+        check_input(x, SHAPE, "x")  # type: ignore[arg-type]
+
+
+def test_is_compiled_without_a_break() -> None:
+    compiled = torch.compile(lambda x: check_input(x, SHAPE, "x") + 1, fullgraph=True, backend="eager")
+    assert compiled(torch.zeros(5, 3, 8, 2)).eq(1).all()
