@@ -20,6 +20,7 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "arguments"), SMALL, ids=[name for name, _ in SMALL])
+@pytest.mark.long
 def test_both_forms_agree(name: str, arguments: dict[str, Any]) -> None:
     row = train_step.compare(name, 2, 1, size=arguments["img_size"], **arguments)
     assert row["loss_difference"] < 1e-5

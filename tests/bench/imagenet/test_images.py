@@ -45,6 +45,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return taken
 
 
+@pytest.mark.long
 def test_synthetic_images_are_made_once_for_all_rows(
     run: Callable[..., int], tmp_path: Path, steps: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,6 +64,7 @@ def test_synthetic_images_are_made_once_for_all_rows(
     assert steps == [1, 2]
 
 
+@pytest.mark.long
 def test_interrupted_synthesis_goes_on_where_it_was(
     run: Callable[..., int], checkpoints: Path, tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_a_failed_row_is_kept_with_its_error_and_tried_again(
     assert run("--models", TINY.name) == 0
 
 
+@pytest.mark.long
 def test_processes_share_the_rows_out(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +142,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.long
 def test_processes_of_torchrun_wait_for_each_other_and_fail_together(
     folder: Path, checkpoints: Path, tmp_path: Path
 ) -> None:
@@ -187,6 +189,7 @@ main(sys.argv[1:])
 """
 
 
+@pytest.mark.long
 def test_a_killed_run_leaves_a_valid_file_to_go_on_from(
     run: Callable[..., int], folder: Path, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ def test_cases_without_other_processes(tmp_path: Path) -> None:
     assert misuse.threads(8, 0, tmp_path).as_row() == {"good": {"the same logits": 8}, "bad": {}}
 
 
+@pytest.mark.long
 def test_quick_prints_rows_and_writes_nothing() -> None:
     before = {file: file.stat().st_mtime_ns for file in RESULTS.iterdir()}
     done = run_module("bench.robustness", "--quick", "--only", "save")

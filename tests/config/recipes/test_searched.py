@@ -78,7 +78,7 @@ def test_switches() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("min_max",), {}, "unknown recipe 'min_max': expected one of "),
+        (("min_max",), {}, "unknown recipe 'min_max', did you mean 'minmax': expected one of "),
         (("minmax", 1), {}, "bits must be an integer from 2 to 8, got 1"),
         (("minmax", 8, 16), {}, "bits must be an integer from 2 to 8, got 16"),
         (("minmax", 8, 7.5), {}, "bits must be an integer from 2 to 8, got 7.5"),
