@@ -74,6 +74,15 @@ def argument(target: str, index: int, value: Any) -> Change:
     return change
 
 
+def another_operator(target: str, other: str) -> Change:
+    """Return a change of what the first node that calls `target` calls."""
+
+    def change(contents: Any, tensors: dict[str, Tensor]) -> None:
+        node_of(contents, target)["target"] = other
+
+    return change
+
+
 CONSTANTS: list[tuple[str, Change, str]] = [
     ("int8", resized("fc1.bias_folded", 0), "bias: expected shape"),
     ("int8", resized("fc1.bias_folded", 1), "bias: expected shape"),
@@ -97,6 +106,11 @@ CONSTANTS: list[tuple[str, Change, str]] = [
     ("twin", filled("fc2.input_high", 0.0), "high: expected scales"),
     ("fake", filled("fc1.weight_codes", 127), ""),
     ("norms", resized("residual_scale", 3), "scale: expected"),
+    (
+        "fake",
+        another_operator("fxquant.ops.dequantize", "fxquant.ops.dequantize_log2"),
+        "too many positional arguments",
+    ),
 ]
 
 
