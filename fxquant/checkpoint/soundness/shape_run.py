@@ -57,9 +57,9 @@ def _value(node: fx.Node, values: dict[fx.Node, Any], budget: Budget) -> Any:
         return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
     if node.op == "call_function" and node.target in RULES:
-        inspect.signature(node.target).bind(*args, **kwargs)  # `named` overlooks what is too much
-        given = named(node.target, args, kwargs)
-        nodes = named(node.target, node.args, node.kwargs)
+        target: Any = node.target
+        inspect.signature(target).bind(*args, **kwargs)  # `named` overlooks what is too much
+        given, nodes = named(target, args, kwargs), named(target, node.args, node.kwargs)
         constants = {name: tensor_of(each) for name, each in nodes.items() if _is_constant(each)}
         check_given(node.target, nodes)
         return RULES[node.target](Operands(given, constants, UNKNOWN))
