@@ -44,6 +44,17 @@ def open_image(file: str | Path, mode: str = "RGB") -> Image.Image:
         raise InputError(f"cannot read the image {str(file)!r}: {error}") from error
 
 
+def open_needed_image(file: str | Path, mode: str = "RGB") -> Image.Image:
+    """Open an image as `open_image` does, for work in which none may be left out: the error says what to do."""
+    try:
+        return open_image(file, mode)
+    except InputError as error:
+        raise InputError(
+            f"{error}. No image to train on or to label is left out: put a readable one in its place, or move it away and "
+            "begin anew"
+        ) from error
+
+
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     """Return an image of one wide channel scaled so that its white is 255; any other as it is."""
     if not image.mode.startswith(("I", "F")):

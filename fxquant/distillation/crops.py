@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fxquant.data.folder import Samples
-from fxquant.data.pixels import open_image
+from fxquant.data.pixels import open_needed_image
 from fxquant.distillation.cutting import check_interpolation, cut_crops, normalise
 from fxquant.distillation.draws import random_of
 from fxquant.distillation.soft_targets import SoftTargets, concatenate
@@ -79,7 +79,7 @@ class MultiCropImages(Dataset[Any]):
         file = self.samples.files[index]
         try:
             labels = self.source.read(file, self._draw(index))
-            pixels = cut_crops(open_image(file), labels.coords, labels.flips, self.size, self.interpolation)
+            pixels = cut_crops(open_needed_image(file), labels.coords, labels.flips, self.size, self.interpolation)
         except InputError as error:
             return error
         return normalise(pixels, self.mean, self.std), labels.targets

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fxquant.data.folder import Samples
-from fxquant.data.pixels import open_image
+from fxquant.data.pixels import open_needed_image
 from fxquant.distillation.cutting import cut_crops
 from fxquant.distillation.draws import random_of
 from fxquant.distillation.random_crops import RandomCrops
@@ -55,7 +55,7 @@ class TeacherCrops(Dataset[Any]):
         return pixels, coords, flips
 
     def _cut(self, index: int, rows: slice) -> Cuts:
-        image = open_image(self.samples.files[index])
+        image = open_needed_image(self.samples.files[index])
         random = random_of("crops", self.seed, self.names[index])
         coords, flips = (drawn[rows] for drawn in self.drawn.draw(random, image.width, image.height))
         return cut_crops(image, coords, flips, self.size, self.interpolation), coords, flips

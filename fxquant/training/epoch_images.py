@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_co
 
 from fxquant.data.batches import Batch
 from fxquant.data.folder import Samples
-from fxquant.data.pixels import open_image
+from fxquant.data.pixels import open_needed_image
 from fxquant.distillation import SoftTargets, checked_batches
 from fxquant.distillation.draws import random_of
 from fxquant.errors import InputError
@@ -87,7 +87,7 @@ class AugmentedImages(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int] | InputError:
         try:
-            pixels = open_image(self.samples.files[index], self.mode)
+            pixels = open_needed_image(self.samples.files[index], self.mode)
         except InputError as error:
             return error
         return self._transform(pixels, index), self.samples.labels[index]

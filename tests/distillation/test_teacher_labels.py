@@ -137,6 +137,7 @@ def test_an_unreadable_image_is_named(workers: int, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         make(samples, tmp_path / "out", workers=workers)
     assert str(caught.value).startswith(f"cannot read the image {str(samples.files[3])!r}")
+    assert "put a readable one in its place" in str(caught.value)
 
 
 def test_what_cannot_teach_is_refused_before_any_work(samples: Samples, tmp_path: Path) -> None:
