@@ -33,7 +33,7 @@ def other_rows() -> Iterator[Row]:
 
 
 def _operators() -> Row:
-    done = run_module("pytest", "-q", "-p", "no:randomly", _TESTS)
+    done = run_module("pytest", "-p", "no:randomly", _TESTS)
     counts = {what: int(number) for number, what in re.findall(r"(\d+) (passed|failed|errors?)", done.stdout)}
     if "passed" not in counts:
         raise SystemExit(f"the tests of operators did not run:\n{done.stdout}{done.stderr}")
