@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves
 
 from fxquant.checkpoint.soundness.operand_checks import FLOATS, Operands, sizes
 from fxquant.errors import CheckpointError
@@ -62,6 +63,10 @@ def check_given(target: Any, nodes: Mapping[str, Any]) -> None:
     for name, annotation in target.__annotations__.items():
         if annotation == "Tensor" and name != "return" and nodes[name] is None:
             raise CheckpointError(f"{name}: expected a tensor, found None")
+        plain = "Tensor" not in annotation and target is not interpolate_scaled  # whose factors may follow from sizes
+        computed = [leaf for leaf in tree_leaves(nodes.get(name)) if isinstance(leaf, fx.Node)] if plain else []
+        if computed:
+            raise CheckpointError(f"{name}: expected a value of the file, found the result of {computed[0].name!r}")
     for name in _CONSTANT & nodes.keys() - _COMPUTED.get(target, set()):
         if isinstance(nodes[name], fx.Node) and nodes[name].op != "get_attr":
             raise CheckpointError(f"{name}: expected a tensor of the file, found the result of {nodes[name].name!r}")

@@ -106,6 +106,7 @@ CONSTANTS: list[tuple[str, Change, str]] = [
     ("twin", filled("fc2.input_high", 0.0), "high: expected scales"),
     ("fake", filled("fc1.weight_codes", 127), ""),
     ("norms", resized("residual_scale", 3), "scale: expected"),
+    ("int8", argument("fxquant.ops.attention_quantize", 3, {"node": "check_input"}), "factor: expected a value of the"),
     (
         "fake",
         another_operator("fxquant.ops.dequantize", "fxquant.ops.dequantize_log2"),
