@@ -23,7 +23,8 @@ from fxquant.errors import CheckpointError, InputError, expect_path, reason_of
 
 # Of files of torch.save, graphs of other libraries, archives and text.
 _FOREIGN = (
-    *(".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".pt2", ".onnx", ".tflite", ".gguf", ".h5", ".keras", ".msgpack"),
+    *(".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"),
+    *(".pt2", ".onnx", ".tflite", ".gguf", ".h5", ".keras", ".msgpack"),
     *(".npz", ".npy", ".zip", ".tar", ".gz", ".json", ".csv", ".txt", ".py"),
 )
 
