@@ -1,7 +1,8 @@
 """
 The linear probe as a proving ground for recipes: what to calibrate on, what to measure on, and the two figures.
 
-Choose on `DEVELOPMENT`; tables are of `HELD_OUT`, whose calibration and evaluation images are others.
+Choose on `DEVELOPMENT`; tables are of `HELD_OUT`, whose calibration and evaluation images are others. The whole table, with the
+other tasks, is measured by ``python -m bench.real``.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from torch import Tensor
 from bench.real.glyph_images import load_glyph_images
 from bench.real.outputs import relative_error, run, top1
 from bench.real.probe import load_classifier
+from bench.real.splits import CALIBRATION_BATCH, CALIBRATION_IMAGES, DEVELOPMENT, HELD_OUT
 
-DEVELOPMENT, HELD_OUT = 0, 1
-CALIBRATION_IMAGES = 32
-CALIBRATION_BATCH = 8
+__all__ = ["DEVELOPMENT", "HELD_OUT", "load_probe", "measure"]
+
 TEST_IMAGES = 500
 
 
