@@ -45,4 +45,5 @@ def _measure(cell: RealCell, trial: Trial, expected: Tensor) -> Row:
     )
     spent = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
     found = run(quantized, trial.images, cell.key)
-    return {name: round(value, 1) for name, value in spent.items()} | trial.score(expected, found)
+    figures = {name: round(value, 5) for name, value in trial.score(expected, found).items()}
+    return {name: round(value, 1) for name, value in spent.items()} | figures
