@@ -19,7 +19,7 @@ from bench.harness.bits import parse_bits
 from bench.harness.results import MeasuredOnce, Row, describe_run, open_cells, results_file
 from bench.real.cells import RealCell
 from bench.real.run import measure_cells
-from bench.real.splits import CALIBRATION_BATCH, CALIBRATION_IMAGES, HELD_OUT, SPLITS
+from bench.real.settings import CALIBRATION_BATCH, CALIBRATION_IMAGES, HELD_OUT, SPLITS
 from bench.real.table import BITS
 from bench.real.tasks import TASKS
 from fxquant.errors import FxquantError

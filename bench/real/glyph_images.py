@@ -9,12 +9,17 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.real.settings import TRAINING_IMAGES
 from bench.standins.glyphs import MEAN, STD, load_part
 from fxquant.errors import InputError
 
 # The order in which splits take images of a part: without it, 32 images in a row would be of 32 of the 62 classes.
 _ORDER_SEED = 20
-_POOLS = {"train": 1240, "calibration": 992, "test": 4960}  # of each part, how many images splits are taken from
+_POOLS = {
+    "train": TRAINING_IMAGES,
+    "calibration": 992,
+    "test": 4960,
+}  # of each part, how many images splits are taken from
 
 
 @dataclass(frozen=True)

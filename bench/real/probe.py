@@ -11,11 +11,11 @@ from torch import Tensor
 
 from bench.real.glyph_images import LabelledImages, load_glyph_images
 from bench.real.outputs import run
+from bench.real.settings import TRAINING_IMAGES
 from bench.real.weights import load_backbone
 from bench.standins.glyphs import CLASSES
 from fxquant.files import cache_folder, write_atomically
 
-TRAINING_IMAGES = 20 * CLASSES
 REGULARISATION = 0.03  # C of scikit-learn's logistic regression, on features of mean 0 and deviation 1
 
 

@@ -15,11 +15,9 @@ from torch import Tensor
 from bench.real.glyph_images import load_glyph_images
 from bench.real.outputs import relative_error, run, top1
 from bench.real.probe import load_classifier
-from bench.real.splits import CALIBRATION_BATCH, CALIBRATION_IMAGES, DEVELOPMENT, HELD_OUT
+from bench.real.settings import CALIBRATION_BATCH, CALIBRATION_IMAGES, DEVELOPMENT, HELD_OUT, TEST_IMAGES
 
 __all__ = ["DEVELOPMENT", "HELD_OUT", "load_probe", "measure"]
-
-TEST_IMAGES = 500
 
 
 def load_probe(

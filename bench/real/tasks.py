@@ -14,12 +14,16 @@ from bench.real.outputs import relative_error, top1
 from bench.real.photographs import CALIBRATION, load_photographs
 from bench.real.proving import load_probe
 from bench.real.saliency import PX, load_saliency
-from bench.real.splits import CALIBRATION_BATCH, CALIBRATION_IMAGES, SPLITS
+from bench.real.settings import (
+    CALIBRATION_BATCH,
+    CALIBRATION_IMAGES,
+    PHOTOGRAPH_IMAGES,
+    SPLITS,
+    STANDS_OUT,
+    TEST_IMAGES,
+)
 from bench.real.weights import load_backbone
 from fxquant.numerics.arithmetic import sqnr
-
-PHOTOGRAPHS = 100
-STANDS_OUT = 0.5  # from here on a pixel of a saliency map counts as salient
 
 
 @dataclass(frozen=True)
@@ -38,47 +42,46 @@ class Trial:
 
 
 def load_glyphs(px: int, split: int, count: int | None) -> Trial:
-    """Load the classifier of glyphs; figures are the error of all logits, and the top-1 beside the float model's."""
-    model, calibration, images, labels = load_probe(px, split, **({} if count is None else {"count": count}))
-
-    def score(expected: Tensor, found: Tensor) -> Row:
-        return {
-            "error": relative_error(expected, found),
-            "top1": top1(found, labels),
-            "float_top1": top1(expected, labels),
-        }
-
-    return Trial(model, calibration, images, score)
+    """Load the classifier of glyphs."""
+    model, calibration, images, labels = load_probe(px, split, TEST_IMAGES if count is None else count)
+    return Trial(model, calibration, images, partial(score_logits, labels))
 
 
 def load_maps(split: int, count: int | None) -> Trial:
-    """Load the saliency model; figures are the mean absolute error of the maps, and the overlap of what stands out."""
-
-    def score(expected: Tensor, found: Tensor) -> Row:
-        wanted, given = expected >= STANDS_OUT, found >= STANDS_OUT
-        union = (wanted | given).sum().item()
-        iou = (wanted & given).sum().item() / union if union else 1.0  # of all images together
-        return {"mae": (expected - found).abs().double().mean().item(), "iou": iou}
-
-    return Trial(load_saliency(), *_photographs(split, count), score)
+    """Load the saliency model."""
+    return Trial(load_saliency(), *_photographs(split, count), score_maps)
 
 
 def load_features(split: int, count: int | None) -> Trial:
-    """Load the ViT without a head; figures are the mean cosine of its tokens ``(B, N, C)``, and their SQNR in dB."""
+    """Load the ViT without a head; it gives all tokens ``(B, N, C)``."""
     model = load_backbone(PX)
     model.reset_classifier(0, global_pool="")
+    return Trial(model, *_photographs(split, count), score_tokens)
 
-    def score(expected: Tensor, found: Tensor) -> Row:
-        cosine = F.cosine_similarity(expected, found, dim=-1)
-        return {"cosine": cosine.double().mean().item(), "sqnr_db": sqnr(expected, found)}
 
-    return Trial(model, *_photographs(split, count), score)
+def score_logits(labels: Tensor, expected: Tensor, found: Tensor) -> Row:
+    """Return the error of all logits ``(B, classes)``, and the top-1 in percent with that of the float model."""
+    return {"error": relative_error(expected, found), "top1": top1(found, labels), "float_top1": top1(expected, labels)}
+
+
+def score_maps(expected: Tensor, found: Tensor) -> Row:
+    """Return the mean absolute error of maps ``(B, 1, px, px)``, and how what stands out overlaps in all of them."""
+    wanted, given = expected >= STANDS_OUT, found >= STANDS_OUT
+    union = int((wanted | given).sum())
+    iou = int((wanted & given).sum()) / union if union else 1.0
+    return {"mae": float((expected - found).abs().double().mean()), "iou": iou}
+
+
+def score_tokens(expected: Tensor, found: Tensor) -> Row:
+    """Return the mean cosine of tokens ``(B, N, C)`` with their float, and their SQNR in dB."""
+    cosine = F.cosine_similarity(expected, found, dim=-1)
+    return {"cosine": float(cosine.double().mean()), "sqnr_db": sqnr(expected, found)}
 
 
 def _photographs(split: int, count: int | None) -> tuple[list[Tensor], Tensor]:
     """Return calibration batches and images of other photographs."""
     calibration = load_photographs(CALIBRATION, PX, CALIBRATION_IMAGES, seed=split)
-    images = load_photographs(SPLITS[split], PX, PHOTOGRAPHS if count is None else count)
+    images = load_photographs(SPLITS[split], PX, PHOTOGRAPH_IMAGES if count is None else count)
     return list(calibration.split(CALIBRATION_BATCH)), images
 
 
