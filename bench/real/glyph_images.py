@@ -15,11 +15,8 @@ from fxquant.errors import InputError
 
 # The order in which splits take images of a part: without it, 32 images in a row would be of 32 of the 62 classes.
 _ORDER_SEED = 20
-_POOLS = {
-    "train": TRAINING_IMAGES,
-    "calibration": 992,
-    "test": 4960,
-}  # of each part, how many images splits are taken from
+# Of each part, how many images the splits are taken from.
+_POOLS = {"train": TRAINING_IMAGES, "calibration": 992, "test": 4960}
 
 
 @dataclass(frozen=True)

@@ -55,5 +55,5 @@ def fit_probe(features: Tensor, images: LabelledImages) -> dict[str, Tensor]:
 
 
 def _probe_file(px: int) -> Path:
-    """Return where the probe is kept, under all that decides it."""
+    """Return where the probe is kept, under what was chosen for it."""
     return cache_folder() / "real" / f"probe_{px}px_{TRAINING_IMAGES}_C{REGULARISATION}.safetensors"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import fxquant
 from bench.harness.results import Row
 from bench.markdown import markdown
 from bench.real.settings import PHOTOGRAPH_IMAGES, STANDS_OUT, TEST_IMAGES, TRAINING_IMAGES
@@ -62,10 +63,16 @@ def chapter() -> str:
 
 def real(data: Mapping[str, Any]) -> str:
     """Return a table for each task, a line for each recipe; below the first, what the authors' own code gives."""
-    rows = list(data["rows"].values())
+    rows = sorted(data["rows"].values(), key=_order)
     floats = data["float_top1"]
     parts = [_task(task, [row for row in rows if row["task"] == task], floats.get(task)) for task in _TASKS]
     return "\n\n".join([*filter(None, parts), _note(data, rows)])
+
+
+def _order(row: Row) -> int:
+    """Return where a recipe stands among all; one that is no more comes last."""
+    known = fxquant.recipes()
+    return known.index(row["recipe"]) if row["recipe"] in known else len(known)
 
 
 def _task(task: str, rows: Sequence[Row], float_top1: float | None) -> str:
