@@ -121,7 +121,7 @@ def _uniform(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple[fx.N
     zero_node = None if zero_point is None else read_buffer(graph, f"{name}_zero_point", zero_point)
     site = QuantizerSite(source, scale_node, zero_node, None, None, None, spec.qmin, spec.qmax, params.axis)
     if constant:
-        codes = _constant_codes(tensor_of(source), params, spec.qmin, spec.qmax)
+        codes = _constant_codes(observer.quantized_from(tensor_of(source)), params, spec.qmin, spec.qmax)
         codes_node = read_buffer(graph, f"{name}_codes", codes)
     else:
         codes_node = quantize_node(graph, site)

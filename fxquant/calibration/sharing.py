@@ -17,7 +17,7 @@ from fxquant.graph.meta import known_value, record_of
 from fxquant.observers.base import Observer
 
 WORTH = 2**24  # multiply-accumulates of a site; below, scoring a candidate is quicker than telling the others
-FOUND = ("found_scale", "found_zero_point", "noise", "bias_shift")
+FOUND = ("found_scale", "found_zero_point", "noise", "bias_shift", "found_weight")
 Found = list[dict[str, Tensor]]  # of the observers of one site, in the order of `site_observers`
 
 

@@ -118,7 +118,7 @@ class Walk(fx.Interpreter):
 
     @staticmethod
     def _quantised_operand(observer: Observer, value: Tensor, product: fx.Node) -> Tensor:
-        params = observer.calculate_qparams()
+        params, value = observer.calculate_qparams(), observer.quantized_from(value)
         if observer.noise.numel() == 0:
             return observer.fake_quantize(value, params)
         noise = observer.noise.reshape(weight_of(product).shape[1:])

@@ -70,9 +70,10 @@ class Observer(nn.Module):
     Subclasses are given each batch as ``(G, n)``, one row for each scale. They take it in by `summarise` and `absorb`, or by an
     `observe` of their own. They keep statistics in buffers, so that a half-calibrated model can be saved.
 
-    Four more buffers hold what `fxquant.calibration` finds by searching, and are empty until then. `found_scale` and
-    `found_zero_point`, ``(G,)``, take the place of those that the statistics give. `noise`, ``(K,)``, is added to each token or
-    patch before it is quantised. `bias_shift`, ``(O,)``, on the observer of a weight, is added to the bias of the product.
+    Five more buffers hold what `fxquant.calibration` finds, and are empty until then. `found_scale` and `found_zero_point`,
+    ``(G,)``, take the place of those that the statistics give. `noise`, ``(K,)``, is added to each token or patch before it is
+    quantised. On the observer of a weight ``(O, ...)``, `found_weight`, of the same shape, is quantised in place of the weight,
+    and `bias_shift`, ``(O,)``, is added to the bias of the product.
     """
 
     batches: Tensor
@@ -80,6 +81,7 @@ class Observer(nn.Module):
     found_zero_point: Tensor
     noise: Tensor
     bias_shift: Tensor
+    found_weight: Tensor
     trained = False  # whether it is trained with the model
     integer_softmax = False  # whether the softmax that gives the operand is computed on the codes of its scores
     reads_last = False  # whether it keeps something of the latest batch that depends on all batches before
@@ -101,6 +103,7 @@ class Observer(nn.Module):
         self.register_buffer("found_zero_point", torch.zeros(0, dtype=torch.int32))
         self.register_buffer("noise", torch.zeros(0))
         self.register_buffer("bias_shift", torch.zeros(0))
+        self.register_buffer("found_weight", torch.zeros(0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Observe `x` of any shape and return it; under `torch.export`, which records values only, just return it."""
@@ -245,6 +248,10 @@ class Observer(nn.Module):
         spec, params = self.spec, self.per_row(qparams, x)
         codes = quantize(x, params.scale, params.zero_point, spec.qmin, spec.qmax, params.axis)
         return dequantize(codes, params.scale, params.zero_point, params.axis)
+
+    def quantized_from(self, x: Tensor) -> Tensor:
+        """Return what is rounded in place of an operand `x`: what calibration found for a weight, else `x` itself."""
+        return self.found_weight if self.found_weight.numel() else x
 
     def per_row(self, qparams: QParams, x: Tensor) -> QParams:
         """Repeat the scales of row groups, ``(G,)``, for each row of a weight `x`, ``(O,)``; return others as they are."""

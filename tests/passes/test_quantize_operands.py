@@ -21,6 +21,7 @@ from fxquant import (
 )
 from fxquant.graph.attributes import get_tensor
 from fxquant.graph.stages import Stage
+from fxquant.observers.base import Observer
 from fxquant.passes.quantize_operands import quantize_operands
 from tests.support.check_pass import check_pass, check_unchanged, module_of, render
 
@@ -286,3 +287,15 @@ def test_a_tensor_that_is_always_zero_stays_zero() -> None:
 
     gm = quantize_operands(calibrated(module_of(forward, weight=torch.randn(4, 4)))).graph_module
     assert not gm(X).any()
+
+
+def test_a_weight_that_calibration_found_is_rounded_in_place_of_the_models() -> None:
+    model, x = nn.Linear(6, 4).eval(), torch.randn(5, 6)
+    prepared = fxquant.prepare(model, fxquant.recipe("minmax"), x)
+    fxquant.calibrate(prepared, [x], progress=False)
+    observer = next(m for m in prepared.modules() if isinstance(m, Observer) and m.operand.endswith("weight"))
+    before = fxquant.convert(prepared, "fake")(x)
+    observer.found_weight = -model.weight.detach()
+    after = fxquant.convert(prepared, "fake")(x)
+    torch.testing.assert_close(after - model.bias, model.bias - before, atol=0.05, rtol=0)
+    assert torch.equal(prepared(x), model(x)), "the prepared model stays float"

@@ -47,7 +47,9 @@ def _check_observer(observer: Observer, node: fx.Node, value: Tensor | None) -> 
     for name, tensor in [*observer.named_buffers(), *observer.named_parameters()]:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise CheckpointError(f"statistic {name!r} is not finite")
-        wanted = _sizes(observer, name, scales)
+        wanted = (
+            [tuple(value.shape)] if name == "found_weight" and value is not None else _sizes(observer, name, scales)
+        )
         if tensor.numel() and wanted is not None and tuple(tensor.shape) not in wanted:
             raise CheckpointError(f"statistic {name!r}: expected shape {wanted[0]}, found {tuple(tensor.shape)}")
         needed = observer.calibrated and name in (
