@@ -40,7 +40,8 @@ class Rows:
 
     def rounded(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Return `weight`, ``(O, n)``, at the nearest values of the grid with steps `scale`."""
-        return (weight / scale).round().clamp(self.qmin, self.qmax) * scale
+        codes = (weight / scale).float().round()  # in float32 ties are those of `fxquant.numerics.arithmetic.quantize`
+        return codes.clamp(self.qmin, self.qmax) * scale
 
 
 @dataclass(frozen=True, eq=False)
