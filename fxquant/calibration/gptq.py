@@ -37,28 +37,21 @@ def gptq(
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped(second, damping)[order][:, order]))
     upper = torch.linalg.cholesky(inverse, upper=True)
     passed_on = -upper / upper.diagonal()[:, None]
-    own = torch.zeros_like(upper)
+    own = None
     if error is not None and asymmetry:
         own = asymmetry * (error[order][:, order] @ upper.T).triu(1) @ upper
-    moved = weight.double()[:, order]
+    moved = weight.double()[:, order].T.contiguous()  # (K, O), so that what one column of the weight needs lies together
     rounded = torch.empty_like(moved)
     for start in range(0, len(order), block):
         end = min(start + block, len(order))
-        errors, columns = _round_block(moved, rounded, slice(start, end), to_grid, passed_on, own)
-        moved[:, end:] += errors @ passed_on[start:end, end:] + columns @ own[start:end, end:]
-    return torch.empty_like(rounded).index_copy_(1, order, rounded)
-
-
-def _round_block(
-    moved: Tensor, rounded: Tensor, block: slice, to_grid: Round, passed_on: Tensor, own: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Round the columns of `block`; return their errors and what they were just before, ``(O, n)`` each."""
-    columns = moved[:, block].clone()
-    errors, passed_on, own = torch.empty_like(columns), passed_on[block, block], own[block, block]
-    for i in range(columns.shape[1]):
-        column = columns[:, i].clone()
-        found = to_grid(column[:, None])[:, 0]
-        errors[:, i] = column - found
-        rounded[:, block.start + i] = found
-        columns[:, i + 1 :] += torch.outer(errors[:, i], passed_on[i, i + 1 :]) + torch.outer(column, own[i, i + 1 :])
-    return errors, columns
+        errors = torch.empty_like(moved[start:end])
+        for i in range(start, end):
+            rounded[i] = to_grid(moved[i, :, None])[:, 0]
+            errors[i - start] = moved[i] - rounded[i]
+            moved[i + 1 : end].addr_(passed_on[i, i + 1 : end], errors[i - start])
+            if own is not None:
+                moved[i + 1 : end].addr_(own[i, i + 1 : end], moved[i])
+        moved[end:].addmm_(passed_on[start:end, end:].T, errors)
+        if own is not None:
+            moved[end:].addmm_(own[start:end, end:].T, moved[start:end])
+    return torch.empty_like(rounded).index_copy_(0, order, rounded).T
