@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fxquant.config.quant_config import QuantConfig
     from fxquant.config.recipes.book import recipe, recipes
     from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
+    from fxquant.config.weight_fit import Correction, Rounding, WeightFit
     from fxquant.data.data_config import DataConfig
     from fxquant.errors import (
         CalibrationError,
@@ -57,6 +58,7 @@ __all__ = [
     "CalibrationError",
     "CheckpointError",
     "ConfigError",
+    "Correction",
     "DataConfig",
     "FxquantError",
     "Gradient",
@@ -86,6 +88,7 @@ __all__ = [
     "QuantConfig",
     "Report",
     "Role",
+    "Rounding",
     "RowGroups",
     "ScaleSearch",
     "TensorSpec",
@@ -95,6 +98,7 @@ __all__ = [
     "UnsupportedGraphError",
     "UsedRecipe",
     "Value",
+    "WeightFit",
     "calibrate",
     "compile",
     "convert",
@@ -121,6 +125,7 @@ _HOMES = {
     "config.quant_config": "QuantConfig",
     "config.recipes.book": "recipe recipes",
     "config.search": "Gradient Inputs Metric Noise NoisyBias ScaleSearch",
+    "config.weight_fit": "Correction Rounding WeightFit",
     "data.data_config": "DataConfig",
     "errors": "CalibrationError CheckpointError ConfigError FxquantError InputError PassError "
     "TrainingError UnsupportedGraphError",

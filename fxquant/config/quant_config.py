@@ -103,7 +103,7 @@ class QuantConfig:
                 f"a placement rounds float32 values, which float_dtype={self.float_dtype} are not: leave it out"
             )
         for layer in (self.layer, self.trunk, *(o.spec for o in self.overrides)):
-            for name in ("search", "noise"):
+            for name in ("search", "noise", "fit"):
                 if layer is not None and getattr(layer, name) is not None:
                     raise ConfigError(
                         f"a placement quantises values by what observers see of them, and LayerSpec.{name} searches operands "
