@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fxquant.config.folds import folds_of
 from fxquant.config.quant_config import FLOAT_DTYPES, QuantConfig
 from fxquant.config.recipes.learned import vvtq
 from fxquant.config.recipes.placed import fqvit, itpn, psaq
@@ -26,8 +27,9 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
 
     ``patch_embed``, ``head``, ``decoder`` (of the queries of a detector) and ``attention`` (bool) switch those products in
     every recipe, and ``float_dtype`` (a dtype, or its name such as "bfloat16") is what everything else is computed in.
-    ``strict_inputs`` (bool) says whether wrong values in images are refused. Raises `ConfigError` for an unknown recipe or
-    option.
+    ``strict_inputs`` (bool) says whether wrong values in images are refused. ``folds`` (`Folds`, or names as in
+    ``"rotate+reparameterize"``) is what is folded into the weights first: see `fxquant.config.folds`. Raises `ConfigError` for
+    an unknown recipe or option.
 
     minmax, ema, percentile and omse are the observers of FQ-ViT for activations (affine, unsigned, per tensor); weights are
     symmetric per output channel, by their minimum and maximum. Other options go to the observer, such as ``alpha`` of
@@ -57,13 +59,14 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
         if not isinstance(value, bool):
             raise ConfigError(f"option {key} must be True or False, got {value!r}")
     float_dtype = _float_dtype(options.pop("float_dtype", None))
+    folds = folds_of(options.pop("folds", None))
     try:
         config = RECIPES[name](w_bits, a_bits, **options)
     except TypeError as error:
         raise ConfigError(
             f"recipe {name!r} does not take these options: {_refused(error)}; see fxquant recipes"
         ) from error
-    config = replace(config, **switches, float_dtype=float_dtype)
+    config = replace(config, **switches, float_dtype=float_dtype, folds=folds)
     if config.opens_attention and switches.get("attention") is False:
         raise ConfigError(
             f"recipe {name!r} rounds values inside attention: another Placement leaves them float, attention=False does not"
