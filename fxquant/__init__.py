@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe
     from fxquant.inspection.report import Report, report
-    from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+    from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
     from fxquant.observers import (
         EMA,
         OMSE,
@@ -80,6 +80,7 @@ __all__ = [
     "PerHead",
     "PerProjection",
     "PerTensor",
+    "PerToken",
     "Percentile",
     "Placement",
     "PowerOfTwoFactor",
@@ -126,7 +127,7 @@ _HOMES = {
     "TrainingError UnsupportedGraphError",
     "graph.card": "MeasuredAccuracy ModelCard UsedRecipe",
     "inspection.report": "Report report",
-    "numerics.granularity": "PerChannel PerHead PerProjection PerTensor RowGroups",
+    "numerics.granularity": "PerChannel PerHead PerProjection PerTensor PerToken RowGroups",
     "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",

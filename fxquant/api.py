@@ -323,7 +323,7 @@ def _refuse_unsearched(node: fx.Node) -> None:
         return
     for argument in node.args[: len(record.operands)]:
         module = called_module(argument)
-        if isinstance(module, Observer) and not module.refined:
+        if isinstance(module, Observer) and not (module.refined or module.at_run_time):
             raise CalibrationError(
                 f"node {module.operand!r}: this recipe searches scales, which running the model does not do: run "
                 "fxquant.calibrate(prepared, batches) before convert"
