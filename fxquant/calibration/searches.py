@@ -157,7 +157,7 @@ class _Searches:
         def operand(position: int) -> Part:
             node = site.first.args[position]
             values = sample.take(site.rows(position, walk.operand(node, b)) for b in batches)
-            return Part.of(site.observer(position), values, multipliers)
+            return Part.of(site.observer(position), values, multipliers, options.clip_evenly)
 
         left = Side([operand(0)])
         bias = None

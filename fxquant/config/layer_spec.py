@@ -59,6 +59,13 @@ class LayerSpec:
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
                 raise ConfigError(f"LayerSpec.{name} must be a {kind.__name__} or None, got {value!r}")
+        for role in Role if self.search and self.search.clip_evenly else ():
+            value = getattr(self, role.value)
+            even = isinstance(value, TensorSpec) and value.signed and value.symmetric
+            if role is not Role.WEIGHT and value is not None and not even:
+                raise ConfigError(
+                    f"LayerSpec.{role.value}: clip_evenly needs a TensorSpec with signed=True, symmetric=True, got {value!r}"
+                )
 
     def spec_for(self, role: Role) -> OperandSpec | None:
         """Return the spec of an operand that plays `role`."""

@@ -232,6 +232,8 @@ def test_noisyquant_as_published() -> None:
     assert (search.metric, search.inputs_from) == (Metric.L2, Inputs.QUANTISED)
     assert (search.weights, search.inputs, search.weight_error, search.rounds) == (False, True, False, 1)
     assert (search.coarse, search.max_rows, search.correct_bias) == (False, None, False)
+    assert search.clip_evenly
+    assert not search_of(config, "conv2d").clip_evenly
     # c = max k / 1000 over 15, as multiples of max / 15.5.
     torch.testing.assert_close(torch.tensor(search.multipliers), torch.arange(1, 1001) / 1000 * 15.5 / 15)
     assert layer.noise == NoisyBias(Noise.NORMAL, mean_steps=200, range_steps=1000, coarse=False)
@@ -241,8 +243,10 @@ def test_noisyquant_as_published() -> None:
 def test_vanilla_takes_the_largest_value() -> None:
     config = recipe("vanilla", 6, 5)
     layer, search = layer_of(config), search_of(config)
-    assert (layer.weight, layer.activation) == (signed(6, PerChannel(0), narrow=True), signed(5, narrow=True))
-    assert (search.weights, search.inputs, search.inputs_from) == (False, False, Inputs.QUANTISED)
+    assert (layer.weight, layer.activation) == (signed(6, PerChannel(0), narrow=True), signed(5))
+    assert (search.weights, search.inputs, search.inputs_from) == (False, True, Inputs.QUANTISED)
+    assert search.multipliers == (15.5 / 15,)  # max / 15 as a multiple of max / 15.5
+    assert not search_of(config, "conv2d").inputs
     assert layer.noise is None
 
 
