@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe
     from fxquant.inspection.report import Report, report
-    from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+    from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
     from fxquant.observers import (
         EMA,
         OMSE,
@@ -82,6 +82,7 @@ __all__ = [
     "PerHead",
     "PerProjection",
     "PerTensor",
+    "PerToken",
     "Percentile",
     "Placement",
     "PowerOfTwoFactor",
@@ -131,7 +132,7 @@ _HOMES = {
     "TrainingError UnsupportedGraphError",
     "graph.card": "MeasuredAccuracy ModelCard UsedRecipe",
     "inspection.report": "Report report",
-    "numerics.granularity": "PerChannel PerHead PerProjection PerTensor RowGroups",
+    "numerics.granularity": "PerChannel PerHead PerProjection PerTensor PerToken RowGroups",
     "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",

@@ -338,7 +338,7 @@ def _refuse_unsearched(node: fx.Node) -> None:
     operands = [called_module(argument) for argument in node.args[: len(record.operands)]]
     found = operands if record.search or record.noise else operands[1:]
     for module in found:
-        if isinstance(module, Observer) and not module.refined:
+        if isinstance(module, Observer) and not (module.refined or module.at_run_time):
             what = "searches scales" if record.search or record.noise else "fits weights"
             raise CalibrationError(
                 f"node {module.operand!r}: this recipe {what}, which running the model does not do: run "

@@ -23,7 +23,7 @@ from fxquant.graph.positions import works_on_positions
 from fxquant.graph.products import fitted, operand_role, product_of
 from fxquant.graph.rewrite import edit
 from fxquant.graph.values import is_complex
-from fxquant.numerics.granularity import PerHead, PerProjection, PerTensor, RowGroups
+from fxquant.numerics.granularity import PerHead, PerProjection, PerTensor, PerToken, RowGroups
 
 _OPERATORS: dict[Any, str] = {
     F.linear: "linear",
@@ -83,6 +83,8 @@ class Annotate:
         if refusal is not None:
             return replace(record, requested=False).left_float(refusal)
         obstacle = _obstacle(node, product, operands)
+        if obstacle is None and node.target is not F.linear:
+            _refuse_per_token(operands)
         return record.left_float(obstacle) if obstacle else record
 
     def _kept_exact(self, node: fx.Node) -> str | None:
@@ -183,6 +185,16 @@ def _switched_off(config: QuantConfig, product: Product, operator: str, module: 
     if product is Product.HEAD and not config.head:
         return "the head is switched off in the config"
     return None
+
+
+def _refuse_per_token(operands: tuple[Operand, ...]) -> None:
+    """Raise `ConfigError` for operands that have no tokens on their last axis, or no int8 product with a scale for each."""
+    for operand in operands:
+        if operand.spec is not None and isinstance(operand.spec.granularity, PerToken):
+            raise ConfigError(
+                f"operand {operand.name!r}: PerToken is for the inputs of linear layers, not of convolutions or attention: "
+                'give these a spec of their own, as by set_object_type("conv2d", ...) or LayerSpec(query=...)'
+            )
 
 
 def _obstacle(node: fx.Node, product: Product, operands: tuple[Operand, ...]) -> str | None:

@@ -45,7 +45,7 @@ def use_cpu_kernels(gm: fx.GraphModule) -> PassResult:
 def _linear(graph: fx.Graph, m: Match) -> fx.Node | None:
     root = m["root"]
     site, record = linear_site(root), record_of(root)
-    if site is None or record is None or site.weight_zero_point is not None:
+    if site is None or record is None or site.weight_zero_point is not None or site.row_scale is not None:
         return None
     weight, scale = tensor_of(site.weight), tensor_of(site.scale)
     depth = _last_axis(site.codes)

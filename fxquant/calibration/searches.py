@@ -187,7 +187,7 @@ def _order(site: Site, problem: Problem, options: ScaleSearch) -> list[Side]:
         wanted = [(problem.left, options.inputs), (problem.right, options.weights)]
         if options.weights_first:
             wanted.reverse()
-    return [side for side, on in wanted if on and all(p.observer is not None for p in side.parts)]
+    return [side for side, on in wanted if on and all(p.searched for p in side.parts)]
 
 
 def _bias(product: fx.Node) -> Tensor:

@@ -52,6 +52,11 @@ class Part:
         return cls(observer, values, initial, initial, torch.tensor(multipliers, device=values.device), clip_evenly)
 
     @property
+    def searched(self) -> bool:
+        """Whether it has scales to be searched."""
+        return self.observer is not None and not self.observer.at_run_time
+
+    @property
     def grouping(self) -> Groups:
         """How the groups lie, each of which is given a candidate of its own."""
         granularity = self.observer.spec.granularity if self.observer is not None else PerTensor()

@@ -26,6 +26,7 @@ DESCRIPTIONS = {
     "ema": "moving average of each batch's minimum and maximum",
     "percentile": "moving average of two quantiles of each batch",
     "omse": "minimum and maximum, shrunk by the factor with the least squared error",
+    "dynamic": "a scale per token for the inputs of linear layers, computed at run time",
     "base_ptq": "scales searched for the output of each product, attention included; uniform codes (PTQ4ViT)",
     "ptq4vit": "base_ptq with twin-uniform codes after softmax and GELU (PTQ4ViT)",
     "vanilla": "largest value of weights and inputs, and nothing else",

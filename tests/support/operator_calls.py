@@ -132,6 +132,8 @@ def function_calls() -> dict[str, Call]:
     a, b, per_head = make_codes(g, 3, 2, 4, 5), make_codes(g, 3, 2, 5, 6), torch.rand(2, 1, 1, generator=g)
     image, kernel = make_codes(g, 2, 3, 6, 6), torch.rand(3, 2, 2, generator=g)
     rows = make_codes(g, 2, 3, 20)
+    per_row = (torch.rand(2, 3, generator=g), torch.arange(6, dtype=torch.int32).view(2, 3))
+    rowed = (torch.rand(2, 18, generator=g), torch.arange(36, dtype=torch.int32).view(2, 18))
     calls = {
         "add_noise": (x, noise),
         "add_noise to an image": (image.float(), kernel),
@@ -142,13 +144,20 @@ def function_calls() -> dict[str, Call]:
         "dequantize": (rows, one, zero, *ranged),
         "dequantize along an axis": (rows, torch.rand(20, generator=g), None, *ranged, -1),
         "dequantize_log2": (rows.clamp(-1, 15),),
+        "dequantize_tokens": (rows, *per_row),
         "dequantize_twin": (rows, *twin),
         "extract_patches": (image, (2, 2), (2, 2), (1, 1), zero, 255),
         "fake_quantize_summed_twin": (torch.rand(3, 5, generator=g), torch.tensor(0.25), 127),
         "int8_linear": (*linear, None, None, *options),
         "int8_linear of an affine weight": (*linear, torch.arange(20, dtype=torch.int32), zero, *options),
+        "int8_linear of rows with their own scales": (*linear, None, None, *options, *rowed),
         "int8_linear_add": (*linear, x, *options),
+        "int8_linear_add to rows with their own scales": (*linear, x, *options, *rowed),
         "int8_linear_gelu_quantize": (*linear, "none", *options, one, zero, 0, 255, noise),
+        "int8_linear_gelu_quantize of rows with their own scales": (
+            *(*linear, "none", *options, one, zero, 0, 255, None),
+            *rowed,
+        ),
         "int8_linear_gelu_quantize_twin": (*linear, "none", *options, *twin, noise),
         "int8_linear_twin": (codes, weight, scale, scale * 2, bias, *options),
         "int8_linear_twin_add": (codes, weight, scale, scale * 2, bias, x, *options),
@@ -167,11 +176,14 @@ def function_calls() -> dict[str, Call]:
         ),
         "interpolate_scaled": (torch.randn(1, 2, 4, 3, generator=g), 1.5, 2.1, "bicubic", False),
         "layer_norm_quantize": (x, scale * 3000, bias, 1e-6, one, zero, 0, 255, noise),
+        "layer_norm_quantize_tokens": (x, scale * 3000, bias, 1e-6, False, 0, 255),
         "log_int_softmax": (torch.randn(2, 3, 4, 5, generator=g), torch.rand(3, generator=g) / 10, 15),
         "pack_twin": (rows.clamp(min=-127),),
         "quantize": (x, one, zero, 0, 255, None, noise),
         "quantize along an axis": (x, torch.rand(20, generator=g), torch.arange(20, dtype=torch.int32), *ranged, 2),
         "quantize_log2": (torch.rand(3, 5, generator=g), 15),
+        "quantize_tokens": (x, False, 0, 255),
+        "quantize_tokens to symmetric codes": (x.bfloat16(), True, -7, 7),
         "quantize_twin": (x, *twin, noise),
         "unpack_twin": (rows.view(torch.uint8),),
     }

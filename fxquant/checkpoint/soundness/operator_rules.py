@@ -20,6 +20,7 @@ from fxquant.ops import (
     denoise_bias,
     dequantize,
     dequantize_log2,
+    dequantize_tokens,
     dequantize_twin,
     extract_patches,
     fake_quantize_summed_twin,
@@ -34,11 +35,13 @@ from fxquant.ops import (
     integer_layer_norm,
     interpolate_scaled,
     layer_norm_quantize,
+    layer_norm_quantize_tokens,
     log_int_softmax,
     mark_invalid,
     pack_twin,
     quantize,
     quantize_log2,
+    quantize_tokens,
     quantize_twin,
     unpack_twin,
 )
@@ -55,7 +58,11 @@ _CONSTANT = {
     *("weight", "bias", "scale", "high", "low", "split", "noise", "out_scale", "zero_point", "out_zero_point"),
     *("output_zero_point", "input_zero_point", "weight_zero_point", "a_zero_point", "b_zero_point"),
 }
-_COMPUTED = {attention_quantize: {"bias"}, denoise_bias: {"bias", "weight"}}
+_COMPUTED = {
+    attention_quantize: {"bias"},
+    denoise_bias: {"bias", "weight"},
+    dequantize_tokens: {"scale", "zero_point"},
+}
 
 
 def check_given(target: Any, nodes: Mapping[str, Any]) -> None:
@@ -100,6 +107,31 @@ def _dequantize_twin(o: Operands) -> Any:
     o.stored_codes("codes")
     _twin(o)
     return _like(o, codes, torch.float32)
+
+
+def _quantize_tokens(o: Operands) -> Any:
+    return _per_token(o, o.tensor("x", *FLOATS))
+
+
+def _dequantize_tokens(o: Operands) -> Any:
+    codes = o.tensor("codes", torch.int8)
+    rows = None if codes is None else tuple(codes.shape[:-1])
+    o.shaped("scale", rows, dtypes=_FLOAT32)
+    o.shaped("zero_point", rows, dtypes=_INT32)
+    return _like(o, codes, torch.float32)
+
+
+def _per_token(o: Operands, x: Tensor | None) -> Any:
+    """Return codes, and the scale and the zero point of each row, of values `x`."""
+    o.one_of("symmetric", True, False)
+    o.codes_range()
+    if x is None:
+        return o.unknown
+    if x.dim() == 0 or x.shape[-1] == 0:
+        raise CheckpointError(f"x: expected rows, found shape {tuple(x.shape)}")
+    rows = tuple(x.shape[:-1])
+    shapes = ((tuple(x.shape), torch.int8), (rows, torch.float32), (rows, torch.int32))
+    return tuple(_result(o, shape, dtype) for shape, dtype in shapes)
 
 
 def _fake_quantize_summed_twin(o: Operands) -> Any:
@@ -180,10 +212,12 @@ def _linear(o: Operands) -> Any:
     outputs = shape and shape[-1:]
     o.shaped("weight_zero_point", outputs, dtypes=_INT32)
     o.shaped("input_zero_point", (), dtypes=_INT32)
+    _rows(o)
     return _result(o, shape, o.given["dtype"])
 
 
 def _linear_add(o: Operands) -> Any:
+    _rows(o)
     return _residual(o, _product(o, "scale"))
 
 
@@ -201,6 +235,7 @@ def _linear_gelu_quantize(o: Operands) -> Any:
     o.codes_range()
     _scale(o, "out_scale", "out_zero_point", shape)
     _noise(o, "noise", shape)
+    _rows(o)
     return _result(o, shape, torch.int8)
 
 
@@ -210,6 +245,7 @@ def _linear_gelu_quantize_twin(o: Operands) -> Any:
     o.codes_range()
     _twin(o)
     _noise(o, "noise", shape)
+    _rows(o)
     return _result(o, shape, torch.int8)
 
 
@@ -239,6 +275,13 @@ def _layer_norm_quantize(o: Operands) -> Any:
     _scale(o, "scale", "zero_point", sizes(x))
     _noise(o, "noise", sizes(x))
     return _like(o, x, torch.int8)
+
+
+def _layer_norm_quantize_tokens(o: Operands) -> Any:
+    x = o.tensor("x", *FLOATS)
+    _affine(o, sizes(x))
+    o.number("epsilon", 0, float("inf"))
+    return _per_token(o, x)
 
 
 def _integer_layer_norm(o: Operands) -> Any:
@@ -329,6 +372,19 @@ def _product(o: Operands, *scales: str) -> Shape:
     return *codes.shape[:-1], outputs
 
 
+def _rows(o: Operands) -> None:
+    """Check the scale and the zero point of each row of the codes of a linear layer: both of them, or none."""
+    codes = o.tensor("codes", torch.int8)
+    given = [o.given[name] is not None for name in ("row_scale", "row_zero_point")]
+    if any(given) and (not all(given) or o.given.get("weight_zero_point") is not None):
+        raise CheckpointError(
+            "expected scale and zero point of each row beside a symmetric weight, or neither of the two"
+        )
+    rows = None if codes is None else tuple(codes.shape[:-1])
+    o.shaped("row_scale", rows, dtypes=_FLOAT32)
+    o.shaped("row_zero_point", rows, dtypes=_INT32)
+
+
 def _matmul_shape(o: Operands) -> Shape:
     o.one_of("dtype", *_RESULTS)
     a, b = o.tensor("a", torch.int8), o.tensor("b", torch.int8)
@@ -416,6 +472,7 @@ RULES: dict[Any, Rule] = {
     denoise_bias: _denoise_bias,
     dequantize: _dequantize,
     dequantize_log2: _dequantize_log2,
+    dequantize_tokens: _dequantize_tokens,
     dequantize_twin: _dequantize_twin,
     extract_patches: _extract_patches,
     fake_quantize_summed_twin: _fake_quantize_summed_twin,
@@ -430,11 +487,13 @@ RULES: dict[Any, Rule] = {
     integer_layer_norm: _integer_layer_norm,
     interpolate_scaled: _interpolate_scaled,
     layer_norm_quantize: _layer_norm_quantize,
+    layer_norm_quantize_tokens: _layer_norm_quantize_tokens,
     log_int_softmax: _log_int_softmax,
     mark_invalid: _mark_invalid,
     pack_twin: _pack_twin,
     quantize: _quantize,
     quantize_log2: _quantize_log2,
+    quantize_tokens: _quantize_tokens,
     quantize_twin: _quantize_twin,
     unpack_twin: _unpack_twin,
 }

@@ -14,7 +14,15 @@ from fxquant.config.folds import folds_of
 from fxquant.config.quant_config import FLOAT_DTYPES, QuantConfig
 from fxquant.config.recipes.learned import vvtq
 from fxquant.config.recipes.placed import fqvit, itpn, psaq
-from fxquant.config.recipes.searched import base_ptq, noisyquant, noisyquant_ptq4vit, ptq4vit, statistics, vanilla
+from fxquant.config.recipes.searched import (
+    base_ptq,
+    dynamic,
+    noisyquant,
+    noisyquant_ptq4vit,
+    ptq4vit,
+    statistics,
+    vanilla,
+)
 from fxquant.errors import ConfigError
 from fxquant.observers import EMA, OMSE, MinMax, Percentile
 
@@ -34,6 +42,9 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     minmax, ema, percentile and omse are the observers of FQ-ViT for activations (affine, unsigned, per tensor); weights are
     symmetric per output channel, by their minimum and maximum. Other options go to the observer, such as ``alpha`` of
     percentile.
+
+    dynamic gives the input of each linear layer a scale per token, computed at run time from its smallest and largest value;
+    ``symmetric=True``: without zero points. The image keeps one scale, at 8 bits.
 
     base_ptq and ptq4vit search the scales of weights, inputs and both operands of the attention products (PTQ4ViT); ptq4vit
     also has twin-uniform quantisers after softmax and GELU. Options: ``metric`` and ``gradient`` (`Metric`, `Gradient` or
@@ -99,6 +110,7 @@ RECIPES: dict[str, Callable[..., QuantConfig]] = {
     "ema": partial(statistics, EMA),
     "percentile": partial(statistics, Percentile),
     "omse": partial(statistics, OMSE),
+    "dynamic": dynamic,
     "base_ptq": base_ptq,
     "ptq4vit": ptq4vit,
     "vanilla": vanilla,

@@ -8,11 +8,11 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from fxquant.config.layer_spec import LayerSpec
-from fxquant.config.operands import TensorSpec
+from fxquant.config.operands import TensorSpec, check_bool
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
 from fxquant.errors import ConfigError
-from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor
+from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor, PerToken
 from fxquant.observers import ObserverOptions
 from fxquant.observers.twin import TwinGELU, TwinSoftmax
 
@@ -23,6 +23,25 @@ E = TypeVar("E", bound=Enum)
 def statistics(observer: Callable[..., ObserverOptions], w_bits: int, a_bits: int, **options: Any) -> QuantConfig:
     """Return a config of an observer for activations: affine, unsigned, per tensor (FQ-ViT)."""
     return QuantConfig(LayerSpec(_weight(w_bits, PerChannel(0)), TensorSpec(a_bits, observer=observer(**options))))
+
+
+def dynamic(w_bits: int, a_bits: int, *, symmetric: bool = False) -> QuantConfig:
+    """
+    Return a config in which the input of each linear layer has a scale per token, computed at run time.
+
+    symmetric: without zero points. What convolutions read, and operands of attention, have one scale, by minimum and maximum.
+    """
+    check_bool("option symmetric", symmetric)
+    weight, static = _weight(w_bits, PerChannel(0)), TensorSpec(a_bits)
+    layer = LayerSpec(
+        weight,
+        TensorSpec(a_bits, signed=symmetric, symmetric=symmetric, granularity=PerToken()),
+        query=static,
+        key=static,
+        softmax=static,
+        value=static,
+    )
+    return QuantConfig(layer).set_object_type("conv2d", LayerSpec(weight, TensorSpec(IMAGE_BITS)))
 
 
 def ptq4vit(

@@ -26,6 +26,7 @@ from fxquant import (
     PerHead,
     PerProjection,
     PerTensor,
+    PerToken,
     QuantConfig,
     ScaleSearch,
     TensorSpec,
@@ -34,6 +35,7 @@ from fxquant import (
     recipe,
     recipes,
 )
+from fxquant.graph.meta import record_of
 from fxquant.observers import ObserverOptions
 from tests.support.models import images, small_swin, small_vit
 
@@ -291,3 +293,28 @@ def test_options_of_searches() -> None:
 def test_switches_of_searches(name: str) -> None:
     config = recipe(name, patch_embed=False, head=False, attention=False)
     assert (config.patch_embed, config.head, config.attention) == (False, False, False)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_dynamic_leaves_the_image_and_attention_one_scale(symmetric: bool) -> None:
+    config = fxquant.recipe("dynamic", 4, 6, symmetric=symmetric, attention=True)
+    gm = fxquant.prepare(small_vit(), config)
+    records = [r for r in map(record_of, gm.graph.nodes) if r is not None]
+    specs = {o.name: o.spec for r in records for o in r.operands}
+    assert specs["patch_embed.proj.input"] == TensorSpec(8)
+    assert specs["blocks.0.attn.qk.query"] == TensorSpec(6)
+    found = specs["blocks.0.mlp.fc2.input"]
+    assert found == TensorSpec(6, signed=symmetric, symmetric=symmetric, granularity=PerToken())
+    assert specs["blocks.0.mlp.fc2.weight"] == TensorSpec(4, signed=True, symmetric=True, granularity=PerChannel(0))
+
+
+def test_dynamic_keeps_what_an_outlier_token_spoils_for_one_scale() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(16, 16).eval(), torch.randn(1, 20, 16)
+    x[0, 3] *= 1000
+    y = model(x)
+    errors = {}
+    for name in ("minmax", "dynamic"):
+        quantized = fxquant.quantize(model, [x], name, progress=False)
+        errors[name] = float((quantized(x) - y)[0, 4:].norm() / y[0, 4:].norm())
+    assert errors["dynamic"] < 0.02 < errors["minmax"]
