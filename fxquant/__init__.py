@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     )
     from fxquant.observers.log2 import Log2, LogIntSoftmax
     from fxquant.observers.twin import TwinGELU, TwinSoftmax
+    from fxquant.reconstruction import reconstruct
     from fxquant.synthesis import synthesize
 
 __all__ = [
@@ -110,6 +111,7 @@ __all__ = [
     "quantize",
     "recipe",
     "recipes",
+    "reconstruct",
     "report",
     "save",
     "synthesize",
@@ -136,6 +138,7 @@ _HOMES = {
     "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",
+    "reconstruction": "reconstruct",
     "synthesis": "synthesize",
 }
 _MODULES = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}
