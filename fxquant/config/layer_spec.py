@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from fxquant.config.kinds import may_have, specs_for
@@ -88,6 +88,15 @@ class LayerSpec:
             raise ConfigError(
                 "LayerSpec.fit and a search with correct_bias=True both move the bias: use WeightFit.correction alone"
             )
+
+    def weight_only(self) -> LayerSpec:
+        """
+        Return this spec with every activation left float, as in W8A16: weights are stored as codes, and products are float.
+
+        A noisy bias goes, as it belongs to a quantised input.
+        """
+        activations = {role.value: None for role in Role if role is not Role.WEIGHT}
+        return replace(self, **activations, noise=None)
 
     def spec_for(self, role: Role) -> OperandSpec | None:
         """Return the spec of an operand that plays `role`."""

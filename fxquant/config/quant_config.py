@@ -121,6 +121,20 @@ class QuantConfig:
         """Whether the products of attention are quantised, or values between them."""
         return self.attention or (self.placement is not None and self.placement.opens_attention)
 
+    def weight_only(self) -> QuantConfig:
+        """
+        Return a config in which every activation stays float, and weights alone are quantised: see `LayerSpec.weight_only`.
+
+        Raises `ConfigError` where values are placed, as those are activations.
+        """
+        if self.placement is not None:
+            raise ConfigError(
+                "a placement rounds activations: 16 bits, which leave them float, are for recipes without one"
+            )
+        overrides = tuple(replace(o, spec=o.spec and o.spec.weight_only()) for o in self.overrides)
+        layer, trunk = self.layer and self.layer.weight_only(), self.trunk and self.trunk.weight_only()
+        return replace(self, layer=layer, trunk=trunk, overrides=overrides)
+
     def set_global(self, spec: LayerSpec | None) -> QuantConfig:
         """Return a config whose products without an override use `spec` (None: stay float)."""
         return replace(self, layer=spec)

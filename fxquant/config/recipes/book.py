@@ -26,12 +26,15 @@ from fxquant.config.recipes.searched import (
 from fxquant.errors import ConfigError
 from fxquant.observers import EMA, OMSE, MinMax, Percentile
 
+FLOAT_BITS = 16  # of activations that are not quantised, as in W8A16
 _SWITCHES = ("patch_embed", "head", "decoder", "attention", "strict_inputs")
 
 
 def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> QuantConfig:
     """
     Return the config of the recipe `name` (see `recipes`) at `w_bits` weight and `a_bits` activation bits.
+
+    a_bits=16 leaves all activations float: weights alone are codes, and products are float (W8A16).
 
     ``patch_embed``, ``head``, ``decoder`` (of the queries of a detector) and ``attention`` (bool) switch those products in
     every recipe, and ``float_dtype`` (a dtype, or its name such as "bfloat16") is what everything else is computed in.
@@ -72,11 +75,13 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     float_dtype = _float_dtype(options.pop("float_dtype", None))
     folds = folds_of(options.pop("folds", None))
     try:
-        config = RECIPES[name](w_bits, a_bits, **options)
+        config = RECIPES[name](w_bits, 8 if a_bits == FLOAT_BITS else a_bits, **options)
     except TypeError as error:
         raise ConfigError(
             f"recipe {name!r} does not take these options: {_refused(error)}; see fxquant recipes"
         ) from error
+    if a_bits == FLOAT_BITS:
+        config = config.weight_only()
     config = replace(config, **switches, float_dtype=float_dtype, folds=folds)
     if config.opens_attention and switches.get("attention") is False:
         raise ConfigError(
