@@ -56,15 +56,28 @@ def cpu_calls() -> dict[str, Call]:
     added = torch.randn(2, 2, 5, 5, generator=g).unbind()
     one = make_quantizer(g, 32, 8, "unsigned", True)
     table = gelu_table("none").clone()
+    per_row = (torch.rand(2, 3, generator=g), torch.arange(6, dtype=torch.int32).view(2, 3))
     limits = torch.tensor([[-8.0] * 2, [7.0] * 2])
     steps, pair = torch.randn(2, 3, 20, generator=g), torch.rand(2, generator=g) + 0.1
     return {
         "check_values": Call((torch.randn(4, 3, generator=g), -3.0, 3.0, "x", False, True), _check_values),
         "cpu_pack": Call((weight, 20, 8), _pack),
         "cpu_gemm": Call((*product, None, bias, None, x, *NO_QUANTIZER, False), _gemm),
-        "cpu_gemm of twin codes": Call((*product, scale * 2, bias, table, None, *NO_QUANTIZER, True), _gemm),
+        "cpu_gemm of twin codes": Call(
+            (*product, scale * 2, bias, table, None, *NO_QUANTIZER, True, None, None), _gemm
+        ),
         "cpu_gemm to codes": Call((*product, None, bias, table, None, *affine, False), _gemm),
         "cpu_gemm to twin codes": Call((*product, None, bias, None, None, *twin, False), _gemm),
+        "cpu_gemm of rows with their own scales": Call(
+            (*product, None, bias, table, None, *affine, False, *per_row), _gemm
+        ),
+        "cpu_layer_norm_quantize_tokens": Call(
+            (x, scale * 3000, bias, 1e-6, False, 0, 255), lambda *args: ops.layer_norm_quantize_tokens(*args)
+        ),
+        "cpu_quantize_tokens": Call((x, False, 0, 255), lambda *args: ops.quantize_tokens(*args)),
+        "cpu_quantize_tokens to symmetric codes": Call(
+            (x.bfloat16(), True, -7, 7), lambda *args: ops.quantize_tokens(*args)
+        ),
         "cpu_layer_norm_quantize": Call(
             (x, scale * 3000, bias, 1e-6, affine.scale, affine.zero_point, 0, 255, affine.noise),
             lambda x, w, b, e, s, z, qmin, qmax, n: ops.layer_norm_quantize(x, w, b, e, s, z, qmin, qmax, n),
@@ -137,6 +150,7 @@ def function_calls() -> dict[str, Call]:
     calls = {
         "add_noise": (x, noise),
         "add_noise to an image": (image.float(), kernel),
+        "attention": (*heads, 0.25, *added),
         "attention_quantize": (*heads, 0.25, *added, one, zero, 0, 255, torch.rand(32, generator=g)),
         "check_values": (torch.randn(4, 3, generator=g), -3.0, 3.0, "x", False, True),
         "mark_invalid": (torch.randn(4, 3, generator=g), torch.zeros(4), True),
@@ -204,7 +218,8 @@ def _pack(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
 def _gemm(
     codes: Tensor, packed: Tensor, compensation: Tensor, scale: Tensor, low: Any, bias: Tensor, table: Any, *rest: Any
 ) -> Tensor | None:
-    residual, *quantizer, bfloat16 = rest
+    residual, *quantizer, bfloat16 = rest[:9]
+    row_scale, row_zero = rest[9:] or (None, None)
     if table is not None and not torch.equal(table, gelu_table("none")):
         return None  # another function
     depth, outputs = codes.shape[-1], len(scale)
@@ -212,7 +227,10 @@ def _gemm(
     weight = torch.cat(panels)[:outputs].double()
     x = codes.double()
     if low is None:
-        y = (x @ weight.T + compensation[:outputs] + 128 * weight.sum(1)).float() * scale
+        acc = x @ weight.T + compensation[:outputs] + 128 * weight.sum(1)
+        sums = compensation[:outputs] // -128  # of the weight, as the kernel has them
+        y = (acc if row_zero is None else acc - row_zero[..., None] * sums).float() * scale
+        y = y if row_scale is None else y * row_scale[..., None]
     else:
         y = (x.clamp(min=0) @ weight.T).float() * scale + (x.clamp(max=0) @ weight.T).float() * low
     dtype = torch.bfloat16 if bfloat16 else torch.float32
