@@ -45,9 +45,9 @@ def int8_linear(
     fits = weight_zero_point is None and cpu.fits(codes, weight, scale, dtype)
     if fits and on_cpu_kernels(codes, weight, scale, bias, *own):
         return cpu.linear(codes, weight, scale, bias, dtype, rows=own)
-    plain = weight_zero_point is None and row_scale is None and row_zero_point is None
-    if plain and triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight):
-        return triton.operators.linear(codes, weight, scale, bias, dtype)
+    fits = weight_zero_point is None and triton.fits(codes, weight, scale, dtype)
+    if fits and on_triton_kernels(codes, weight, *own):
+        return triton.operators.linear(codes, weight, scale, bias, dtype, rows=own)
     check_linear(codes, weight, scale, bias, dtype, rows=own)
     rows = codes.reshape(-1, codes.shape[-1])
     acc = int_mm(rows, weight, pad_rows)[:, : scale.shape[0]]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import fxquant.ops
 from fxquant import ops
+from fxquant.errors import InputError
 from fxquant.kernels import use_backend
 from fxquant.kernels.activation_table import gelu_table
 from fxquant.numerics.learned_step import fake_quantize_learned, initial_weight_scales
@@ -109,11 +110,15 @@ def triton_calls() -> dict[str, Call]:
         torch.randn(2, 3, 20, generator=g),
     )
     affine, twin = make_quantizer(g, 20, 8, "unsigned", True), make_quantizer(g, 20, 8, "twin", True)
+    per_row = (torch.rand(2, 3, generator=g), torch.arange(6, dtype=torch.int32).view(2, 3))
     heads = (torch.rand(2, 1, 1, generator=g), torch.rand(2, 1, 1, generator=g))
     return {
         "triton_linear": Call((codes, weight, scale, None, bias, x, None, torch.float32, *NO_QUANTIZER), _linear),
         "triton_linear to codes": Call(
             (codes, weight, scale, scale * 2, bias, None, "none", torch.float32, *affine), _linear
+        ),
+        "triton_linear of rows with their own scales": Call(
+            (codes, weight, scale, None, bias, x, None, torch.float32, *NO_QUANTIZER, *per_row), _linear
         ),
         "triton_layer_norm_quantize": Call(
             (x, scale * 3000, bias, 1e-6, affine.scale, affine.zero_point, affine.noise, 0, 255),
@@ -319,9 +324,12 @@ def _interpolate(x: Tensor, height: float, width: float, mode: str, antialias: b
 def _linear(
     codes: Tensor, weight: Tensor, scale: Tensor, low: Any, bias: Tensor, residual: Any, gelu: Any, *rest: Any
 ) -> Tensor:
-    dtype, *quantizer = rest
+    dtype, *quantizer = rest[:8]
+    rows = rest[8:] or (None, None)
     if low is None:
-        y = ops.int8_linear(codes, weight, scale, bias, None, None, dtype, False)
+        y = ops.int8_linear(codes, weight, scale, bias, None, None, dtype, False, *rows)
+    elif rows != (None, None):
+        raise InputError("twin-uniform codes have one scale")
     else:
         y = ops.int8_linear_twin(codes, weight, scale, low, bias, dtype, False)
     y = y if gelu is None else F.gelu(y, approximate=gelu)

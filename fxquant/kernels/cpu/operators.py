@@ -25,11 +25,9 @@ from fxquant.kernels.checks import (
     check_tensor,
 )
 from fxquant.kernels.fake import register_fake
-from fxquant.kernels.quantizer import NO_QUANTIZER, Quantizer
+from fxquant.kernels.quantizer import NO_QUANTIZER, NO_ROWS, Quantizer, Rows
 
 LANES = 16
-Rows = tuple[Tensor | None, Tensor | None]  # scale and zero point of each row of codes
-NO_ROWS: Rows = (None, None)
 _FLOAT32 = torch.finfo(torch.float32)
 KERNELS = torch.ops.fxquant
 
