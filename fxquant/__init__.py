@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fxquant.config.quant_config import QuantConfig
     from fxquant.config.recipes.book import recipe, recipes
     from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
+    from fxquant.config.weight_fit import Correction, Rounding, WeightFit
     from fxquant.data.data_config import DataConfig
     from fxquant.errors import (
         CalibrationError,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     )
     from fxquant.observers.log2 import Log2, LogIntSoftmax
     from fxquant.observers.twin import TwinGELU, TwinSoftmax
+    from fxquant.reconstruction import reconstruct
     from fxquant.synthesis import synthesize
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "CalibrationError",
     "CheckpointError",
     "ConfigError",
+    "Correction",
     "DataConfig",
     "FxquantError",
     "Gradient",
@@ -87,6 +90,7 @@ __all__ = [
     "QuantConfig",
     "Report",
     "Role",
+    "Rounding",
     "RowGroups",
     "ScaleSearch",
     "TensorSpec",
@@ -96,6 +100,7 @@ __all__ = [
     "UnsupportedGraphError",
     "UsedRecipe",
     "Value",
+    "WeightFit",
     "calibrate",
     "compile",
     "convert",
@@ -106,6 +111,7 @@ __all__ = [
     "quantize",
     "recipe",
     "recipes",
+    "reconstruct",
     "report",
     "save",
     "synthesize",
@@ -122,6 +128,7 @@ _HOMES = {
     "config.quant_config": "QuantConfig",
     "config.recipes.book": "recipe recipes",
     "config.search": "Gradient Inputs Metric Noise NoisyBias ScaleSearch",
+    "config.weight_fit": "Correction Rounding WeightFit",
     "data.data_config": "DataConfig",
     "errors": "CalibrationError CheckpointError ConfigError FxquantError InputError PassError "
     "TrainingError UnsupportedGraphError",
@@ -131,6 +138,7 @@ _HOMES = {
     "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",
+    "reconstruction": "reconstruct",
     "synthesis": "synthesize",
 }
 _MODULES = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxquant import pipeline
+from fxquant.calibration.restored import restored_on_failure
 from fxquant.calibration.run_batches import collect_batches, run_batches, take_first
 from fxquant.calibration.searches import has_searches, run_searches
+from fxquant.calibration.weight_fits import forget_fits, has_fits, run_fits
 from fxquant.compiling.compile import compile_graph
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import recipe as make_recipe
@@ -139,14 +141,14 @@ def calibrate(
 
     batches: any iterable of image tensors ``(B, 3, H, W)``, of ``(images, targets)`` pairs, of tuples of several inputs, or of
     mappings by the names of the model's arguments: see `fxquant.graph.inputs.Arguments`. Where the config asks for it,
-    scales and noisy biases are then searched on these batches. memory: bytes that such a search may hold beyond the model
-    and the images; what is more goes to temporary files. seed fixes its random choices. Interrupted, a search leaves
-    `prepared` as it was.
+    scales and noisy biases are then searched on these batches, and weights are fitted to them. memory: bytes that this may
+    hold beyond the model and the images; what is more goes to temporary files. seed fixes its random choices. Interrupted, it
+    leaves `prepared` as it was.
 
     In a process group of ``torch.distributed`` every rank calls this, with its own share of the batches: every
     ``world_size``-th from its rank on. The result is the same on all of them, and that of one process over all batches in
     order. Ranks share out the batches where statistics are taken, the products where searches read the float model, and the
-    candidates of each search where they read quantised products; all else of a search runs on every rank.
+    candidates of each search where they read quantised products; all else of a search runs on every rank, and so do fits.
 
     Raises `CalibrationError` where there is no batch, or one that is empty, not finite or of another shape, and where all
     batches are one constant; it names the node and the batch. An input that only masks scores before a softmax may hold
@@ -157,10 +159,14 @@ def calibrate(
     expect_whole("memory", memory, least=1)
     expect_whole("seed", seed, least=0)
     refuse_different(prepared)
-    if has_searches(prepared):
-        run_searches(prepared, collect_batches(prepared, batches), progress, memory, seed)
+    if has_fits(prepared):
+        batches = list(batches)  # they are read once for statistics or searches, and once for the weights
+        with restored_on_failure(prepared):
+            forget_fits(prepared)
+            _observe(prepared, batches, progress, memory, seed)
+            run_fits(prepared, collect_batches(prepared, batches), progress, memory)
     else:
-        run_batches(prepared, batches, progress)
+        _observe(prepared, batches, progress, memory, seed)
     for recorder in _recorders(prepared):
         recorder.refuse_constant()
     return prepared
@@ -258,6 +264,14 @@ def compile(gm: fx.GraphModule, backend: str = "auto", example_inputs: Batch | N
     return compile_graph(gm, backend, inputs)
 
 
+def _observe(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bool, memory: int, seed: int) -> None:
+    """Take the statistics of the batches, and search what is searched for."""
+    if has_searches(prepared):
+        run_searches(prepared, collect_batches(prepared, batches), progress, memory, seed)
+    else:
+        run_batches(prepared, batches, progress)
+
+
 def _as_config(config: Any) -> QuantConfig:
     if config is None:
         return make_recipe("default")
@@ -319,13 +333,15 @@ def _recorded_inputs(prepared: fx.GraphModule) -> list[Tensor]:
 
 def _refuse_unsearched(node: fx.Node) -> None:
     record = record_of(node)
-    if record is None or (record.search is None and record.noise is None):
+    if record is None or (record.search is None and record.noise is None and record.fit is None):
         return
-    for argument in node.args[: len(record.operands)]:
-        module = called_module(argument)
+    operands = [called_module(argument) for argument in node.args[: len(record.operands)]]
+    found = operands if record.search or record.noise else operands[1:]
+    for module in found:
         if isinstance(module, Observer) and not (module.refined or module.at_run_time):
+            what = "searches scales" if record.search or record.noise else "fits weights"
             raise CalibrationError(
-                f"node {module.operand!r}: this recipe searches scales, which running the model does not do: run "
+                f"node {module.operand!r}: this recipe {what}, which running the model does not do: run "
                 "fxquant.calibrate(prepared, batches) before convert"
             )
 

@@ -73,7 +73,8 @@ class Annotate:
             layer = replace(layer, activation=layer.activation or TensorSpec())  # until it is known what was placed
         operands = tuple(_resolved(node, o) for o in _operands(node, product, label, layer))
         noise = layer.noise if _takes_noise(node, operands) else None
-        record = Record(product, module, label, operands, search=layer.search, noise=noise)
+        fit = layer.fit if operands[-1].role is Role.WEIGHT and operands[-1].spec is not None else None
+        record = Record(product, module, label, operands, search=layer.search, noise=noise, fit=fit)
         if all(o.spec is None for o in operands):
             refusal: str | None = f"left float by the config ({override or 'the global spec'})"
         else:

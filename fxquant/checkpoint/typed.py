@@ -17,6 +17,7 @@ from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json
 from fxquant.config.kinds import KINDS, OBSERVERS
 from fxquant.config.search import NoisyBias, ScaleSearch
+from fxquant.config.weight_fit import WeightFit
 from fxquant.data.data_config import DataConfig
 from fxquant.errors import CheckpointError
 from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe
@@ -30,7 +31,7 @@ _GRANULARITIES = (PerTensor, PerChannel, PerToken, PerHead, RowGroups, PerProjec
 
 def type_named(name: str) -> type | None:
     """Return the type that is stored by this name, None where there is none."""
-    stored: tuple[type, ...] = (Record, Operand, Capture, ScaleSearch, NoisyBias)
+    stored: tuple[type, ...] = (Record, Operand, Capture, ScaleSearch, NoisyBias, WeightFit)
     stored += (*_CARDS, *_GRANULARITIES, *OBSERVERS, *KINDS)
     return next((cls for cls in stored if cls.__name__ == name), None)
 

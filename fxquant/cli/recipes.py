@@ -37,7 +37,7 @@ DESCRIPTIONS = {
     "vvtq": "learned steps on all products, 8 bits for the first and last layers; for fxquant train (VVTQ)",
     "psaq": "as fqvit with one scale per value and float probabilities (PSAQ-ViT)",
 }
-SWITCHES = ("patch_embed", "head", "decoder", "attention", "strict_inputs", "float_dtype")
+SWITCHES = ("patch_embed", "head", "decoder", "attention", "strict_inputs", "float_dtype", "folds")
 _CHOICES = {
     "metric": tuple(member.value for member in Metric),
     "gradient": tuple(member.value for member in Gradient),

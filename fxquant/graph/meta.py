@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from fxquant.config.operands import Role
 from fxquant.config.search import NoisyBias, ScaleSearch
+from fxquant.config.weight_fit import WeightFit
 from fxquant.graph.card import ModelCard
 from fxquant.observers.operand_spec import OperandSpec
 
@@ -53,8 +54,8 @@ class Record:
 
     `label` is unique in the graph: the module path, with the product's purpose where one module holds several.
     `reason` says why the product stays float, None where it is quantised. `requested` tells whether the config asked
-    for it to be quantised. `search` and `noise` say what calibration looks for, `tokens` on how many of all tokens of the
-    calibration images it did.
+    for it to be quantised. `search`, `noise` and `fit` say what calibration looks for, `tokens` on how many of all tokens of
+    the calibration images it searched.
     """
 
     product: Product
@@ -65,12 +66,13 @@ class Record:
     reason: str | None = None
     search: ScaleSearch | None = None
     noise: NoisyBias | None = None
+    fit: WeightFit | None = None
     tokens: tuple[int, int] | None = None
 
     def left_float(self, reason: str) -> Record:
         """Return this record with every operand float, because of `reason`."""
         operands = tuple(replace(o, spec=None) for o in self.operands)
-        return replace(self, operands=operands, reason=reason, search=None, noise=None)
+        return replace(self, operands=operands, reason=reason, search=None, noise=None, fit=None)
 
 
 @dataclass(frozen=True)

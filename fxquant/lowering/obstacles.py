@@ -15,6 +15,8 @@ from fxquant.ops import (
     fake_quantize_summed_twin,
 )
 
+WEIGHT_ONLY = "the weight alone is quantised, and multiplies floats"
+
 
 def obstacle(node: fx.Node) -> str | None:
     """Return why a product of the QUANTISED stage cannot become an int8 product, None where it can."""
@@ -29,7 +31,11 @@ def obstacle(node: fx.Node) -> str | None:
         if is_quantized(value) and not any(read(value) for read in (quantized, quantized_twin, token_site)):
             return f"simulated: codes such as those of the {name} have no int8 form"
         if not _reads_codes(value):
-            return f"simulated: the {name} is float"
+            return (
+                "the weight alone is quantised, and multiplies floats"
+                if name == "input"
+                else f"simulated: the {name} is float"
+            )
     if not all(is_quantized(value) for value in node.args[:2]):
         return "simulated: an operand is cast after it was quantised"
     return _matmul_obstacle(node) if node.target is torch.matmul else _weight_obstacle(node)

@@ -148,7 +148,10 @@ def test_reasons_tell_the_config_from_the_graph() -> None:
     requested, reason = _reason(grouped, config, x=torch.randn(1, 4, 4, 4))
     assert requested
     assert "grouped convolution" in str(reason)
-    assert _reason(linear, QuantConfig(LayerSpec(activation=None))) == (True, "simulated: the input is float")
+    assert _reason(linear, QuantConfig(LayerSpec(activation=None))) == (
+        True,
+        "the weight alone is quantised, and multiplies floats",
+    )
 
 
 def test_a_module_called_twice_is_reported_twice() -> None:
