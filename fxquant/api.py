@@ -19,6 +19,7 @@ from fxquant.calibration.weight_fits import forget_fits, has_fits, run_fits
 from fxquant.compiling.compile import compile_graph
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import recipe as make_recipe
+from fxquant.config.recipes.default import Effort, effort_of
 from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import refuse_different
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError, expect_iterable, expect_whole
@@ -32,6 +33,8 @@ from fxquant.graph.trained import is_trained
 from fxquant.inspection.report import report
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
+from fxquant.reconstruction import reconstruct
+from fxquant.reconstruction.reconstruction_options import SHORT_ITERATIONS
 from fxquant.tracing.capture import capture, check_model
 from fxquant.tracing.free_sizes import Dynamic
 
@@ -216,6 +219,7 @@ def quantize(
     seed: int = 0,
     dynamic: Dynamic = (),
     progress: bool = True,
+    effort: Effort | str | None = None,
     **options: Any,
 ) -> fx.GraphModule:
     """
@@ -223,9 +227,12 @@ def quantize(
 
     recipe, w_bits, a_bits and options are those of `fxquant.recipe`, dynamic is that of `trace`. batches are those of
     `calibrate`; the first one is the example input for tracing, read by the rule of `fxquant.graph.inputs.Arguments`. seed
-    fixes every random choice of the recipe. progress: whether to show how far it has come. The recipe is noted on the card of
-    the result: see `fxquant.checkpoint.staged_graph.StagedGraph`.
+    fixes every random choice of the recipe. progress: whether to show how far it has come. effort: of the default recipe,
+    "fast", "better" (None) or "best", see `fxquant.config.recipes.default.Effort`. The recipe is noted on the card of the
+    result: see `fxquant.checkpoint.staged_graph.StagedGraph`.
     """
+    if effort is not None:
+        options = options | {"effort": effort_of(effort).value}
     config = make_recipe(recipe, w_bits, a_bits, **options)
     _refuse_target(target)
     check_model(model)
@@ -241,7 +248,12 @@ def quantize(
         if parameter is not None:
             example = moved(example, parameter.device, parameter.dtype)
         prepared = prepare(trace(model, example, dynamic), config) if dynamic else prepare(model, config, example)
-        calibrate(prepared, itertools.chain(taken, iterator), progress, seed=seed)
+        shown: Iterable[Batch] = itertools.chain(taken, iterator)
+        reconstructs = options.get("effort") == Effort.BEST.value and min(w_bits, a_bits) < 8
+        shown = list(shown) if reconstructs else shown
+        calibrate(prepared, shown, progress, seed=seed)
+        if reconstructs:
+            reconstruct(prepared, shown, progress, seed=seed, iterations=SHORT_ITERATIONS)
         gm = convert(prepared, target)
     set_card(gm, replace(card_of(gm), recipe=used_recipe(recipe, w_bits, a_bits, options)))
     return gm
