@@ -24,6 +24,7 @@ from fxquant.lowering.token_site import token_site
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.ops import (
+    attention,
     attention_quantize,
     dequantize,
     dequantize_twin,
@@ -36,7 +37,14 @@ from fxquant.ops import (
 from fxquant.ops.train_modules import TRAIN_MODULES
 
 _PAIRS = {dequantize: quantize, dequantize_twin: quantize_twin}
-_INTEGER = {*INT8_PRODUCTS, attention_quantize, extract_patches, layer_norm_quantize, layer_norm_quantize_tokens}
+_INTEGER = {
+    *INT8_PRODUCTS,
+    attention,
+    attention_quantize,
+    extract_patches,
+    layer_norm_quantize,
+    layer_norm_quantize_tokens,
+}
 _PRODUCTS_TO_LOWER = (F.linear, F.conv2d, torch.matmul)
 
 

@@ -21,7 +21,7 @@ from fxquant.measurement.option_values import format_value
 from fxquant.observers import GradientScale
 
 DESCRIPTIONS = {
-    "default": "omse",
+    "default": "most accurate without training: scales per token, norms reparameterised, weights fitted (ridge, GPTQ)",
     "minmax": "smallest and largest value seen",
     "ema": "moving average of each batch's minimum and maximum",
     "percentile": "moving average of two quantiles of each batch",

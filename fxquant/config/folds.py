@@ -67,10 +67,13 @@ def folds_of(value: object) -> Folds | None:
     """
     Return the folds that an option means: `Folds`, None, or names joined by a plus sign, as in ``"rotate+reparameterize"``.
 
-    The names are the switches of `Folds`, ``reparameterize`` and ``smooth``. Raises `ConfigError` for anything else.
+    The names are the switches of `Folds`, ``reparameterize`` and ``smooth``; ``"none"`` is for no fold where a recipe has some,
+    and None for those of the recipe. Raises `ConfigError` for anything else.
     """
     if value is None or isinstance(value, Folds):
         return value
+    if value == "none":
+        return Folds()
     names = value.split("+") if isinstance(value, str) else []
     norms = [_NORMS[name] for name in names if name in _NORMS]
     if not names or len(norms) > 1 or any(name not in SWITCHES and name not in _NORMS for name in names):

@@ -35,12 +35,12 @@ from fxquant.lowering.quantized import INT8_PRODUCTS, factors, is_quantized, pro
 from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_behind, quantizer_site
 from fxquant.numerics.granularity import PerToken
 from fxquant.observers.operand_spec import OperandSpec
-from fxquant.ops import attention_quantize
+from fxquant.ops import attention, attention_quantize
 from fxquant.ops.onednn_linear import onednn_linear
 
-_FLOAT_PRODUCTS = (*PRODUCTS, attention_quantize, KERNELS.cpu_attention.default)
+_FLOAT_PRODUCTS = (*PRODUCTS, attention, attention_quantize, KERNELS.cpu_attention.default)
 _INT8 = (*INT8_PRODUCTS, onednn_linear, KERNELS.cpu_gemm.default)
-_ATTENTION = (F.scaled_dot_product_attention, attention_quantize, KERNELS.cpu_attention.default)
+_ATTENTION = (F.scaled_dot_product_attention, attention, attention_quantize, KERNELS.cpu_attention.default)
 
 
 # The part of all multiply-accumulates from which on a difference between the model and its graph is told.

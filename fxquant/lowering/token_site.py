@@ -11,9 +11,15 @@ from torch import Tensor, fx
 
 from fxquant.graph.calls import arguments_of, call
 from fxquant.graph.meta import set_value
+from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.ops import dequantize_tokens, layer_norm_quantize_tokens, quantize_tokens
 
-TOKEN_QUANTIZERS = (quantize_tokens, layer_norm_quantize_tokens)
+TOKEN_QUANTIZERS = (
+    quantize_tokens,
+    layer_norm_quantize_tokens,
+    KERNELS.cpu_quantize_tokens.default,
+    KERNELS.cpu_layer_norm_quantize_tokens.default,
+)
 
 
 class TokenSite(NamedTuple):

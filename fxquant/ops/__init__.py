@@ -1,6 +1,6 @@
 """The operators that passes put into graphs: plain functions, each with a readable torch implementation."""
 
-from fxquant.ops.attention_quantize import attention_quantize
+from fxquant.ops.attention_quantize import attention, attention_quantize
 from fxquant.ops.check_input import check_input
 from fxquant.ops.check_values import check_values, mark_invalid
 from fxquant.ops.extract_patches import extract_patches
@@ -22,6 +22,7 @@ from fxquant.ops.twin import dequantize_twin, fake_quantize_summed_twin, pack_tw
 
 __all__ = [
     "add_noise",
+    "attention",
     "attention_quantize",
     "check_input",
     "check_values",

@@ -41,13 +41,14 @@ def int8_linear(
     `fxquant.ops.quantize_tokens` gave; `scale` and `bias` are then those of the weight and of the layer, which is symmetric.
     The result is ``scale[o] * row_scale * (codes - row_zero_point) @ weight.T + bias``. None: the input has one scale.
     """
-    # Kernels take symmetric weights, and so far one scale of the input.
-    plain = weight_zero_point is None and row_scale is None and row_zero_point is None
-    if plain and cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias):
-        return cpu.linear(codes, weight, scale, bias, dtype)
-    if plain and triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight):
-        return triton.operators.linear(codes, weight, scale, bias, dtype)
-    check_linear(codes, weight, scale, bias, dtype, rows=(row_scale, row_zero_point))
+    own = (row_scale, row_zero_point)
+    fits = weight_zero_point is None and cpu.fits(codes, weight, scale, dtype)
+    if fits and on_cpu_kernels(codes, weight, scale, bias, *own):
+        return cpu.linear(codes, weight, scale, bias, dtype, rows=own)
+    fits = weight_zero_point is None and triton.fits(codes, weight, scale, dtype)
+    if fits and on_triton_kernels(codes, weight, *own):
+        return triton.operators.linear(codes, weight, scale, bias, dtype, rows=own)
+    check_linear(codes, weight, scale, bias, dtype, rows=own)
     rows = codes.reshape(-1, codes.shape[-1])
     acc = int_mm(rows, weight, pad_rows)[:, : scale.shape[0]]
     if weight_zero_point is not None:

@@ -28,12 +28,12 @@ def int8_linear_add(
     residual ``(..., O)`` of any float dtype is cast to it. row_scale and row_zero_point are those of `int8_linear`.
     """
     check_given(residual=residual)
-    plain = row_scale is None and row_zero_point is None
-    if plain and cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, residual):
-        return cpu.linear(codes, weight, scale, bias, dtype, residual=residual)
-    if plain and triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight, residual):
-        return triton.operators.linear(codes, weight, scale, bias, dtype, residual=residual)
-    check_linear(codes, weight, scale, bias, dtype, residual=residual, rows=(row_scale, row_zero_point))
+    rows = (row_scale, row_zero_point)
+    if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, residual, *rows):
+        return cpu.linear(codes, weight, scale, bias, dtype, residual=residual, rows=rows)
+    if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight, residual, *rows):
+        return triton.operators.linear(codes, weight, scale, bias, dtype, residual=residual, rows=rows)
+    check_linear(codes, weight, scale, bias, dtype, residual=residual, rows=rows)
     y = int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows, row_scale, row_zero_point)
     return residual.to(dtype) + y
 

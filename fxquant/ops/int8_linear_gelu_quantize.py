@@ -37,11 +37,13 @@ def int8_linear_gelu_quantize(
     """
     check_given(out_scale=out_scale)
     quantizer = cpu.Quantizer(out_scale, out_zero_point, None, None, noise, qmin, qmax)
-    plain = row_scale is None and row_zero_point is None
-    if plain and cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, out_scale, noise):
-        return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
-    if plain and triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight):
-        return triton.operators.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
+    rows = (row_scale, row_zero_point)
+    if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, out_scale, noise, *rows):
+        return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer, rows=rows)
+    if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight, *rows):
+        return triton.operators.linear(
+            codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer, rows=rows
+        )
     y = int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows, row_scale, row_zero_point)
     y = F.gelu(y, approximate=approximate)
     return quantize(y, out_scale, out_zero_point, qmin, qmax, None, noise)
@@ -71,11 +73,13 @@ def int8_linear_gelu_quantize_twin(
     """
     check_given(high=high, low=low, split=split)
     quantizer = cpu.Quantizer(high, None, low, split, noise, qmin, qmax)
-    plain = row_scale is None and row_zero_point is None
-    if plain and cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, high, noise):
-        return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
-    if plain and triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight):
-        return triton.operators.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
+    rows = (row_scale, row_zero_point)
+    if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, high, noise, *rows):
+        return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer, rows=rows)
+    if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight, *rows):
+        return triton.operators.linear(
+            codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer, rows=rows
+        )
     y = int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows, row_scale, row_zero_point)
     y = F.gelu(y, approximate=approximate)
     return quantize_twin(y, high, low, split, qmin, qmax, noise)

@@ -45,6 +45,8 @@ def layer_norm_quantize_tokens(
 
     The first four arguments are those of `layer_norm_quantize`.
     """
+    if cpu.quantizes(x) and on_cpu_kernels(x, weight, bias):
+        return cpu.layer_norm_quantize_tokens(x, weight, bias, epsilon, symmetric, qmin, qmax)
     return quantize_tokens(_normalize(x, weight, bias, epsilon), symmetric, qmin, qmax)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fxquant.kernels import cpu, on_cpu_kernels
 from fxquant.kernels.checks import check_range, check_rows, check_tensor
 from fxquant.numerics import arithmetic
 
@@ -16,6 +17,8 @@ def quantize_tokens(x: Tensor, symmetric: bool, qmin: int, qmax: int) -> tuple[T
     The range of a row is that of its values and zero; symmetric: the zero point is 0. Unsigned 8-bit codes are stored minus
     128, and so is their zero point: ``x ~ (code - zero_point) * scale`` as both are stored.
     """
+    if cpu.quantizes(x) and on_cpu_kernels(x):
+        return cpu.quantize_tokens(x, symmetric, qmin, qmax)
     check_rows(x)
     check_range(qmin, qmax)
     codes, scale, zero_point = arithmetic.quantize_tokens(x, symmetric, qmin, qmax)

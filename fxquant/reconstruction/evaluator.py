@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from fxquant.graph.attributes import called_module
 from fxquant.observers.base import Observer
-from fxquant.reconstruction.operands import Operands
+from fxquant.reconstruction.straight_through import StraightThrough
 
 Plan = list[tuple[fx.Node, list[fx.Node]]]  # each node to run, and the values that nothing reads after it
 
@@ -22,7 +22,7 @@ class Evaluator(fx.Interpreter):
     operands: None lets every operand pass, as the float model has it.
     """
 
-    def __init__(self, gm: fx.GraphModule, operands: Operands | None = None) -> None:
+    def __init__(self, gm: fx.GraphModule, operands: StraightThrough | None = None) -> None:
         super().__init__(gm)
         self.operands = operands
         self.position = {node: i for i, node in enumerate(gm.graph.nodes)}
@@ -61,6 +61,11 @@ class Evaluator(fx.Interpreter):
             read.update(last)
             plan.append((node, last))
         return plan[::-1]
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return a constant of the model without the gradients that nobody reads."""
+        value = super().get_attr(target, args, kwargs)
+        return value.detach() if isinstance(value, Tensor) else value
 
     def _run(self, node: fx.Node) -> Any:
         if node.op == "call_module":

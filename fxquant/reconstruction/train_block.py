@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fxquant.distributed import rank, sum_over_ranks, world_size
-from fxquant.reconstruction.learned import Learned
-from fxquant.reconstruction.losses import Errors, Loss
-from fxquant.reconstruction.options import ReconstructionOptions
+from fxquant.reconstruction.block_loss import BlockLoss, Errors
+from fxquant.reconstruction.learned_block import LearnedBlock
+from fxquant.reconstruction.reconstruction_options import ReconstructionOptions
 
 Measure = Callable[[Tensor], Errors]  # of the images with these numbers
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BlockOutcome:
     """Losses of one block on the images held out, before and after it was trained, and whether that was kept."""
 
     label: str
@@ -32,24 +33,25 @@ class Trainer:
     """
     Trains blocks.
 
-    train, held_out: the numbers of the images. seed: of the order in which images are drawn. step: called with the loss of
-    each iteration.
+    train, held_out: the numbers of the images. seed: of the order in which images are drawn.
     """
 
     options: ReconstructionOptions
     train: Tensor
     held_out: Tensor
     seed: int
-    step: Callable[[Tensor], None]
 
-    def fit(self, label: str, learned: Learned, measure: Measure, index: int) -> Outcome:
+    def fit(
+        self, label: str, learned: LearnedBlock, measure: Measure, index: int, step: Callable[[float], object]
+    ) -> BlockOutcome:
         """
         Train the parameters `learned` of block number `index` by the errors that `measure` returns with gradients.
 
-        In a process group every rank takes its part of each batch, and gradients are those of the whole batch.
+        step is called with the loss of each iteration. In a process group every rank takes its part of each batch, and
+        gradients are those of the whole batch.
         """
         generator = torch.Generator().manual_seed(self.seed + index)
-        loss: Loss | None = None
+        loss: BlockLoss | None = None
         before = math.nan
         optimizer = self._optimizer(learned)
         for iteration in range(self.options.iterations):
@@ -58,7 +60,7 @@ class Trainer:
             numbers, share = _own_part(self.train[chosen])
             errors = measure(numbers)
             if loss is None:
-                loss = Loss(_averaged(errors, share), self.options.local_weight)
+                loss = BlockLoss(_averaged(errors, share), self.options.local_weight)
                 before = self._held_out_loss(loss, measure)
             value = loss.of(errors) * share
             optimizer.zero_grad()
@@ -68,16 +70,18 @@ class Trainer:
                     torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 )
             optimizer.step()
-            self.step(value.detach())
+            step(float(value.detach()))
         after = math.nan if loss is None else self._held_out_loss(loss, measure)
-        return Outcome(label, before, after, after < before)
+        return BlockOutcome(label, before, after, after < before)
 
-    def _optimizer(self, learned: Learned) -> torch.optim.Optimizer:
-        weights = [*learned.weights.values(), *learned.shifts.values()]
-        groups = [
-            {"params": weights, "step": self.options.step_of_weights},
-            {"params": list(learned.log_scales.values()), "step": self.options.step_of_scales},
+    def _optimizer(self, learned: LearnedBlock) -> torch.optim.Optimizer:
+        groups: list[dict[str, Any]] = [
+            {"params": list(learned.log_scales.values()), "step": self.options.step_of_scales}
         ]
+        for observer, weight in learned.weights.items():
+            step = self.options.step_of_weight(float(observer.calculate_qparams().scale.mean()))
+            own = [weight, learned.shifts[observer]] if observer in learned.shifts else [weight]
+            groups.append({"params": own, "step": step})
         return torch.optim.Adam([g for g in groups if g["params"]])
 
     def _set_steps(self, optimizer: torch.optim.Optimizer, iteration: int) -> None:
@@ -87,7 +91,7 @@ class Trainer:
             group["lr"] = group["step"] * factor
 
     @torch.no_grad()
-    def _held_out_loss(self, loss: Loss, measure: Measure) -> float:
+    def _held_out_loss(self, loss: BlockLoss, measure: Measure) -> float:
         """Return the loss over all images held out."""
         total = torch.zeros((), dtype=torch.float64)
         for numbers in self.held_out.split(self.options.batch_size):
@@ -105,10 +109,3 @@ def _averaged(errors: Errors, share: float) -> Errors:
     """Return the errors of the batch that all ranks have a part of."""
     local = sum_over_ranks(errors.local * share)
     return Errors(local, None if errors.remote is None else sum_over_ranks(errors.remote * share))
-
-
-def images_held_out(count: int, part: float) -> tuple[Sequence[int], Sequence[int]]:
-    """Return the numbers of the images to train on and of those held out, which are spread evenly."""
-    held = max(1, round(count * part))
-    out = {int((i + 0.5) * count / held) for i in range(held)}
-    return [i for i in range(count) if i not in out], sorted(out)

@@ -15,6 +15,7 @@ from fxquant.errors import CheckpointError
 from fxquant.numerics.arithmetic import LARGEST_STEP
 from fxquant.ops import (
     add_noise,
+    attention,
     attention_quantize,
     check_values,
     denoise_bias,
@@ -59,6 +60,7 @@ _CONSTANT = {
     *("output_zero_point", "input_zero_point", "weight_zero_point", "a_zero_point", "b_zero_point"),
 }
 _COMPUTED = {
+    attention: {"bias"},
     attention_quantize: {"bias"},
     denoise_bias: {"bias", "weight"},
     dequantize_tokens: {"scale", "zero_point"},
@@ -299,12 +301,24 @@ def _integer_layer_norm(o: Operands) -> Any:
 
 
 def _attention_quantize(o: Operands) -> Any:
+    o.codes_range()
+    shape = _attention_shape(o)
+    _scale(o, "scale", "zero_point", shape)
+    _noise(o, "noise", shape)
+    return _result(o, shape, torch.int8)
+
+
+def _attention(o: Operands) -> Any:
+    q, shape = o.tensor("q", *FLOATS, axes=(4,)), _attention_shape(o)
+    return o.unknown if q is None else _result(o, shape, q.dtype)
+
+
+def _attention_shape(o: Operands) -> Shape:
+    """Check what attention reads, and return the shape of its result with the heads side by side."""
     q, k, v = (o.tensor(name, *FLOATS, axes=(4,)) for name in ("q", "k", "v"))
     o.number("factor", float("-inf"), float("inf"))
-    o.codes_range()
     if q is None or k is None or v is None:
-        _scale(o, "scale", "zero_point", None)
-        return o.unknown
+        return None
     batch, heads, rows, depth = q.shape
     if k.shape != v.shape or k.shape != (batch, heads, k.shape[2], depth) or not q.dtype is k.dtype is v.dtype:
         found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (q, k, v))
@@ -313,10 +327,7 @@ def _attention_quantize(o: Operands) -> Any:
     mask = o.optional("mask", *FLOATS, axes=(3,))
     if mask is not None and (mask.shape[1:] != (rows, k.shape[2]) or not mask.shape[0] or batch % mask.shape[0]):
         raise CheckpointError(f"mask: expected ({batch}, {rows}, {k.shape[2]}) or a part of it, found {sizes(mask)}")
-    shape = (batch, rows, heads * depth)
-    _scale(o, "scale", "zero_point", shape)
-    _noise(o, "noise", shape)
-    return _result(o, shape, torch.int8)
+    return batch, rows, heads * depth
 
 
 def _extract_patches(o: Operands) -> Any:
@@ -467,6 +478,7 @@ def _result(o: Operands, shape: Shape, dtype: torch.dtype) -> Any:
 
 RULES: dict[Any, Rule] = {
     add_noise: _add_noise,
+    attention: _attention,
     attention_quantize: _attention_quantize,
     check_values: _check_values,
     denoise_bias: _denoise_bias,

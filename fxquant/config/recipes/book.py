@@ -12,6 +12,7 @@ import torch
 
 from fxquant.config.folds import folds_of
 from fxquant.config.quant_config import FLOAT_DTYPES, QuantConfig
+from fxquant.config.recipes.default import default
 from fxquant.config.recipes.learned import vvtq
 from fxquant.config.recipes.placed import fqvit, itpn, psaq
 from fxquant.config.recipes.searched import (
@@ -82,7 +83,7 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
         ) from error
     if a_bits == FLOAT_BITS:
         config = config.weight_only()
-    config = replace(config, **switches, float_dtype=float_dtype, folds=folds)
+    config = replace(config, **switches, float_dtype=float_dtype, folds=config.folds if folds is None else folds)
     if config.opens_attention and switches.get("attention") is False:
         raise ConfigError(
             f"recipe {name!r} rounds values inside attention: another Placement leaves them float, attention=False does not"
@@ -110,7 +111,7 @@ def recipes() -> tuple[str, ...]:
 
 
 RECIPES: dict[str, Callable[..., QuantConfig]] = {
-    "default": partial(statistics, OMSE),
+    "default": default,
     "minmax": partial(statistics, MinMax),
     "ema": partial(statistics, EMA),
     "percentile": partial(statistics, Percentile),

@@ -10,7 +10,7 @@ from typing import Any
 from fxquant.errors import ConfigError, expect_whole
 
 PUBLISHED_ITERATIONS = 3000
-_WEIGHT_LR, _SCALE_LR = 2e-5, 2e-4
+_WEIGHT_LR, _RELATIVE_LR, _SCALE_LR = 2e-5, 0.002, 2e-4
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class ReconstructionOptions:
     How blocks are reconstructed; the defaults are those of GLF-Q.
 
     iterations: of each block. batch_size: images of each iteration, of all processes together.
-    weight_lr: the step of Adam for weights and biases, absolute. None is 2e-5 for 3000 iterations or more. For fewer it is
-    longer in proportion, so that a weight can get as far.
-    scale_lr: the step for the logarithms of the scales of activations. None is 2e-4, likewise.
+    weight_lr: the step of Adam for weights and biases. None is 2e-5 for 3000 iterations or more. For fewer it is 0.002 of the
+    distance between neighbouring codes, which is about as much at 4 bits, times the root of how many times fewer there are.
+    scale_lr: the step for the logarithms of the scales of activations. None is 2e-4, times that root.
     local_weight: of the loss at the output of the block, where that of the global feature counts as 1.
     cosine: let the steps shrink to nothing along a cosine. None does so for fewer than 3000 iterations.
     held_out: the part of the images that no block is trained on; they tell whether what was trained is kept.
@@ -51,10 +51,11 @@ class ReconstructionOptions:
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out must lie between 0 and 1, got {self.held_out!r}")
 
-    @property
-    def step_of_weights(self) -> float:
-        """The first step of Adam for weights and biases."""
-        return _WEIGHT_LR * self._hurry if self.weight_lr is None else self.weight_lr
+    def step_of_weight(self, between_codes: float) -> float:
+        """Return the first step of Adam for a weight and its bias; between_codes: the mean distance of neighbouring codes."""
+        if self.weight_lr is not None:
+            return self.weight_lr
+        return _WEIGHT_LR if self._hurry == 1 else _RELATIVE_LR * self._hurry * between_codes
 
     @property
     def step_of_scales(self) -> float:
@@ -68,7 +69,8 @@ class ReconstructionOptions:
 
     @property
     def _hurry(self) -> float:
-        return max(1.0, PUBLISHED_ITERATIONS / self.iterations)
+        ratio: float = max(1.0, PUBLISHED_ITERATIONS / self.iterations)
+        return math.sqrt(ratio)
 
 
 def make_options(given: dict[str, Any]) -> ReconstructionOptions:

@@ -11,11 +11,11 @@ from torch import Tensor, fx
 from fxquant.graph.attributes import bias_of, called_module, reads_tensor, weight_of
 from fxquant.observers.base import Observer
 from fxquant.reconstruction.evaluator import weight_observer
-from fxquant.reconstruction.operands import Operands, has_trainable_scale, is_uniform
+from fxquant.reconstruction.straight_through import StraightThrough, has_trainable_scale, is_uniform
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class LearnedBlock:
     """
     The parameters of one block; each starts from what the observer holds.
 
@@ -28,9 +28,9 @@ class Learned:
     log_scales: dict[Observer, Tensor]
 
     @staticmethod
-    def of(nodes: Iterable[fx.Node], settled: set[Observer]) -> Learned:
+    def of(nodes: Iterable[fx.Node], settled: set[Observer]) -> LearnedBlock:
         """Return the parameters of the operators `nodes` of a block; what is `settled` belongs to a block before."""
-        found = Learned({}, {}, {})
+        found = LearnedBlock({}, {}, {})
         for node in nodes:
             observer = weight_observer(node)
             if observer is not None and observer not in settled and is_uniform(observer):
@@ -61,9 +61,9 @@ class Learned:
         """All that is trained."""
         return [*self.weights.values(), *self.shifts.values(), *self.log_scales.values()]
 
-    def operands(self) -> Operands:
+    def operands(self) -> StraightThrough:
         """Return the operands as they are while these parameters are trained."""
-        return Operands(self.weights, self.log_scales, self.shifts)
+        return StraightThrough(self.weights, self.log_scales, self.shifts)
 
     @torch.no_grad()
     def store(self) -> None:

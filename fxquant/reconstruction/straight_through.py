@@ -15,7 +15,7 @@ from fxquant.observers.base import Observer
 
 
 @dataclass(eq=False)
-class Operands:
+class StraightThrough:
     """
     Quantise operands by their observers.
 

@@ -26,7 +26,7 @@ class Errors:
 
 
 @dataclass(frozen=True)
-class Loss:
+class BlockLoss:
     """
     ``remote / G0 + weight * local / L0``: the global feature and local loss of GLF-Q.
 
