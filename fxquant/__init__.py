@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fxquant import models
     from fxquant.api import calibrate, compile, convert, prepare, prepare_qat, quantize, trace
     from fxquant.checkpoint import load, save
+    from fxquant.config.folds import Folds, Reparameterize, Smooth
     from fxquant.config.layer_spec import LayerSpec
     from fxquant.config.operands import IntegerNorm, Role, TensorSpec, Value
     from fxquant.config.placement import Placement
@@ -61,6 +62,7 @@ __all__ = [
     "ConfigError",
     "Correction",
     "DataConfig",
+    "Folds",
     "FxquantError",
     "Gradient",
     "GradientScale",
@@ -88,11 +90,13 @@ __all__ = [
     "Placement",
     "PowerOfTwoFactor",
     "QuantConfig",
+    "Reparameterize",
     "Report",
     "Role",
     "Rounding",
     "RowGroups",
     "ScaleSearch",
+    "Smooth",
     "TensorSpec",
     "TrainingError",
     "TwinGELU",
@@ -122,6 +126,7 @@ __all__ = [
 _HOMES = {
     "api": "calibrate compile convert prepare prepare_qat quantize trace",
     "checkpoint": "load save",
+    "config.folds": "Folds Reparameterize Smooth",
     "config.layer_spec": "LayerSpec",
     "config.operands": "IntegerNorm Role TensorSpec Value",
     "config.placement": "Placement",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxquant import pipeline
+from fxquant.calibration.observe_norms import has_norm_folds, observe_norms
 from fxquant.calibration.restored import restored_on_failure
 from fxquant.calibration.run_batches import collect_batches, run_batches, take_first
 from fxquant.calibration.searches import has_searches, run_searches
@@ -143,7 +144,8 @@ def calibrate(
     Show `prepared` the calibration `batches` and return it; statistics add to those it holds.
 
     batches: any iterable of image tensors ``(B, 3, H, W)``, of ``(images, targets)`` pairs, of tuples of several inputs, or of
-    mappings by the names of the model's arguments: see `fxquant.graph.inputs.Arguments`. Where the config asks for it,
+    mappings by the names of the model's arguments: see `fxquant.graph.inputs.Arguments`. Where the config asks for it, norms
+    are folded first, once, by what these batches show of their channels, which leaves what `prepared` computes as it is;
     scales and noisy biases are then searched on these batches, and weights are fitted to them. memory: bytes that this may
     hold beyond the model and the images; what is more goes to temporary files. seed fixes its random choices. Interrupted, it
     leaves `prepared` as it was.
@@ -162,6 +164,10 @@ def calibrate(
     expect_whole("memory", memory, least=1)
     expect_whole("seed", seed, least=0)
     refuse_different(prepared)
+    if has_norm_folds(prepared):
+        batches = list(batches)  # they are read once to fold, and once more
+        observers = observe_norms(prepared, collect_batches(prepared, batches), progress)
+        pipeline.run(prepared, pipeline.norm_passes(observers), Stage.PREPARED)
     if has_fits(prepared):
         batches = list(batches)  # they are read once for statistics or searches, and once for the weights
         with restored_on_failure(prepared):
@@ -345,6 +351,11 @@ def _recorded_inputs(prepared: fx.GraphModule) -> list[Tensor]:
 
 def _refuse_unsearched(node: fx.Node) -> None:
     record = record_of(node)
+    if record is not None and record.fold is not None:
+        raise CalibrationError(
+            f"node {record.label!r}: this recipe folds norms, which running the model does not do: run "
+            "fxquant.calibrate(prepared, batches) before convert"
+        )
     if record is None or (record.search is None and record.noise is None and record.fit is None):
         return
     operands = [called_module(argument) for argument in node.args[: len(record.operands)]]

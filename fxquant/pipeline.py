@@ -19,6 +19,7 @@ from fxquant.errors import FxquantError, PassError, UnsupportedGraphError
 from fxquant.graph.attributes import prune
 from fxquant.graph.rewrite import Pass
 from fxquant.graph.stages import Stage, set_stage
+from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import SeenInput
 from fxquant.passes.add_drop_path import AddDropPath
 from fxquant.passes.add_noise import add_noise
@@ -55,10 +56,12 @@ from fxquant.passes.own_products import own_products
 from fxquant.passes.quantize_early import quantize_early
 from fxquant.passes.quantize_operands import quantize_operands
 from fxquant.passes.record_inputs import RecordInputs
+from fxquant.passes.reparameterize_norms import ReparameterizeNorms
 from fxquant.passes.restore_float import RestoreFloat
 from fxquant.passes.rotate_heads import RotateHeads
 from fxquant.passes.rotate_residual import RotateResidual
 from fxquant.passes.scale_scores import scale_scores
+from fxquant.passes.smooth_norms import SmoothNorms
 from fxquant.passes.spell_convolutions import spell_convolutions
 from fxquant.passes.train_batch_norms import train_batch_norms
 from fxquant.passes.use_cpu_kernels import use_cpu_kernels
@@ -107,6 +110,11 @@ def fold_passes(folds: Folds) -> tuple[Pass, ...]:
         *((RotateResidual(folds.seed),) if folds.rotate else ()),
         *((RotateHeads(folds.seed),) if folds.rotate_heads else ()),
     )
+
+
+def norm_passes(observers: Mapping[str, Observer]) -> tuple[Pass, ...]:
+    """Return the passes of `fxquant.calibrate` that fold norms; observers: what saw each channel, by the name of the norm."""
+    return ReparameterizeNorms(observers), SmoothNorms(observers)  # each does what the records ask it for
 
 
 def qat_passes(config: QuantConfig, drop_path: float) -> tuple[Pass, ...]:

@@ -108,6 +108,10 @@ class QuantConfig:
             raise ConfigError(
                 f"a placement rounds float32 values, which float_dtype={self.float_dtype} are not: leave it out"
             )
+        if self.folds is not None and self.folds.norms is not None:
+            raise ConfigError(
+                "a placement rounds norms whoever reads them, and Folds.norms changes them: use norms=None"
+            )
         for layer in (self.layer, self.trunk, *(o.spec for o in self.overrides)):
             for name in ("search", "noise", "fit"):
                 if layer is not None and getattr(layer, name) is not None:

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from fxquant.graph.attributes import bias_of, read_buffer, set_bias, tensor_of, weight_of
 from fxquant.graph.calls import arguments_of, call
-from fxquant.graph.meta import inherit_meta, module_path
+from fxquant.graph.meta import inherit_meta, known_value, module_path
 
 Change = Callable[[Tensor], Tensor]
 
@@ -105,3 +105,14 @@ def replace_norm(norm: fx.Node, target: Any, **changed: Any) -> fx.Node:
     norm.replace_all_uses_with(new)
     norm.graph.erase_node(norm)
     return new
+
+
+def set_norm_tensors(norm: fx.Node, scale: Tensor, shift: Tensor) -> None:
+    """Give a norm another scale and shift, ``(C,)`` each; an RMS norm, which has no shift, is given one of zeros."""
+    path, dtype = module_path(norm), known_value(norm).dtype
+    with norm.graph.inserting_before(norm):
+        weight, bias = (
+            read_buffer(norm.graph, f"{path}.{name}_folded".lstrip("."), value.to(dtype))
+            for name, value in (("weight", scale), ("bias", shift))
+        )
+    replace_norm(norm, norm.target, weight=weight, bias=bias)
