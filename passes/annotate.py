@@ -103,7 +103,7 @@ class Annotate:
             return None
         if type(spec) is not TensorSpec or spec.trained:
             return None
-        return fold if isinstance(fold, Smooth) or isinstance(spec.granularity, PerTensor) else None
+        return fold if isinstance(fold, Smooth) or isinstance(spec.granularity, PerTensor | PerToken) else None
 
     def _layer_of(self, node: fx.Node, product: Product) -> LayerSpec | None:
         """Return the spec of a product without an override."""

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from fxquant.calibration.batch import Inputs, run_batch
-from fxquant.config.folds import Smooth
+from fxquant.config.folds import Reparameterize, Smooth
 from fxquant.config.operands import TensorSpec
 from fxquant.distributed import together
 from fxquant.errors import CalibrationError, InputError, UnsupportedGraphError
@@ -41,7 +41,7 @@ def observe_norms(prepared: fx.GraphModule, batches: Sequence[Inputs], progress:
     except InputError as error:
         raise CalibrationError(f"calibration batch 0: {error}") from error
     sites = norm_sites(prepared.graph)
-    if not sites:
+    if not sites and _strict(prepared):
         raise UnsupportedGraphError(
             "folds: norms expected a norm that quantised linear layers alone read, channel by channel, found none: leave it out"
         )
@@ -57,6 +57,12 @@ def observe_norms(prepared: fx.GraphModule, batches: Sequence[Inputs], progress:
             return {name: observer.cpu() for name, observer in observers.items()}
 
         return together(run)[0]
+
+
+def _strict(prepared: fx.GraphModule) -> bool:
+    """Say whether a model without a norm to fold is refused."""
+    folds = [record.fold for n in prepared.graph.nodes if (record := record_of(n)) is not None]
+    return any(isinstance(fold, Smooth) or (isinstance(fold, Reparameterize) and fold.strict) for fold in folds)
 
 
 def _observer(site: NormSite) -> Observer:

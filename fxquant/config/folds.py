@@ -10,7 +10,13 @@ from fxquant.errors import ConfigError, expect_whole
 
 @dataclass(frozen=True)
 class Reparameterize:
-    """Give each channel of a norm that linear layers read the same range, by its scale and shift (RepQ-ViT)."""
+    """
+    Give each channel of a norm that linear layers read the same range, by its scale and shift (RepQ-ViT).
+
+    strict: refuse a model in which there is no such norm.
+    """
+
+    strict: bool = True
 
 
 @dataclass(frozen=True)

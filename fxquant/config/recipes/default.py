@@ -41,7 +41,7 @@ def default(w_bits: int, a_bits: int, *, effort: Effort | str = Effort.BETTER) -
 
     effort: see `Effort`; "fast" leaves the weights as they are.
     """
-    config = replace(dynamic(w_bits, a_bits), folds=Folds(norms=Reparameterize()))
+    config = replace(dynamic(w_bits, a_bits), folds=Folds(norms=Reparameterize(strict=False)))
     if effort_of(effort) is Effort.FAST:
         return config
     fit = WeightFit(ridge=RIDGES, clip=w_bits <= CLIPPED_BITS)
