@@ -40,7 +40,9 @@ def gptq(
     own = None
     if error is not None and asymmetry:
         own = asymmetry * (error[order][:, order] @ upper.T).triu(1) @ upper
-    moved = weight.double()[:, order].T.contiguous()  # (K, O), so that what one column of the weight needs lies together
+    moved = weight.double()[
+        :, order
+    ].T.contiguous()  # (K, O), so that what one column of the weight needs lies together
     rounded = torch.empty_like(moved)
     for start in range(0, len(order), block):
         end = min(start + block, len(order))
