@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fxquant import models
     from fxquant.api import calibrate, compile, convert, prepare, prepare_qat, quantize, trace
     from fxquant.checkpoint import load, save
+    from fxquant.config.folds import Folds, Reparameterize, Smooth
     from fxquant.config.layer_spec import LayerSpec
     from fxquant.config.operands import IntegerNorm, Role, TensorSpec, Value
     from fxquant.config.placement import Placement
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     )
     from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe
     from fxquant.inspection.report import Report, report
-    from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+    from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
     from fxquant.observers import (
         EMA,
         OMSE,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     )
     from fxquant.observers.log2 import Log2, LogIntSoftmax
     from fxquant.observers.twin import TwinGELU, TwinSoftmax
+    from fxquant.reconstruction import reconstruct
     from fxquant.synthesis import synthesize
 
 __all__ = [
@@ -60,6 +62,7 @@ __all__ = [
     "ConfigError",
     "Correction",
     "DataConfig",
+    "Folds",
     "FxquantError",
     "Gradient",
     "GradientScale",
@@ -82,15 +85,18 @@ __all__ = [
     "PerHead",
     "PerProjection",
     "PerTensor",
+    "PerToken",
     "Percentile",
     "Placement",
     "PowerOfTwoFactor",
     "QuantConfig",
+    "Reparameterize",
     "Report",
     "Role",
     "Rounding",
     "RowGroups",
     "ScaleSearch",
+    "Smooth",
     "TensorSpec",
     "TrainingError",
     "TwinGELU",
@@ -109,6 +115,7 @@ __all__ = [
     "quantize",
     "recipe",
     "recipes",
+    "reconstruct",
     "report",
     "save",
     "synthesize",
@@ -119,6 +126,7 @@ __all__ = [
 _HOMES = {
     "api": "calibrate compile convert prepare prepare_qat quantize trace",
     "checkpoint": "load save",
+    "config.folds": "Folds Reparameterize Smooth",
     "config.layer_spec": "LayerSpec",
     "config.operands": "IntegerNorm Role TensorSpec Value",
     "config.placement": "Placement",
@@ -131,10 +139,11 @@ _HOMES = {
     "TrainingError UnsupportedGraphError",
     "graph.card": "MeasuredAccuracy ModelCard UsedRecipe",
     "inspection.report": "Report report",
-    "numerics.granularity": "PerChannel PerHead PerProjection PerTensor RowGroups",
+    "numerics.granularity": "PerChannel PerHead PerProjection PerTensor PerToken RowGroups",
     "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",
+    "reconstruction": "reconstruct",
     "synthesis": "synthesize",
 }
 _MODULES = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxquant import pipeline
+from fxquant.calibration.observe_norms import has_norm_folds, observe_norms
 from fxquant.calibration.restored import restored_on_failure
 from fxquant.calibration.run_batches import collect_batches, run_batches, take_first
 from fxquant.calibration.searches import has_searches, run_searches
@@ -19,6 +20,7 @@ from fxquant.calibration.weight_fits import forget_fits, has_fits, run_fits
 from fxquant.compiling.compile import compile_graph
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import recipe as make_recipe
+from fxquant.config.recipes.default import Effort, effort_of
 from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import refuse_different
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError, expect_iterable, expect_whole
@@ -32,6 +34,8 @@ from fxquant.graph.trained import is_trained
 from fxquant.inspection.report import report
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
+from fxquant.reconstruction import reconstruct
+from fxquant.reconstruction.reconstruction_options import SHORT_ITERATIONS
 from fxquant.tracing.capture import capture, check_model
 from fxquant.tracing.free_sizes import Dynamic
 
@@ -140,7 +144,8 @@ def calibrate(
     Show `prepared` the calibration `batches` and return it; statistics add to those it holds.
 
     batches: any iterable of image tensors ``(B, 3, H, W)``, of ``(images, targets)`` pairs, of tuples of several inputs, or of
-    mappings by the names of the model's arguments: see `fxquant.graph.inputs.Arguments`. Where the config asks for it,
+    mappings by the names of the model's arguments: see `fxquant.graph.inputs.Arguments`. Where the config asks for it, norms
+    are folded first, once, by what these batches show of their channels, which leaves what `prepared` computes as it is;
     scales and noisy biases are then searched on these batches, and weights are fitted to them. memory: bytes that this may
     hold beyond the model and the images; what is more goes to temporary files. seed fixes its random choices. Interrupted, it
     leaves `prepared` as it was.
@@ -159,6 +164,10 @@ def calibrate(
     expect_whole("memory", memory, least=1)
     expect_whole("seed", seed, least=0)
     refuse_different(prepared)
+    if has_norm_folds(prepared):
+        batches = list(batches)  # they are read once to fold, and once more
+        observers = observe_norms(prepared, collect_batches(prepared, batches), progress)
+        pipeline.run(prepared, pipeline.norm_passes(observers), Stage.PREPARED)
     if has_fits(prepared):
         batches = list(batches)  # they are read once for statistics or searches, and once for the weights
         with restored_on_failure(prepared):
@@ -216,6 +225,7 @@ def quantize(
     seed: int = 0,
     dynamic: Dynamic = (),
     progress: bool = True,
+    effort: Effort | str | None = None,
     **options: Any,
 ) -> fx.GraphModule:
     """
@@ -223,9 +233,12 @@ def quantize(
 
     recipe, w_bits, a_bits and options are those of `fxquant.recipe`, dynamic is that of `trace`. batches are those of
     `calibrate`; the first one is the example input for tracing, read by the rule of `fxquant.graph.inputs.Arguments`. seed
-    fixes every random choice of the recipe. progress: whether to show how far it has come. The recipe is noted on the card of
-    the result: see `fxquant.checkpoint.staged_graph.StagedGraph`.
+    fixes every random choice of the recipe. progress: whether to show how far it has come. effort: of the default recipe,
+    "fast", "better" (None) or "best", see `fxquant.config.recipes.default.Effort`. The recipe is noted on the card of the
+    result: see `fxquant.checkpoint.staged_graph.StagedGraph`.
     """
+    if effort is not None:
+        options = options | {"effort": effort_of(effort).value}
     config = make_recipe(recipe, w_bits, a_bits, **options)
     _refuse_target(target)
     check_model(model)
@@ -241,7 +254,12 @@ def quantize(
         if parameter is not None:
             example = moved(example, parameter.device, parameter.dtype)
         prepared = prepare(trace(model, example, dynamic), config) if dynamic else prepare(model, config, example)
-        calibrate(prepared, itertools.chain(taken, iterator), progress, seed=seed)
+        shown: Iterable[Batch] = itertools.chain(taken, iterator)
+        reconstructs = options.get("effort") == Effort.BEST.value and min(w_bits, a_bits) < 8
+        shown = list(shown) if reconstructs else shown
+        calibrate(prepared, shown, progress, seed=seed)
+        if reconstructs:
+            reconstruct(prepared, shown, progress, seed=seed, iterations=SHORT_ITERATIONS)
         gm = convert(prepared, target)
     set_card(gm, replace(card_of(gm), recipe=used_recipe(recipe, w_bits, a_bits, options)))
     return gm
@@ -333,12 +351,17 @@ def _recorded_inputs(prepared: fx.GraphModule) -> list[Tensor]:
 
 def _refuse_unsearched(node: fx.Node) -> None:
     record = record_of(node)
+    if record is not None and record.fold is not None:
+        raise CalibrationError(
+            f"node {record.label!r}: this recipe folds norms, which running the model does not do: run "
+            "fxquant.calibrate(prepared, batches) before convert"
+        )
     if record is None or (record.search is None and record.noise is None and record.fit is None):
         return
     operands = [called_module(argument) for argument in node.args[: len(record.operands)]]
     found = operands if record.search or record.noise else operands[1:]
     for module in found:
-        if isinstance(module, Observer) and not module.refined:
+        if isinstance(module, Observer) and not (module.refined or module.at_run_time):
             what = "searches scales" if record.search or record.noise else "fits weights"
             raise CalibrationError(
                 f"node {module.operand!r}: this recipe {what}, which running the model does not do: run "

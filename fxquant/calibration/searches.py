@@ -155,7 +155,7 @@ class _Searches:
         def operand(position: int) -> Part:
             node = site.first.args[position]
             values = sample.take(site.rows(position, walk.operand(node, b)) for b in batches)
-            return Part.of(site.observer(position), values, multipliers)
+            return Part.of(site.observer(position), values, multipliers, options.clip_evenly)
 
         left = Side([operand(0)])
         bias = None
@@ -187,7 +187,7 @@ def _order(site: Site, problem: Problem, options: ScaleSearch) -> list[Side]:
         wanted = [(problem.left, options.inputs), (problem.right, options.weights)]
         if options.weights_first:
             wanted.reverse()
-    return [side for side, on in wanted if on and all(p.observer is not None for p in side.parts)]
+    return [side for side, on in wanted if on and all(p.searched for p in side.parts)]
 
 
 def _bias(product: fx.Node) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from fxquant.config.kinds import may_have, specs_for
@@ -10,7 +10,7 @@ from fxquant.config.operands import Role, TensorSpec
 from fxquant.config.search import NoisyBias, ScaleSearch
 from fxquant.config.weight_fit import WeightFit
 from fxquant.errors import ConfigError
-from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
 from fxquant.observers.operand_spec import OperandSpec
 
 _INPUTS = (Role.ACTIVATION, Role.NORM, Role.GELU, Role.GATED)  # of linear layers and convolutions
@@ -62,8 +62,19 @@ class LayerSpec:
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
                 raise ConfigError(f"LayerSpec.{name} must be a {kind.__name__} or None, got {value!r}")
+        if self.search is not None and self.search.clip_evenly:
+            self._check_even()
         if self.fit is not None:
             self._check_fit()
+
+    def _check_even(self) -> None:
+        for role in Role:
+            value = getattr(self, role.value)
+            even = isinstance(value, TensorSpec) and value.signed and value.symmetric
+            if role is not Role.WEIGHT and value is not None and not even:
+                raise ConfigError(
+                    f"LayerSpec.{role.value}: clip_evenly needs a TensorSpec with signed=True, symmetric=True, got {value!r}"
+                )
 
     def _check_fit(self) -> None:
         weight = self.weight
@@ -78,6 +89,15 @@ class LayerSpec:
                 "LayerSpec.fit and a search with correct_bias=True both move the bias: use WeightFit.correction alone"
             )
 
+    def weight_only(self) -> LayerSpec:
+        """
+        Return this spec with every activation left float, as in W8A16: weights are stored as codes, and products are float.
+
+        A noisy bias goes, as it belongs to a quantised input.
+        """
+        activations = {role.value: None for role in Role if role is not Role.WEIGHT}
+        return replace(self, **activations, noise=None)
+
     def spec_for(self, role: Role) -> OperandSpec | None:
         """Return the spec of an operand that plays `role`."""
         if role is Role.WEIGHT:
@@ -89,6 +109,9 @@ class LayerSpec:
 def _nonsense(role: Role, spec: TensorSpec) -> str | None:
     """Return why no operand of `role` can be quantised by `spec`, None where one can."""
     granularity = spec.granularity
+    if role not in _INPUTS and isinstance(granularity, PerToken):
+        kind = "a weight has no tokens" if role is Role.WEIGHT else "operands of attention have no scale per token"
+        return f"{kind}: PerToken is for the inputs of linear layers"
     if role is Role.WEIGHT and isinstance(granularity, PerHead):
         return "a weight has no heads: use PerTensor, PerChannel(0) or RowGroups(n)"
     if role is not Role.WEIGHT and isinstance(granularity, RowGroups | PerProjection):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from fxquant.config.folds import Folds, Reparameterize
 from fxquant.config.layer_spec import LayerSpec
 from fxquant.config.operands import TensorSpec
 from fxquant.config.quant_config import QuantConfig
@@ -48,6 +50,8 @@ def erq(
     """
     Return a config of ERQ's two steps: a ridge against the error of inputs, and rounding by halves against that of weights.
 
+    Channels of norms are brought to one range before, as in RepQ-ViT.
+
     ridge: the penalty in units of the input's mean second moment, or "held_out": that of `PENALTIES` which held-out images
     want, or none. published: what a product reads is that of the float model, and penalties are near those of the script,
     which are not relative. Other options are fields of `WeightFit`.
@@ -56,7 +60,8 @@ def erq(
     if published:
         constants |= {"damping": 0.3, "inputs_from": Inputs.FLOAT}
         ridge = 0.3 if ridge == HELD_OUT else ridge
-    return _fitted(w_bits, a_bits, Rounding.ERQ, ridge, constants | options)
+    config = _fitted(w_bits, a_bits, Rounding.ERQ, ridge, constants | options)
+    return replace(config, folds=Folds(norms=Reparameterize(strict=False)))
 
 
 def _fitted(w_bits: int, a_bits: int, rounding: Rounding, ridge: object, options: dict[str, Any]) -> QuantConfig:

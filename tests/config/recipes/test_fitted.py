@@ -9,6 +9,7 @@ import torch
 
 import fxquant
 from fxquant import ConfigError, Correction, Inputs, PerChannel, Rounding, TensorSpec, WeightFit, recipe
+from fxquant.config.folds import Folds, Reparameterize
 from fxquant.config.recipes.fitted import PENALTIES
 from tests.support.models import images, small_vit
 
@@ -32,6 +33,11 @@ def test_their_published_constants() -> None:
     published = WeightFit(Rounding.ERQ, damping=0.3, ridge=(0.3,), inputs_from=Inputs.FLOAT)
     assert fit_of("erq", published=True) == published
     assert fit_of("erq", published=True, ridge=0.2).ridge == (0.2,)
+
+
+def test_erq_brings_channels_of_norms_to_one_range_first() -> None:
+    assert recipe("erq").folds == Folds(norms=Reparameterize(strict=False))
+    assert recipe("gptq").folds is None
 
 
 def test_options() -> None:
