@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Percentile,
         PowerOfTwoFactor,
     )
+    from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
     from fxquant.observers.log2 import Log2, LogIntSoftmax
     from fxquant.observers.twin import TwinGELU, TwinSoftmax
     from fxquant.synthesis import synthesize
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 __all__ = [
     "EMA",
     "OMSE",
+    "AdaLogGELU",
+    "AdaLogSoftmax",
     "BinaryWeightStep",
     "CalibrationError",
     "CheckpointError",
@@ -128,6 +131,7 @@ _HOMES = {
     "inspection.report": "Report report",
     "numerics.granularity": "PerChannel PerHead PerProjection PerTensor RowGroups",
     "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",
+    "observers.adalog": "AdaLogGELU AdaLogSoftmax",
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",
     "synthesis": "synthesize",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fxquant.config.operands import IntegerNorm, Role, TensorSpec, Value
+from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
 from fxquant.observers.base import ObserverOptions
 from fxquant.observers.binary import BinaryWeightStep
 from fxquant.observers.ema import EMA
@@ -23,10 +24,12 @@ from fxquant.ops import (
     dequantize,
     dequantize_log2,
     dequantize_twin,
+    fake_quantize_adalog,
     fake_quantize_summed_twin,
     integer_layer_norm,
     log_int_softmax,
     quantize,
+    quantize_adalog,
     quantize_log2,
     quantize_twin,
 )
@@ -66,6 +69,8 @@ KINDS: dict[type[OperandSpec], Kind] = {
     TwinSoftmax: Kind(
         quantize_twin, dequantize_twin, (Role.SOFTMAX,), (Value.PROBABILITIES,), fake_quantize_summed_twin
     ),
+    AdaLogGELU: Kind(quantize_adalog, dequantize, (Role.GELU,), (Value.GELU,), fake_quantize_adalog),
+    AdaLogSoftmax: Kind(quantize_adalog, dequantize, (Role.SOFTMAX,), (Value.PROBABILITIES,), fake_quantize_adalog),
     Log2: Kind(quantize_log2, dequantize_log2, (Role.SOFTMAX,), (Value.PROBABILITIES,)),
     LogIntSoftmax: Kind(log_int_softmax, dequantize_log2, (), (Value.PROBABILITIES,)),
 }

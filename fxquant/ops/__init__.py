@@ -1,5 +1,6 @@
 """The operators that passes put into graphs: plain functions, each with a readable torch implementation."""
 
+from fxquant.ops.adalog import fake_quantize_adalog, quantize_adalog
 from fxquant.ops.attention_quantize import attention_quantize
 from fxquant.ops.check_input import check_input
 from fxquant.ops.check_values import check_values, mark_invalid
@@ -29,6 +30,7 @@ __all__ = [
     "dequantize_log2",
     "dequantize_twin",
     "extract_patches",
+    "fake_quantize_adalog",
     "fake_quantize_summed_twin",
     "int8_linear",
     "int8_linear_add",
@@ -46,6 +48,7 @@ __all__ = [
     "mark_invalid",
     "pack_twin",
     "quantize",
+    "quantize_adalog",
     "quantize_log2",
     "quantize_twin",
     "unpack_twin",
