@@ -18,6 +18,7 @@ from bench.harness.results import RESULTS, ROOT
 from bench.latency.table import every_engine, summary
 from bench.markdown import put
 from bench.quality_tables import datafree, noise_gain, qat
+from bench.real.table import real
 from bench.robustness.table import robustness
 from bench.time_tables import (
     calibration,
@@ -53,6 +54,7 @@ TABLES = (
     Table("startup", "docs/benchmarks.md", "startup", startup),
     Table("gemm-limit", "docs/benchmarks.md", "gemm_limit", gemm_limit),
     Table("calibration", "docs/benchmarks.md", "calibration", calibration),
+    Table("real", "docs/accuracy.md", "real", real),
     Table("noise", "docs/recipes.md", "noise", noise),
     Table("noise-gain", "docs/recipes.md", "noise_gain", noise_gain),
     Table("synthesis", "docs/data-free.md", "synthesis", synthesis),

@@ -20,6 +20,7 @@ from fxquant import (
     PerChannel,
     PerHead,
     PerTensor,
+    PerToken,
     QuantConfig,
     RowGroups,
     TensorSpec,
@@ -102,6 +103,45 @@ def test_convolution(
     module = nn.Conv2d(channels, o, kernel, stride or kernel, padding, bias=bias).to(dtype)
     (site,) = sites(calibrated(module, QuantConfig(layer), x), x)
     assert site.int8.args[0].target is extract_patches  # type: ignore[union-attr]
+    site.check()
+
+
+@settings(contract, max_examples=15)
+@given(
+    weight=st.builds(
+        TensorSpec,
+        st.integers(2, 8),
+        st.just(True),
+        st.just(True),
+        st.sampled_from([PerTensor(), PerChannel(0), RowGroups(3)]),
+    ),
+    activation=specs([PerToken()]),
+    dtype=dtypes,
+    shape=st.tuples(*[st.integers(1, 9)] * 2),
+    axes=st.integers(2, 3),
+    k=st.integers(1, 70),
+    o=st.integers(1, 13).map(lambda n: 3 * n),
+    bias=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_linear_on_codes_with_a_scale_per_token(
+    weight: TensorSpec,
+    activation: TensorSpec,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    axes: int,
+    k: int,
+    o: int,
+    bias: bool,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(*shape[: axes - 1], k) * 3 + torch.randn(k)
+    x = (x * torch.rand(*x.shape[:-1], 1).mul(9).exp()).to(dtype)
+    module = nn.Linear(k, o, bias).to(dtype)
+    (site,) = sites(
+        calibrated(module, QuantConfig(LayerSpec(weight, activation)), torch.randn(3, *x.shape[1:]).to(dtype)), x
+    )
     site.check()
 
 

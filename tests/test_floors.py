@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fxquant.api",),
     ("fxquant.tracing",),
     ("fxquant.checkpoint", "fxquant.compiling"),
-    ("fxquant.pipeline",),
+    ("fxquant.pipeline", "fxquant.reconstruction"),
     ("fxquant.spec", "fxquant.inspection", "fxquant.passes"),
     ("fxquant.calibration", "fxquant.dialect", "fxquant.lowering"),
     ("fxquant.graph",),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import fxquant
 from bench.accuracy.table import ABLATION_BITS, ABLATIONS, Variant
+from bench.harness.bits import parse_bits
 from fxquant.errors import ConfigError
 
 
@@ -39,10 +39,7 @@ class Cell:
     @property
     def config(self) -> fxquant.QuantConfig:
         """What is quantised, and how; raises `ConfigError` where the recipe, its options or the bits are unknown."""
-        found = re.fullmatch(r"W(\d+)A(\d+)", self.bits)
-        if found is None:
-            raise ConfigError(f"expected bits such as W8A8 or W4A8, got {self.bits!r}")
-        return fxquant.recipe(self.recipe, int(found[1]), int(found[2]), **self.options)
+        return fxquant.recipe(self.recipe, *parse_bits(self.bits), **self.options)
 
 
 def select_cells(options: argparse.Namespace) -> list[Cell]:

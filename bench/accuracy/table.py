@@ -15,6 +15,8 @@ from typing import Any
 
 from bench.harness.results import ROOT, Row, results_file
 from bench.markdown import markdown
+from bench.real.table import chapter
+from bench.tables import fill
 
 FILE = results_file("accuracy")
 DOCS = ROOT / "docs" / "accuracy.md"
@@ -104,7 +106,7 @@ noise but gives each channel its own best shift.""",
 embedding and the head in float; the row "all layers" quantises them too, as the default does.""",
 }
 _HEAD = """\
-# Accuracy of the recipes
+## Stand-ins
 
 **The models are stand-ins**: small transformers ({models}), trained from scratch on 32x32 images of digits and
 letters that are drawn by a program. It is not ImageNet, and these are not the accuracies of pretrained ViTs. What can be read
@@ -143,9 +145,9 @@ points of top-1."""
 
 
 def render(data: Mapping[str, Any]) -> str:
-    """Return the page for the content of the results file."""
+    """Return the page for the content of the results file; the table of the real model is of its own file."""
     rows = [row for row in data["rows"].values() if "top1" in row]
-    parts = [_head(data, rows)]
+    parts = ["# Accuracy of the recipes", chapter(), _head(data, rows)]
     for name, baseline in data["baselines"].items():
         model, outliers = name.split(" ")
         mine = [row for row in rows if _model(row) == name]
@@ -159,7 +161,7 @@ def render(data: Mapping[str, Any]) -> str:
     failed = [f"- {key}: {row['stopped']}" for key, row in data["rows"].items() if "top1" not in row]
     if failed:
         parts.append("\n".join(["## Failed", "", *failed]))
-    return "\n\n".join(parts) + "\n"
+    return fill("\n\n".join(parts) + "\n", DOCS.relative_to(ROOT).as_posix())
 
 
 def _head(data: Mapping[str, Any], rows: Sequence[Row]) -> str:

@@ -12,10 +12,10 @@ from filelock import FileLock
 from torch import Tensor
 
 import fxquant
+from fxquant.graph.fingerprint import fingerprint
 from fxquant.models.timm_model import TimmModel
 from fxquant.synthesis import load_images, save_images
 from fxquant.synthesis.synthesis_options import make_options
-from fxquant.synthesis.unfinished import fingerprint
 
 
 def synthetic_images(

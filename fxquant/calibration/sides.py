@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fxquant.calibration.grid import around, log_spaced
+from fxquant.numerics.arithmetic import along
 from fxquant.numerics.granularity import PerHead, PerTensor
 from fxquant.observers.base import Observer
 
@@ -30,7 +31,7 @@ class Part:
 
     values: the tensor as the product reads it, ``(O, K)`` of a weight, ``(T, K)`` of an input or ``(E, H, N, K)`` of attention.
     initial: the quantisation that the observer gives before any search. qparams: the best one so far. multipliers: the factors
-    that the observer may multiply its initial scales by to get the candidates, ``(steps,)``.
+    that the observer may multiply its initial scales by to get the candidates, ``(steps,)``. clip_evenly: as in `ScaleSearch`.
     """
 
     observer: Observer | None
@@ -38,14 +39,22 @@ class Part:
     initial: Any
     qparams: Any
     multipliers: Tensor
+    clip_evenly: bool = False
 
     @classmethod
-    def of(cls, observer: Observer | None, values: Tensor, multipliers: tuple[float, ...]) -> Part:
+    def of(
+        cls, observer: Observer | None, values: Tensor, multipliers: tuple[float, ...], clip_evenly: bool = False
+    ) -> Part:
         """Start from what the observer found by itself; without one the values stay float."""
         if observer is None:
             return cls(None, values, None, None, torch.zeros(0))
         initial = observer.initial_qparams()
-        return cls(observer, values, initial, initial, torch.tensor(multipliers, device=values.device))
+        return cls(observer, values, initial, initial, torch.tensor(multipliers, device=values.device), clip_evenly)
+
+    @property
+    def searched(self) -> bool:
+        """Whether it has scales to be searched."""
+        return self.observer is not None and not self.observer.at_run_time
 
     @property
     def grouping(self) -> Groups:
@@ -78,6 +87,17 @@ class Part:
         """Return the values as they are after quantisation by `qparams`."""
         values = self.values if values is None else values
         return values.float() if self.observer is None else self.observer.fake_quantize(values, qparams)
+
+    def scored(self, index: Tensor) -> Tensor:
+        """Return the values by which the candidate ``index[g]`` of each group is scored."""
+        candidate = self.candidate(index)
+        quantized = self.quantize(candidate)
+        if self.observer is None or not self.clip_evenly:
+            return quantized
+        # Clipping codes at -qmax is the same as clipping values there first, as -qmax is a code.
+        params = self.observer.per_row(candidate, self.values)
+        bound = along(params.scale, quantized.dim(), params.axis) * self.observer.spec.qmax
+        return torch.maximum(quantized, -bound)
 
     def reduce(self, losses: Tensor) -> Tensor:
         """Return the loss ``(groups,)`` from that of each row, ``(E, H, R)``."""
@@ -129,7 +149,7 @@ class Side:
     def candidate(self, index: Tensor) -> Tensor:
         """Return the values quantised by candidate ``index[g]`` of each group."""
         indices = index.split([p.groups for p in self.parts])
-        return self._joined([p.quantize(p.candidate(i)) for p, i in zip(self.parts, indices, strict=True)])
+        return self._joined([p.scored(i) for p, i in zip(self.parts, indices, strict=True)])
 
     def choose(self, index: Tensor) -> None:
         """Keep candidate ``index[g]`` of each group."""

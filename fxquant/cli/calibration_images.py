@@ -15,11 +15,11 @@ from fxquant.cli.synthesize import synthesis_option
 from fxquant.data.data_config import DataConfig
 from fxquant.errors import InputError
 from fxquant.files import cache_folder
+from fxquant.graph.fingerprint import fingerprint
 from fxquant.measurement.option_values import positive
 from fxquant.models.timm_model import TimmModel
 from fxquant.synthesis import gaussian_images, load_images, synthesize
 from fxquant.synthesis.synthesis_options import make_options
-from fxquant.synthesis.unfinished import fingerprint
 
 DEFAULT = 32
 SOURCES = ("real", "noise", "synthetic")

@@ -21,11 +21,12 @@ from fxquant.measurement.option_values import format_value
 from fxquant.observers import GradientScale
 
 DESCRIPTIONS = {
-    "default": "omse",
+    "default": "most accurate without training: scales per token, norms reparameterised, weights fitted (ridge, GPTQ)",
     "minmax": "smallest and largest value seen",
     "ema": "moving average of each batch's minimum and maximum",
     "percentile": "moving average of two quantiles of each batch",
     "omse": "minimum and maximum, shrunk by the factor with the least squared error",
+    "dynamic": "a scale per token for the inputs of linear layers, computed at run time",
     "base_ptq": "scales searched for the output of each product, attention included; uniform codes (PTQ4ViT)",
     "ptq4vit": "base_ptq with twin-uniform codes after softmax and GELU (PTQ4ViT)",
     "adalog": "affine codes, and powers of searched bases after softmax and GELU (AdaLog)",
@@ -37,7 +38,7 @@ DESCRIPTIONS = {
     "vvtq": "learned steps on all products, 8 bits for the first and last layers; for fxquant train (VVTQ)",
     "psaq": "as fqvit with one scale per value and float probabilities (PSAQ-ViT)",
 }
-SWITCHES = ("patch_embed", "head", "decoder", "attention", "strict_inputs", "float_dtype")
+SWITCHES = ("patch_embed", "head", "decoder", "attention", "strict_inputs", "float_dtype", "folds")
 _CHOICES = {
     "metric": tuple(member.value for member in Metric),
     "gradient": tuple(member.value for member in Gradient),

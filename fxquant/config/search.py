@@ -54,6 +54,8 @@ class ScaleSearch:
     `Inputs`. weight_error: compare with the product of the float weight; off, the quantised weight stands on both sides.
     max_rows: at most so many tokens of all calibration images take part, drawn at random; None: all. coarse: score part of the
     grid and then what lies around its best candidates, not all of it. correct_bias: also move the bias by the mean error left.
+    clip_evenly: score an input's candidates with both ends clipped alike, at the largest code, as in NoisyQuant's code; what is
+    quantised by the scale found may still use the smallest code. Only for signed symmetric inputs.
     """
 
     metric: Metric = Metric.L2
@@ -71,6 +73,7 @@ class ScaleSearch:
     coarse: bool = True
     geometric: bool = True
     correct_bias: bool = False
+    clip_evenly: bool = False
 
     def __post_init__(self) -> None:
         _check_types(self, metric=Metric, inputs_from=Inputs, gradient=Gradient)
@@ -83,6 +86,7 @@ class ScaleSearch:
             coarse=bool,
             geometric=bool,
             correct_bias=bool,
+            clip_evenly=bool,
         )
         _check_counts(self, "steps", "rounds")
         if self.max_rows is not None:

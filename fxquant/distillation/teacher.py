@@ -13,7 +13,7 @@ from fxquant.distillation.cutting import check_interpolation, normalise
 from fxquant.distillation.label_kind import LabelKind
 from fxquant.distillation.soft_targets import SoftTargets
 from fxquant.errors import InputError
-from fxquant.synthesis.unfinished import fingerprint
+from fxquant.graph.fingerprint import fingerprint
 
 
 class Teacher:

@@ -200,7 +200,7 @@ def on_trunk(node: fx.Node) -> bool:
         current = stack.pop()
         if current.op == "output":
             return False
-        if current not in seen and current is not node and not _is_size(current):
+        if current not in seen and current is not node and not is_size(current):
             seen.add(current)
             stack.extend(current.users)
     return True
@@ -211,7 +211,7 @@ def ancestors(node: fx.Node) -> set[fx.Node]:
     stack, seen = [node], set[fx.Node]()
     while stack:
         current = stack.pop()
-        if current in seen or _is_size(current):
+        if current in seen or is_size(current):
             continue
         seen.add(current)
         if moves_values(current):
@@ -257,7 +257,7 @@ def after(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     stack, found = list(nodes), set[fx.Node]()
     while stack:
         for user in stack.pop().users:
-            if user not in found and not _is_size(user):
+            if user not in found and not is_size(user):
                 found.add(user)
                 stack.append(user)
     return found
@@ -269,7 +269,7 @@ def between(node: fx.Node, source: fx.Node) -> set[fx.Node]:
     while stack:
         current = stack.pop()
         read = current.all_input_nodes[:1] if moves_values(current) else current.all_input_nodes
-        new = [n for n in read if n is not source and n not in found and n.op != "get_attr" and not _is_size(n)]
+        new = [n for n in read if n is not source and n not in found and n.op != "get_attr" and not is_size(n)]
         found.update(new)
         stack += new
     return found
@@ -280,7 +280,7 @@ def weights_behind(node: fx.Node) -> frozenset[str]:
     stack, seen, found = list(node.all_input_nodes), set[fx.Node](), set[str]()
     while stack:
         current = stack.pop()
-        if current in seen or _is_size(current):
+        if current in seen or is_size(current):
             continue
         seen.add(current)
         if current.target in (F.linear, F.conv2d):
@@ -292,7 +292,8 @@ def weights_behind(node: fx.Node) -> frozenset[str]:
     return frozenset(found)
 
 
-def _is_size(node: fx.Node) -> bool:
+def is_size(node: fx.Node) -> bool:
+    """Say whether `node` reads no more than the shape of its argument."""
     return node.target in ("size", "dim") or (node.target is getattr and node.args[1] in ("shape", "ndim"))
 
 

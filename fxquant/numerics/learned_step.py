@@ -111,13 +111,17 @@ class _ScaleGradient(torch.autograd.Function):
 
 def clamp_through(x: Tensor, minimum: float, maximum: float | None = None) -> Tensor:
     """Return `x` within bounds, with the gradient of `x`."""
-    result: Tensor = _Through.apply(x, x.detach().clamp(minimum, maximum))
-    return result
+    return pass_through(x, x.detach().clamp(minimum, maximum))
 
 
 def round_through(x: Tensor) -> Tensor:
     """Return `x` rounded half to even, with the gradient of `x`."""
-    result: Tensor = _Through.apply(x, x.detach().round())
+    return pass_through(x, x.detach().round())
+
+
+def pass_through(x: Tensor, value: Tensor) -> Tensor:
+    """Return `value`, bit for bit, with the gradient of `x`, which is of its shape."""
+    result: Tensor = _Through.apply(x, value)
     return result
 
 

@@ -85,6 +85,7 @@ class Observer(nn.Module):
     trained = False  # whether it is trained with the model
     integer_softmax = False  # whether the softmax that gives the operand is computed on the codes of its scores
     reads_last = False  # whether it keeps something of the latest batch that depends on all batches before
+    at_run_time = False  # whether its scales are computed from the values at run time, so that there is nothing to find
     # Whether a search leaves the other operand float, as PTQ4ViT's code does for a softmax split.
     searched_alone = False
     # Whether all candidates are scored, as the loss has no slope along them that leads to the best.

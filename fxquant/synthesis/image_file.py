@@ -15,9 +15,9 @@ from torchvision.utils import make_grid
 
 from fxquant.errors import InputError, expect_path
 from fxquant.files import write_atomically
+from fxquant.files.tensor_file import read_tensors, write_tensors
 from fxquant.pickles import load_inert
 from fxquant.synthesis.synthesis_options import IMAGENET_MEAN, IMAGENET_STD
-from fxquant.synthesis.tensor_file import read_tensors, write_tensors
 
 _KIND = "fxquant_images"
 _NAME = "images"

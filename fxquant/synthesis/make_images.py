@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from fxquant.errors import CheckpointError, ConfigError, expect_whole
+from fxquant.graph.fingerprint import fingerprint
 from fxquant.progress import Bar
 from fxquant.synthesis.image_objective import Losses, SynthesisObjective
 from fxquant.synthesis.optimisation import SynthesisState, advance, begin, begin_batch, finish_batch
 from fxquant.synthesis.synthesis_model import Size, SynthesisModel, read_subject
 from fxquant.synthesis.synthesis_options import SynthesisOptions, make_options
-from fxquant.synthesis.unfinished import SynthesisFile, fingerprint
+from fxquant.synthesis.unfinished import SynthesisFile
 from fxquant.tracing.capture import check_model
 
 _DTYPES = (torch.float32, torch.bfloat16)

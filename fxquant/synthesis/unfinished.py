@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Mapping
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
 from fxquant.errors import CheckpointError
+from fxquant.files.tensor_file import read_tensors, write_tensors
 from fxquant.synthesis.optimisation import SynthesisState
-from fxquant.synthesis.tensor_file import read_tensors, write_tensors
 
 _KIND = "fxquant_synthesis_state"
 _FORMAT = 1
@@ -96,15 +95,6 @@ class SynthesisFile:
             raise CheckpointError(f"{str(self.file)!r} is damaged: its tensors are not of one batch")
         if generator.dtype is not torch.uint8 or generator.shape != torch.Generator().get_state().shape:
             raise CheckpointError(f"{str(self.file)!r} is damaged: it holds no state of a random generator")
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Return a digest of a model's tensors, and of a graph's code."""
-    digest = hashlib.sha256(model.code.encode() if isinstance(model, fx.GraphModule) else b"")
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:32]
 
 
 def _shown(value: object) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxquant import ConfigError, Inputs, Metric, NoisyBias, ScaleSearch
+from fxquant import ConfigError, Inputs, LayerSpec, Metric, NoisyBias, ScaleSearch, TensorSpec
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,9 @@ def test_geometric_factors_lie_as_far_apart_below_one_as_above(steps: int) -> No
     factors = ScaleSearch(smallest=0.01, largest=1.2, steps=steps).multipliers
     ratios = [b / a for a, b in pairwise(factors)]
     assert ratios == pytest.approx([ratios[0]] * len(ratios))
+
+
+def test_only_signed_symmetric_inputs_are_clipped_evenly() -> None:
+    with pytest.raises(ConfigError, match="clip_evenly needs a TensorSpec with signed=True, symmetric=True"):
+        LayerSpec(search=ScaleSearch(clip_evenly=True))
+    LayerSpec(activation=TensorSpec(signed=True, symmetric=True), search=ScaleSearch(clip_evenly=True))

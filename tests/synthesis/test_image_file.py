@@ -35,7 +35,7 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
         load_images(file)
     save_file({"images": torch.zeros(1, 3, 2, 2)}, file)
-    with pytest.raises(InputError, match="none that image synthesis wrote"):
+    with pytest.raises(InputError, match="none of the kind expected here"):
         load_images(file)
     save_file({"images": torch.zeros(1, 2, 2)}, file, {"fxquant_images": "{}"})
     with pytest.raises(InputError, match=r"expected images \(n, C, H, W\)"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import fxquant
 from fxquant.errors import CheckpointError
 from fxquant.synthesis.optimisation import begin, begin_batch
 from fxquant.synthesis.synthesis_options import SynthesisOptions
-from fxquant.synthesis.unfinished import SynthesisFile, fingerprint
-from tests.support.models import small_vit
+from fxquant.synthesis.unfinished import SynthesisFile
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {"n": 2, "size": [3, 8, 8], "steps": 10, "jitter": [1, 2]}
@@ -61,7 +58,7 @@ def test_other_files_and_damage_are_refused(tmp_path: Path) -> None:
     cases: list[tuple[Any, str]] = [
         (lambda: path.write_bytes(whole[:200]), "cannot read"),
         (lambda: path.write_bytes(b"PK\x03\x04" * 50), "cannot read"),
-        (lambda: save_file(tensors, path), "none that image synthesis wrote"),
+        (lambda: save_file(tensors, path), "none of the kind expected here"),
         (lambda: with_facts(tensors, format=2), "has format 2, this fxquant reads 1"),
         (lambda: with_facts(tensors, settings=None), "another synthesis: n is not set there and 2 here"),
         (lambda: with_facts(tensors, settings=SETTINGS | {"extra": 1}), "extra is 1 there and not set here"),
@@ -81,15 +78,3 @@ def test_other_files_and_damage_are_refused(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot write"):
         SynthesisFile(tmp_path / "none" / "state", SETTINGS, 0.0).write(state())
-
-
-def test_fingerprints_tell_weights_and_graphs_apart() -> None:
-    model = small_vit()
-    one, other = fxquant.trace(model), fxquant.trace(copy.deepcopy(model))
-    assert fingerprint(one) == fingerprint(other)
-    assert fingerprint(one) != fingerprint(fxquant.trace(small_vit(depth=1)))
-    with torch.no_grad():
-        other.head.bias[0] += 1e-6  # type: ignore[operator, union-attr, index]
-    assert fingerprint(one) != fingerprint(other)
-    half = fxquant.trace(small_vit().bfloat16())
-    assert fingerprint(half) == fingerprint(half)

@@ -8,11 +8,11 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from fxquant.config.layer_spec import LayerSpec
-from fxquant.config.operands import TensorSpec
+from fxquant.config.operands import TensorSpec, check_bool
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
 from fxquant.errors import ConfigError
-from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor
+from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor, PerToken
 from fxquant.observers import ObserverOptions
 from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
 from fxquant.observers.twin import TwinGELU, TwinSoftmax
@@ -24,6 +24,25 @@ E = TypeVar("E", bound=Enum)
 def statistics(observer: Callable[..., ObserverOptions], w_bits: int, a_bits: int, **options: Any) -> QuantConfig:
     """Return a config of an observer for activations: affine, unsigned, per tensor (FQ-ViT)."""
     return QuantConfig(LayerSpec(_weight(w_bits, PerChannel(0)), TensorSpec(a_bits, observer=observer(**options))))
+
+
+def dynamic(w_bits: int, a_bits: int, *, symmetric: bool = False) -> QuantConfig:
+    """
+    Return a config in which the input of each linear layer has a scale per token, computed at run time.
+
+    symmetric: without zero points. What convolutions read, and operands of attention, have one scale, by minimum and maximum.
+    """
+    check_bool("option symmetric", symmetric)
+    weight, static = _weight(w_bits, PerChannel(0)), TensorSpec(a_bits)
+    layer = LayerSpec(
+        weight,
+        TensorSpec(a_bits, signed=symmetric, symmetric=symmetric, granularity=PerToken()),
+        query=static,
+        key=static,
+        softmax=static,
+        value=static,
+    )
+    return QuantConfig(layer).set_object_type("conv2d", LayerSpec(weight, TensorSpec(IMAGE_BITS)))
 
 
 def ptq4vit(
@@ -124,10 +143,9 @@ def noisyquant(
     weights = not published if weights is None else weights
     options: dict[str, Any] = {"inputs_from": Inputs.QUANTISED, "inputs": clip, "weights": weights}
     if published:
-        # Of max / (2^(b-1) - 1), where the initial scale is max / (2^(b-1) - 0.5).
-        unit = 0.001 * (2 ** (a_bits - 1) - 0.5) / (2 ** (a_bits - 1) - 1)
+        unit = 0.001 * _largest_value(a_bits)
         options |= {"weight_error": False, "smallest": unit, "largest": 1001 * unit, "steps": 1000}
-        options |= {"metric": Metric.L2, "rounds": 1}
+        options |= {"metric": Metric.L2, "rounds": 1, "clip_evenly": True}
     else:
         options |= {"smallest": 0.001, "steps": 150}  # the published clipping goes as far, in even steps
     layer = LayerSpec(
@@ -137,17 +155,23 @@ def noisyquant(
         noise=_noisy_bias(published, noise, mean, range) if mean or range else None,
     )
     config = QuantConfig(layer, patch_embed=not published, head=not published)
-    return config.set_object_type("conv2d", replace(layer, activation=TensorSpec(IMAGE_BITS)))
+    scales = layer.search and replace(layer.search, clip_evenly=False)
+    return config.set_object_type("conv2d", replace(layer, activation=TensorSpec(IMAGE_BITS), search=scales))
 
 
 def vanilla(w_bits: int, a_bits: int) -> QuantConfig:
     """Return the starting point of NoisyQuant: the largest value that quantised products give, and nothing else."""
+    scale = _largest_value(a_bits)
+    search = ScaleSearch(
+        smallest=scale, largest=2 * scale, steps=1, rounds=1, inputs_from=Inputs.QUANTISED, weights=False
+    )
     layer = LayerSpec(
         weight=_weight(w_bits, PerChannel(0), narrow=True),
-        activation=TensorSpec(a_bits, signed=True, symmetric=True, narrow=True),
-        search=ScaleSearch(inputs_from=Inputs.QUANTISED, inputs=False, weights=False),
+        activation=TensorSpec(a_bits, signed=True, symmetric=True),
+        search=search,  # of one candidate
     )
-    return QuantConfig(layer).set_object_type("conv2d", replace(layer, activation=TensorSpec(IMAGE_BITS)))
+    image = replace(layer, activation=TensorSpec(IMAGE_BITS), search=replace(search, inputs=False))
+    return QuantConfig(layer).set_object_type("conv2d", image)
 
 
 def noisyquant_ptq4vit(
@@ -174,6 +198,12 @@ def noisyquant_ptq4vit(
 def _noisy_bias(published: bool, noise: Noise | str | None, mean: bool, range: bool) -> NoisyBias:
     noise = (Noise.NORMAL if published else Noise.FITTED) if noise is None else _member(Noise, noise)
     return NoisyBias(noise=noise, mean=mean, range=range, coarse=not published)
+
+
+def _largest_value(bits: int) -> float:
+    """Return max / (2^(b-1) - 1) in units of the scale that the observer gives, max / (2^(b-1) - 0.5)."""
+    largest: int = 2 ** (bits - 1) - 1
+    return (largest + 0.5) / largest
 
 
 def _weight(bits: int, granularity: Granularity, narrow: bool = False) -> TensorSpec:

@@ -28,6 +28,7 @@ from fxquant import (
     PerHead,
     PerProjection,
     PerTensor,
+    PerToken,
     QuantConfig,
     ScaleSearch,
     TensorSpec,
@@ -36,6 +37,7 @@ from fxquant import (
     recipe,
     recipes,
 )
+from fxquant.graph.meta import record_of
 from fxquant.observers import ObserverOptions
 from tests.support.models import images, small_swin, small_vit
 
@@ -251,6 +253,8 @@ def test_noisyquant_as_published() -> None:
     assert (search.metric, search.inputs_from) == (Metric.L2, Inputs.QUANTISED)
     assert (search.weights, search.inputs, search.weight_error, search.rounds) == (False, True, False, 1)
     assert (search.coarse, search.max_rows, search.correct_bias) == (False, None, False)
+    assert search.clip_evenly
+    assert not search_of(config, "conv2d").clip_evenly
     # c = max k / 1000 over 15, as multiples of max / 15.5.
     torch.testing.assert_close(torch.tensor(search.multipliers), torch.arange(1, 1001) / 1000 * 15.5 / 15)
     assert layer.noise == NoisyBias(Noise.NORMAL, mean_steps=200, range_steps=1000, coarse=False)
@@ -260,8 +264,10 @@ def test_noisyquant_as_published() -> None:
 def test_vanilla_takes_the_largest_value() -> None:
     config = recipe("vanilla", 6, 5)
     layer, search = layer_of(config), search_of(config)
-    assert (layer.weight, layer.activation) == (signed(6, PerChannel(0), narrow=True), signed(5, narrow=True))
-    assert (search.weights, search.inputs, search.inputs_from) == (False, False, Inputs.QUANTISED)
+    assert (layer.weight, layer.activation) == (signed(6, PerChannel(0), narrow=True), signed(5))
+    assert (search.weights, search.inputs, search.inputs_from) == (False, True, Inputs.QUANTISED)
+    assert search.multipliers == (15.5 / 15,)  # max / 15 as a multiple of max / 15.5
+    assert not search_of(config, "conv2d").inputs
     assert layer.noise is None
 
 
@@ -306,3 +312,28 @@ def test_options_of_searches() -> None:
 def test_switches_of_searches(name: str) -> None:
     config = recipe(name, patch_embed=False, head=False, attention=False)
     assert (config.patch_embed, config.head, config.attention) == (False, False, False)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_dynamic_leaves_the_image_and_attention_one_scale(symmetric: bool) -> None:
+    config = fxquant.recipe("dynamic", 4, 6, symmetric=symmetric, attention=True)
+    gm = fxquant.prepare(small_vit(), config)
+    records = [r for r in map(record_of, gm.graph.nodes) if r is not None]
+    specs = {o.name: o.spec for r in records for o in r.operands}
+    assert specs["patch_embed.proj.input"] == TensorSpec(8)
+    assert specs["blocks.0.attn.qk.query"] == TensorSpec(6)
+    found = specs["blocks.0.mlp.fc2.input"]
+    assert found == TensorSpec(6, signed=symmetric, symmetric=symmetric, granularity=PerToken())
+    assert specs["blocks.0.mlp.fc2.weight"] == TensorSpec(4, signed=True, symmetric=True, granularity=PerChannel(0))
+
+
+def test_dynamic_keeps_what_an_outlier_token_spoils_for_one_scale() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(16, 16).eval(), torch.randn(1, 20, 16)
+    x[0, 3] *= 1000
+    y = model(x).detach()
+    errors = {}
+    for name in ("minmax", "dynamic"):
+        quantized = fxquant.quantize(model, [x], name, progress=False)
+        errors[name] = float((quantized(x).detach() - y)[0, 4:].norm() / y[0, 4:].norm())
+    assert errors["dynamic"] < 0.02 < errors["minmax"]

@@ -39,5 +39,5 @@ def read_tensors(file: Path, kind: str, error: type[FxquantError]) -> tuple[dict
     except (OSError, SafetensorError, ValueError) as reason:
         raise error(f"cannot read {str(file)!r} as a safetensors file: {reason_of(reason)}") from reason
     if not isinstance(facts, dict):
-        raise error(f"{str(file)!r} is a safetensors file, but none that image synthesis wrote: it lacks {kind!r}")
+        raise error(f"{str(file)!r} is a safetensors file, but none of the kind expected here: it lacks {kind!r}")
     return tensors, facts
