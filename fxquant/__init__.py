@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         Percentile,
         PowerOfTwoFactor,
     )
+    from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
     from fxquant.observers.log2 import Log2, LogIntSoftmax
     from fxquant.observers.twin import TwinGELU, TwinSoftmax
     from fxquant.reconstruction import reconstruct
@@ -56,6 +57,8 @@ if TYPE_CHECKING:
 __all__ = [
     "EMA",
     "OMSE",
+    "AdaLogGELU",
+    "AdaLogSoftmax",
     "BinaryWeightStep",
     "CalibrationError",
     "CheckpointError",
@@ -141,6 +144,7 @@ _HOMES = {
     "inspection.report": "Report report",
     "numerics.granularity": "PerChannel PerHead PerProjection PerTensor PerToken RowGroups",
     "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",
+    "observers.adalog": "AdaLogGELU AdaLogSoftmax",
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",
     "reconstruction": "reconstruct",

@@ -38,6 +38,7 @@ CLASSES: dict[OpClass, tuple[str, ...]] = {
     OpClass.QUANTISE: (
         *("quantize", "dequantize", "quantize_twin", "dequantize_twin", "fake_quantize_summed_twin"),
         *("add_noise", "denoise_bias", "pack_twin", "unpack_twin", "cpu_quantize", "quantize_log2", "dequantize_log2"),
+        *("quantize_adalog", "fake_quantize_adalog"),
         *("quantize_tokens", "cpu_quantize_tokens", "dequantize_tokens"),
     ),
     OpClass.NORMALISATION: (

@@ -165,6 +165,8 @@ class Side:
         part = self.parts[0]
         if part.observer is not None and part.observer.searched_whole:
             return range(self.steps)
+        if before is None and part.observer is not None and part.observer.stride is not None:
+            return range(0, self.steps, part.observer.stride)
         return log_spaced(part.multipliers.tolist()) if before is None else around(before, self.steps)
 
     def reduce(self, losses: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ DESCRIPTIONS = {
     "dynamic": "a scale per token for the inputs of linear layers, computed at run time",
     "base_ptq": "scales searched for the output of each product, attention included; uniform codes (PTQ4ViT)",
     "ptq4vit": "base_ptq with twin-uniform codes after softmax and GELU (PTQ4ViT)",
+    "adalog": "affine codes, and powers of searched bases after softmax and GELU (AdaLog)",
     "vanilla": "largest value of weights and inputs, and nothing else",
     "noisyquant": "clipping scale and noisy bias for the input of each linear layer (NoisyQuant)",
     "noisyquant_ptq4vit": "ptq4vit with noisy biases on all inputs of linear layers (NoisyQuant)",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fxquant.config.operands import IntegerNorm, Role, TensorSpec, Value
 from fxquant.numerics.granularity import PerToken
+from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
 from fxquant.observers.base import ObserverOptions
 from fxquant.observers.binary import BinaryWeightStep
 from fxquant.observers.ema import EMA
@@ -26,10 +27,12 @@ from fxquant.ops import (
     dequantize_log2,
     dequantize_tokens,
     dequantize_twin,
+    fake_quantize_adalog,
     fake_quantize_summed_twin,
     integer_layer_norm,
     log_int_softmax,
     quantize,
+    quantize_adalog,
     quantize_log2,
     quantize_tokens,
     quantize_twin,
@@ -74,6 +77,8 @@ KINDS: dict[type[OperandSpec], Kind] = {
     TwinSoftmax: Kind(
         quantize_twin, dequantize_twin, (Role.SOFTMAX,), (Value.PROBABILITIES,), fake_quantize_summed_twin
     ),
+    AdaLogGELU: Kind(quantize_adalog, dequantize, (Role.GELU,), (Value.GELU,), fake_quantize_adalog),
+    AdaLogSoftmax: Kind(quantize_adalog, dequantize, (Role.SOFTMAX,), (Value.PROBABILITIES,), fake_quantize_adalog),
     Log2: Kind(quantize_log2, dequantize_log2, (Role.SOFTMAX,), (Value.PROBABILITIES,)),
     LogIntSoftmax: Kind(log_int_softmax, dequantize_log2, (), (Value.PROBABILITIES,)),
 }

@@ -12,6 +12,7 @@ from fxquant.lowering.quantized import is_quantized, quantized, quantized_twin, 
 from fxquant.lowering.token_site import token_site
 from fxquant.ops import (
     dequantize_log2,
+    fake_quantize_adalog,
     fake_quantize_summed_twin,
 )
 
@@ -26,6 +27,8 @@ def obstacle(node: fx.Node) -> str | None:
     for name, value in zip(names, node.args, strict=False):
         if _is_summed(value):
             return f"simulated: the {name} is twin-uniform as published, which has no int8 form"
+        if isinstance(value, fx.Node) and value.target is fake_quantize_adalog:
+            return f"simulated: the {name} is a power of a fitted base as published, which has no int8 form"
         if isinstance(value, fx.Node) and value.target is dequantize_log2:
             return f"simulated: the {name} is a power of two, and a product of those is made of shifts, not of int8 products"
         if is_quantized(value) and not any(read(value) for read in (quantized, quantized_twin, token_site)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -90,6 +90,8 @@ class Observer(nn.Module):
     searched_alone = False
     # Whether all candidates are scored, as the loss has no slope along them that leads to the best.
     searched_whole = False
+    # Between the candidates that a coarse search scores first; None: those whose multipliers lie apart.
+    stride: int | None = None
     # While several ranks run a batch each: what it says, to be absorbed in order, and how many come before it.
     pending: list[Summary] | None = None
     ahead = 0
@@ -197,7 +199,7 @@ class Observer(nn.Module):
         """Return a real offset that was learned, which has no integer zero point; None where there is none."""
         return None
 
-    def operator_arguments(self) -> dict[str, Tensor | int]:
+    def operator_arguments(self) -> Mapping[str, Tensor | int | float]:
         """
         Return the arguments, by name, of the operators that `convert` writes for this kind of spec.
 

@@ -1,5 +1,6 @@
 """The operators that passes put into graphs: plain functions, each with a readable torch implementation."""
 
+from fxquant.ops.adalog import fake_quantize_adalog, quantize_adalog
 from fxquant.ops.attention_quantize import attention, attention_quantize
 from fxquant.ops.check_input import check_input
 from fxquant.ops.check_values import check_values, mark_invalid
@@ -32,6 +33,7 @@ __all__ = [
     "dequantize_tokens",
     "dequantize_twin",
     "extract_patches",
+    "fake_quantize_adalog",
     "fake_quantize_summed_twin",
     "int8_linear",
     "int8_linear_add",
@@ -50,6 +52,7 @@ __all__ = [
     "mark_invalid",
     "pack_twin",
     "quantize",
+    "quantize_adalog",
     "quantize_log2",
     "quantize_tokens",
     "quantize_twin",

@@ -35,6 +35,7 @@ from fxquant.ops import (
     int8_matmul_twin,
     log_int_softmax,
     quantize,
+    quantize_adalog,
     quantize_log2,
     quantize_tokens,
     quantize_twin,
@@ -44,7 +45,7 @@ from tests.support.unfused import lower
 U = 2.0**-24
 PRODUCTS = (F.linear, F.conv2d, torch.matmul)
 INT8 = (int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin)
-QUANTIZERS = (quantize, quantize_tokens, quantize_twin, quantize_log2, log_int_softmax)
+QUANTIZERS = (quantize, quantize_adalog, quantize_tokens, quantize_twin, quantize_log2, log_int_softmax)
 
 
 class Recorder(fx.Interpreter):

@@ -24,6 +24,7 @@ from fxquant.ops import (
     dequantize_tokens,
     dequantize_twin,
     extract_patches,
+    fake_quantize_adalog,
     fake_quantize_summed_twin,
     int8_linear,
     int8_linear_add,
@@ -41,6 +42,7 @@ from fxquant.ops import (
     mark_invalid,
     pack_twin,
     quantize,
+    quantize_adalog,
     quantize_log2,
     quantize_tokens,
     quantize_twin,
@@ -52,11 +54,13 @@ Shape = tuple[int, ...] | None
 
 _INT8, _INT32, _FLOAT32 = (torch.int8,), (torch.int32,), (torch.float32,)
 _RESULTS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_FLOAT32_MAX = torch.finfo(torch.float32).max
 _PADDING = 8  # rows and columns of a weight are padded to a multiple of it
 _TERMS = 2**17  # so many products of two codes fit an int32
 # What lies in the file, whatever else a graph computes; less what two operators may be given otherwise.
 _CONSTANT = {
     *("weight", "bias", "scale", "high", "low", "split", "noise", "out_scale", "zero_point", "out_zero_point"),
+    *("largest", "step", "table", "levels"),
     *("output_zero_point", "input_zero_point", "weight_zero_point", "a_zero_point", "b_zero_point"),
 }
 _COMPUTED = {
@@ -140,6 +144,15 @@ def _fake_quantize_summed_twin(o: Operands) -> Any:
     o.number("qmax", 1, 127)
     _one(o, "split")
     return _like(o, o.tensor("x", *FLOATS), torch.float32)
+
+
+def _quantize_adalog(o: Operands) -> Any:
+    return _adalog(o, "table", torch.int8)
+
+
+def _fake_quantize_adalog(o: Operands) -> Any:
+    o.finite("levels")
+    return _adalog(o, "levels", torch.float32)
 
 
 def _quantize_log2(o: Operands) -> Any:
@@ -434,6 +447,17 @@ def _twin(o: Operands) -> None:
         raise CheckpointError("low: expected a scale that is not zero")
 
 
+def _adalog(o: Operands, table: str, dtype: torch.dtype) -> Any:
+    for name in ("largest", "step"):
+        _one(o, name)
+        o.positive(name)
+    o.number("shift", 0, _FLOAT32_MAX)
+    entries = o.tensor(table, dtype, axes=(1,))
+    if entries is not None and entries.shape[0] < 2:
+        raise CheckpointError(f"{table}: expected two entries or more, found {entries.shape[0]}")
+    return _like(o, o.tensor("x", *FLOATS), dtype)
+
+
 def _one(o: Operands, name: str) -> None:
     o.tensor(name, torch.float32, axes=(0,))
 
@@ -487,6 +511,7 @@ RULES: dict[Any, Rule] = {
     dequantize_tokens: _dequantize_tokens,
     dequantize_twin: _dequantize_twin,
     extract_patches: _extract_patches,
+    fake_quantize_adalog: _fake_quantize_adalog,
     fake_quantize_summed_twin: _fake_quantize_summed_twin,
     int8_linear: _linear,
     int8_linear_add: _linear_add,
@@ -504,6 +529,7 @@ RULES: dict[Any, Rule] = {
     mark_invalid: _mark_invalid,
     pack_twin: _pack_twin,
     quantize: _quantize,
+    quantize_adalog: _quantize_adalog,
     quantize_log2: _quantize_log2,
     quantize_tokens: _quantize_tokens,
     quantize_twin: _quantize_twin,

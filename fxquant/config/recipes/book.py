@@ -17,6 +17,7 @@ from fxquant.config.recipes.fitted import erq, gptq
 from fxquant.config.recipes.learned import vvtq
 from fxquant.config.recipes.placed import fqvit, itpn, psaq
 from fxquant.config.recipes.searched import (
+    adalog,
     base_ptq,
     dynamic,
     noisyquant,
@@ -56,6 +57,10 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     their values), ``per_channel`` (weight scales; else one per projection, as a cosine needs it), ``twin_softmax``,
     ``twin_gelu``, ``power_of_two`` (of GELU's scales), and all fields of `ScaleSearch`, such as ``inputs_from``, ``rounds``,
     ``coarse``, ``max_rows`` and ``correct_bias``; ``published=True`` makes all of them what the published code does.
+
+    adalog searches a base for the powers that softmax and GELU outputs are rounded to (AdaLog); all else is affine, weights per
+    output channel, queries, keys and values per head. Options: ``softmax``, ``gelu`` (bool, whether these are powers),
+    ``published`` (bool, the powers are those of the published tables, which are simulated) and all fields of `ScaleSearch`.
 
     vanilla takes the largest value of weights and inputs for their scale; noisyquant searches a clipping scale and a noisy
     bias for the input of each linear layer (NoisyQuant). Attention products stay float. Options: ``noise`` (`Noise` or its
@@ -122,6 +127,7 @@ RECIPES: dict[str, Callable[..., QuantConfig]] = {
     "omse": partial(statistics, OMSE),
     "dynamic": dynamic,
     "base_ptq": base_ptq,
+    "adalog": adalog,
     "ptq4vit": ptq4vit,
     "vanilla": vanilla,
     "noisyquant": noisyquant,

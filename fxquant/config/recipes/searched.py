@@ -13,6 +13,7 @@ from fxquant.config.recipes.member import member
 from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
 from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor, PerToken
 from fxquant.observers import ObserverOptions
+from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
 from fxquant.observers.twin import TwinGELU, TwinSoftmax
 
 IMAGE_BITS = 8  # of what convolutions read, pixels above all, which have 8; the published codes leave them float
@@ -75,6 +76,32 @@ def ptq4vit(
     filters = _weight(w_bits, PerChannel(0) if channels else PerTensor())
     image = None if published else TensorSpec(IMAGE_BITS)
     patches = replace(layer, weight=filters, activation=image, gelu=None)
+    return QuantConfig(layer, attention=True).set_object_type("conv2d", patches)
+
+
+def adalog(
+    w_bits: int,
+    a_bits: int,
+    *,
+    published: bool = False,
+    softmax: bool = True,
+    gelu: bool = True,
+    **search: Any,
+) -> QuantConfig:
+    """Return AdaLog's config: affine codes, and powers of searched bases behind softmax and GELU; `published`: see there."""
+    heads = TensorSpec(a_bits, granularity=PerHead())
+    weight = TensorSpec(w_bits, granularity=PerChannel(0))
+    layer = LayerSpec(
+        weight=weight,
+        activation=TensorSpec(a_bits),
+        gelu=AdaLogGELU(a_bits, published) if gelu else None,
+        softmax=AdaLogSoftmax(a_bits, published) if softmax else heads,
+        query=heads,
+        key=heads,
+        value=heads,
+        search=_search(False, {"metric": Metric.L2, "weights_first": True} | search),
+    )
+    patches = replace(layer, activation=TensorSpec(IMAGE_BITS), gelu=None)
     return QuantConfig(layer, attention=True).set_object_type("conv2d", patches)
 
 

@@ -13,6 +13,8 @@ import fxquant
 from fxquant import (
     EMA,
     OMSE,
+    AdaLogGELU,
+    AdaLogSoftmax,
     ConfigError,
     Gradient,
     Inputs,
@@ -163,7 +165,7 @@ def test_each_recipe_runs_on_int8(name: str, model: str) -> None:
         assert row.int8 or row.reason is not None
         assert row.int8 or not row.requested
     attention = [row.int8 for row in fxquant.report(int8) if "attn.q" in row.name and "qkv" not in row.name]
-    assert not attention or all(attention) == (name.endswith(("ptq", "ptq4vit", "vvtq")) or name in PLACED)
+    assert not attention or all(attention) == (name.endswith(("ptq", "ptq4vit", "vvtq", "adalog")) or name in PLACED)
 
 
 def layer_of(config: QuantConfig, operator: str | None = None) -> LayerSpec:
@@ -225,6 +227,23 @@ def test_ptq4vit_as_published() -> None:
     patches = layer_of(config, "conv2d")
     assert (patches.weight, patches.activation) == (signed(6, PerChannel(0)), None)
     assert (config.patch_embed, config.head, config.attention) == (True, True, True)
+
+
+def test_adalog() -> None:
+    config = recipe("adalog", 6, 5, published=True, rounds=2)
+    layer, search = layer_of(config), search_of(config)
+    assert (layer.weight, layer.activation) == (TensorSpec(6, granularity=PerChannel(0)), TensorSpec(5))
+    assert (layer.gelu, layer.softmax) == (AdaLogGELU(5, published=True), AdaLogSoftmax(5, published=True))
+    assert layer.query == layer.key == layer.value == TensorSpec(5, granularity=PerHead())
+    assert (search.metric, search.inputs_from, search.weights_first, search.rounds) == (
+        Metric.L2,
+        Inputs.FLOAT,
+        True,
+        2,
+    )
+    assert (config.patch_embed, config.head, config.attention) == (True, True, True)
+    uniform = layer_of(recipe("adalog", 6, 5, softmax=False, gelu=False))
+    assert (uniform.gelu, uniform.softmax) == (None, layer.query)
 
 
 def test_noisyquant_as_published() -> None:
