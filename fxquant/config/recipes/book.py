@@ -14,6 +14,7 @@ from fxquant.config.folds import folds_of
 from fxquant.config.quant_config import FLOAT_DTYPES, QuantConfig
 from fxquant.config.recipes.default import default
 from fxquant.config.recipes.fitted import erq, gptq
+from fxquant.config.recipes.folded import glfq, repq, rotate
 from fxquant.config.recipes.learned import vvtq
 from fxquant.config.recipes.placed import fqvit, itpn, psaq
 from fxquant.config.recipes.searched import (
@@ -137,5 +138,8 @@ RECIPES: dict[str, Callable[..., QuantConfig]] = {
     "fqvit": fqvit,
     "itpn": itpn,
     "psaq": psaq,
+    "repq": repq,
+    "rotate": rotate,
+    "glfq": glfq,
     "vvtq": vvtq,
 }
