@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from fxquant import models
     from fxquant.api import calibrate, compile, convert, prepare, prepare_qat, quantize, trace
     from fxquant.checkpoint import load, save
+    from fxquant.config.folds import Folds, Reparameterize, Smooth
     from fxquant.config.layer_spec import LayerSpec
     from fxquant.config.operands import IntegerNorm, Role, TensorSpec, Value
     from fxquant.config.placement import Placement
     from fxquant.config.quant_config import QuantConfig
     from fxquant.config.recipes.book import recipe, recipes
     from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
+    from fxquant.config.weight_fit import Correction, Rounding, WeightFit
     from fxquant.data.data_config import DataConfig
     from fxquant.errors import (
         CalibrationError,
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     )
     from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe
     from fxquant.inspection.report import Report, report
-    from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+    from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
     from fxquant.observers import (
         EMA,
         OMSE,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
         Percentile,
         PowerOfTwoFactor,
     )
+    from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
     from fxquant.observers.log2 import Log2, LogIntSoftmax
     from fxquant.observers.twin import TwinGELU, TwinSoftmax
     from fxquant.reconstruction import reconstruct
@@ -54,11 +57,15 @@ if TYPE_CHECKING:
 __all__ = [
     "EMA",
     "OMSE",
+    "AdaLogGELU",
+    "AdaLogSoftmax",
     "BinaryWeightStep",
     "CalibrationError",
     "CheckpointError",
     "ConfigError",
+    "Correction",
     "DataConfig",
+    "Folds",
     "FxquantError",
     "Gradient",
     "GradientScale",
@@ -81,14 +88,18 @@ __all__ = [
     "PerHead",
     "PerProjection",
     "PerTensor",
+    "PerToken",
     "Percentile",
     "Placement",
     "PowerOfTwoFactor",
     "QuantConfig",
+    "Reparameterize",
     "Report",
     "Role",
+    "Rounding",
     "RowGroups",
     "ScaleSearch",
+    "Smooth",
     "TensorSpec",
     "TrainingError",
     "TwinGELU",
@@ -96,6 +107,7 @@ __all__ = [
     "UnsupportedGraphError",
     "UsedRecipe",
     "Value",
+    "WeightFit",
     "calibrate",
     "compile",
     "convert",
@@ -117,19 +129,22 @@ __all__ = [
 _HOMES = {
     "api": "calibrate compile convert prepare prepare_qat quantize trace",
     "checkpoint": "load save",
+    "config.folds": "Folds Reparameterize Smooth",
     "config.layer_spec": "LayerSpec",
     "config.operands": "IntegerNorm Role TensorSpec Value",
     "config.placement": "Placement",
     "config.quant_config": "QuantConfig",
     "config.recipes.book": "recipe recipes",
     "config.search": "Gradient Inputs Metric Noise NoisyBias ScaleSearch",
+    "config.weight_fit": "Correction Rounding WeightFit",
     "data.data_config": "DataConfig",
     "errors": "CalibrationError CheckpointError ConfigError FxquantError InputError PassError "
     "TrainingError UnsupportedGraphError",
     "graph.card": "MeasuredAccuracy ModelCard UsedRecipe",
     "inspection.report": "Report report",
-    "numerics.granularity": "PerChannel PerHead PerProjection PerTensor RowGroups",
+    "numerics.granularity": "PerChannel PerHead PerProjection PerTensor PerToken RowGroups",
     "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",
+    "observers.adalog": "AdaLogGELU AdaLogSoftmax",
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",
     "reconstruction": "reconstruct",

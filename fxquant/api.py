@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxquant import pipeline
+from fxquant.calibration.observe_norms import has_norm_folds, observe_norms
+from fxquant.calibration.restored import restored_on_failure
 from fxquant.calibration.run_batches import collect_batches, run_batches, take_first
 from fxquant.calibration.searches import has_searches, run_searches
+from fxquant.calibration.weight_fits import forget_fits, has_fits, run_fits
 from fxquant.compiling.compile import compile_graph
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import recipe as make_recipe
+from fxquant.config.recipes.default import Effort, effort_of
 from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import refuse_different
 from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError, expect_iterable, expect_whole
@@ -30,6 +34,8 @@ from fxquant.graph.trained import is_trained
 from fxquant.inspection.report import report
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
+from fxquant.reconstruction import reconstruct
+from fxquant.reconstruction.reconstruction_options import SHORT_ITERATIONS
 from fxquant.tracing.capture import capture, check_model
 from fxquant.tracing.free_sizes import Dynamic
 
@@ -138,15 +144,16 @@ def calibrate(
     Show `prepared` the calibration `batches` and return it; statistics add to those it holds.
 
     batches: any iterable of image tensors ``(B, 3, H, W)``, of ``(images, targets)`` pairs, of tuples of several inputs, or of
-    mappings by the names of the model's arguments: see `fxquant.graph.inputs.Arguments`. Where the config asks for it,
-    scales and noisy biases are then searched on these batches. memory: bytes that such a search may hold beyond the model
-    and the images; what is more goes to temporary files. seed fixes its random choices. Interrupted, a search leaves
-    `prepared` as it was.
+    mappings by the names of the model's arguments: see `fxquant.graph.inputs.Arguments`. Where the config asks for it, norms
+    are folded first, once, by what these batches show of their channels, which leaves what `prepared` computes as it is;
+    scales and noisy biases are then searched on these batches, and weights are fitted to them. memory: bytes that this may
+    hold beyond the model and the images; what is more goes to temporary files. seed fixes its random choices. Interrupted, it
+    leaves `prepared` as it was.
 
     In a process group of ``torch.distributed`` every rank calls this, with its own share of the batches: every
     ``world_size``-th from its rank on. The result is the same on all of them, and that of one process over all batches in
     order. Ranks share out the batches where statistics are taken, the products where searches read the float model, and the
-    candidates of each search where they read quantised products; all else of a search runs on every rank.
+    candidates of each search where they read quantised products; all else of a search runs on every rank, and so do fits.
 
     Raises `CalibrationError` where there is no batch, or one that is empty, not finite or of another shape, and where all
     batches are one constant; it names the node and the batch. An input that only masks scores before a softmax may hold
@@ -157,10 +164,18 @@ def calibrate(
     expect_whole("memory", memory, least=1)
     expect_whole("seed", seed, least=0)
     refuse_different(prepared)
-    if has_searches(prepared):
-        run_searches(prepared, collect_batches(prepared, batches), progress, memory, seed)
+    if has_norm_folds(prepared):
+        batches = list(batches)  # they are read once to fold, and once more
+        observers = observe_norms(prepared, collect_batches(prepared, batches), progress)
+        pipeline.run(prepared, pipeline.norm_passes(observers), Stage.PREPARED)
+    if has_fits(prepared):
+        batches = list(batches)  # they are read once for statistics or searches, and once for the weights
+        with restored_on_failure(prepared):
+            forget_fits(prepared)
+            _observe(prepared, batches, progress, memory, seed)
+            run_fits(prepared, collect_batches(prepared, batches), progress, memory)
     else:
-        run_batches(prepared, batches, progress)
+        _observe(prepared, batches, progress, memory, seed)
     for recorder in _recorders(prepared):
         recorder.refuse_constant()
     return prepared
@@ -210,6 +225,7 @@ def quantize(
     seed: int = 0,
     dynamic: Dynamic = (),
     progress: bool = True,
+    effort: Effort | str | None = None,
     **options: Any,
 ) -> fx.GraphModule:
     """
@@ -217,9 +233,12 @@ def quantize(
 
     recipe, w_bits, a_bits and options are those of `fxquant.recipe`, dynamic is that of `trace`. batches are those of
     `calibrate`; the first one is the example input for tracing, read by the rule of `fxquant.graph.inputs.Arguments`. seed
-    fixes every random choice of the recipe. progress: whether to show how far it has come. The recipe is noted on the card of
-    the result: see `fxquant.checkpoint.staged_graph.StagedGraph`.
+    fixes every random choice of the recipe. progress: whether to show how far it has come. effort: of the default recipe,
+    "fast", "better" (None) or "best", see `fxquant.config.recipes.default.Effort`. The recipe is noted on the card of the
+    result: see `fxquant.checkpoint.staged_graph.StagedGraph`.
     """
+    if effort is not None:
+        options = options | {"effort": effort_of(effort).value}
     config = make_recipe(recipe, w_bits, a_bits, **options)
     _refuse_target(target)
     check_model(model)
@@ -235,7 +254,12 @@ def quantize(
         if parameter is not None:
             example = moved(example, parameter.device, parameter.dtype)
         prepared = prepare(trace(model, example, dynamic), config) if dynamic else prepare(model, config, example)
-        calibrate(prepared, itertools.chain(taken, iterator), progress, seed=seed)
+        shown: Iterable[Batch] = itertools.chain(taken, iterator)
+        reconstructs = options.get("effort") == Effort.BEST.value and min(w_bits, a_bits) < 8
+        shown = list(shown) if reconstructs else shown
+        calibrate(prepared, shown, progress, seed=seed)
+        if reconstructs:
+            reconstruct(prepared, shown, progress, seed=seed, iterations=SHORT_ITERATIONS)
         gm = convert(prepared, target)
     set_card(gm, replace(card_of(gm), recipe=used_recipe(recipe, w_bits, a_bits, options)))
     return gm
@@ -256,6 +280,14 @@ def compile(gm: fx.GraphModule, backend: str = "auto", example_inputs: Batch | N
     """
     inputs = None if example_inputs is None else _inputs(gm, example_inputs)
     return compile_graph(gm, backend, inputs)
+
+
+def _observe(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bool, memory: int, seed: int) -> None:
+    """Take the statistics of the batches, and search what is searched for."""
+    if has_searches(prepared):
+        run_searches(prepared, collect_batches(prepared, batches), progress, memory, seed)
+    else:
+        run_batches(prepared, batches, progress)
 
 
 def _as_config(config: Any) -> QuantConfig:
@@ -319,13 +351,20 @@ def _recorded_inputs(prepared: fx.GraphModule) -> list[Tensor]:
 
 def _refuse_unsearched(node: fx.Node) -> None:
     record = record_of(node)
-    if record is None or (record.search is None and record.noise is None):
+    if record is not None and record.fold is not None:
+        raise CalibrationError(
+            f"node {record.label!r}: this recipe folds norms, which running the model does not do: run "
+            "fxquant.calibrate(prepared, batches) before convert"
+        )
+    if record is None or (record.search is None and record.noise is None and record.fit is None):
         return
-    for argument in node.args[: len(record.operands)]:
-        module = called_module(argument)
-        if isinstance(module, Observer) and not module.refined:
+    operands = [called_module(argument) for argument in node.args[: len(record.operands)]]
+    found = operands if record.search or record.noise else operands[1:]
+    for module in found:
+        if isinstance(module, Observer) and not (module.refined or module.at_run_time):
+            what = "searches scales" if record.search or record.noise else "fits weights"
             raise CalibrationError(
-                f"node {module.operand!r}: this recipe searches scales, which running the model does not do: run "
+                f"node {module.operand!r}: this recipe {what}, which running the model does not do: run "
                 "fxquant.calibrate(prepared, batches) before convert"
             )
 

@@ -13,17 +13,20 @@ from pathlib import Path
 
 from torch import fx
 
+from fxquant.config.folds import Folds
 from fxquant.config.quant_config import QuantConfig
 from fxquant.errors import FxquantError, PassError, UnsupportedGraphError
 from fxquant.graph.attributes import prune
 from fxquant.graph.rewrite import Pass
 from fxquant.graph.stages import Stage, set_stage
+from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import SeenInput
 from fxquant.passes.add_drop_path import AddDropPath
 from fxquant.passes.add_noise import add_noise
 from fxquant.passes.annotate import Annotate
 from fxquant.passes.canonicalize import canonicalize
 from fxquant.passes.cast_floats import CastFloats
+from fxquant.passes.center_residual import center_residual
 from fxquant.passes.correct_bias import correct_bias
 from fxquant.passes.decompose_attention import decompose_attention
 from fxquant.passes.dequantize_late import dequantize_late
@@ -32,7 +35,9 @@ from fxquant.passes.expand_addmm import expand_addmm
 from fxquant.passes.expand_einsum import expand_einsum
 from fxquant.passes.fold_batch_norm import fold_batch_norm
 from fxquant.passes.fold_constants import fold_constants
+from fxquant.passes.fold_layer_scale import fold_layer_scale
 from fxquant.passes.fold_noise import fold_noise
+from fxquant.passes.fold_norm_affine import fold_norm_affine
 from fxquant.passes.fold_sizes import fold_sizes
 from fxquant.passes.functionalize import functionalize
 from fxquant.passes.fuse_attention import fuse_attention
@@ -51,8 +56,12 @@ from fxquant.passes.own_products import own_products
 from fxquant.passes.quantize_early import quantize_early
 from fxquant.passes.quantize_operands import quantize_operands
 from fxquant.passes.record_inputs import RecordInputs
+from fxquant.passes.reparameterize_norms import ReparameterizeNorms
 from fxquant.passes.restore_float import RestoreFloat
+from fxquant.passes.rotate_heads import RotateHeads
+from fxquant.passes.rotate_residual import RotateResidual
 from fxquant.passes.scale_scores import scale_scores
+from fxquant.passes.smooth_norms import SmoothNorms
 from fxquant.passes.spell_convolutions import spell_convolutions
 from fxquant.passes.train_batch_norms import train_batch_norms
 from fxquant.passes.use_cpu_kernels import use_cpu_kernels
@@ -78,12 +87,34 @@ def prepare_passes(config: QuantConfig) -> tuple[Pass, ...]:
         fold_batch_norm,  # after fold_constants: its statistics are tensors by now
         spell_convolutions,  # after fold_batch_norm: what it spells hides the layer from the norm
         linearize_matmul,  # after fold_constants: a transposed or sliced weight is one tensor by now
+        *fold_passes(config.folds or Folds()),  # after the constants are tensors, before observers see the weights
         Annotate(config),
         decompose_attention,  # after annotate: only what the config quantises is opened
         *values,  # after decompose_attention: scores and probabilities are values by now
         insert_observers,
         RecordInputs(config.strict_inputs),  # last: by its observers it tells a mask from an image
     )
+
+
+def fold_passes(folds: Folds) -> tuple[Pass, ...]:
+    """Return the passes of `fxquant.prepare` that need no data: each leaves a model that computes the same."""
+    stream = folds.center or folds.rotate
+    return (
+        *(
+            (fold_layer_scale,) if folds.layer_scale or stream else ()
+        ),  # first: a factor is no writer of the residual stream
+        *(
+            (fold_norm_affine,) if folds.affine or stream else ()
+        ),  # before what turns channels that scale and shift tell apart
+        *((center_residual,) if folds.center else ()),
+        *((RotateResidual(folds.seed),) if folds.rotate else ()),
+        *((RotateHeads(folds.seed),) if folds.rotate_heads else ()),
+    )
+
+
+def norm_passes(observers: Mapping[str, Observer]) -> tuple[Pass, ...]:
+    """Return the passes of `fxquant.calibrate` that fold norms; observers: what saw each channel, by the name of the norm."""
+    return ReparameterizeNorms(observers), SmoothNorms(observers)  # each does what the records ask it for
 
 
 def qat_passes(config: QuantConfig, drop_path: float) -> tuple[Pass, ...]:

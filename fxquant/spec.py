@@ -20,21 +20,31 @@ from fxquant.graph.stages import Stage
 from fxquant.lowering.obstacles import obstacle
 from fxquant.lowering.quantized import INT8_PRODUCTS, factors
 from fxquant.lowering.quantizer_site import quantizer_site
+from fxquant.lowering.token_site import token_site
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.ops import (
+    attention,
     attention_quantize,
     dequantize,
     dequantize_twin,
     extract_patches,
     layer_norm_quantize,
+    layer_norm_quantize_tokens,
     quantize,
     quantize_twin,
 )
 from fxquant.ops.train_modules import TRAIN_MODULES
 
 _PAIRS = {dequantize: quantize, dequantize_twin: quantize_twin}
-_INTEGER = {*INT8_PRODUCTS, attention_quantize, extract_patches, layer_norm_quantize}
+_INTEGER = {
+    *INT8_PRODUCTS,
+    attention,
+    attention_quantize,
+    extract_patches,
+    layer_norm_quantize,
+    layer_norm_quantize_tokens,
+}
 _PRODUCTS_TO_LOWER = (F.linear, F.conv2d, torch.matmul)
 
 
@@ -76,6 +86,9 @@ def _dialect_problem(node: fx.Node) -> str | None:
 
 def _codes_problem(node: fx.Node) -> str | None:
     """Codes are read as they were written, and constant ones are stored as int8."""
+    tokens = token_site(node)
+    if tokens is not None:
+        return None if tokens.maker is not None else "it does not read all that one quantize_tokens gives"
     if node.target not in _PAIRS and node.target not in INT8_PRODUCTS:
         return None
     site = quantizer_site(node) if node.target in _PAIRS else None

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.config.folds import NormFold, Smooth
 from fxquant.config.layer_spec import LayerSpec
 from fxquant.config.operands import Role, TensorSpec
 from fxquant.config.overrides import Scope, refuse_unmatched
@@ -23,7 +24,7 @@ from fxquant.graph.positions import works_on_positions
 from fxquant.graph.products import fitted, operand_role, product_of
 from fxquant.graph.rewrite import edit
 from fxquant.graph.values import is_complex
-from fxquant.numerics.granularity import PerHead, PerProjection, PerTensor, RowGroups
+from fxquant.numerics.granularity import PerHead, PerProjection, PerTensor, PerToken, RowGroups
 
 _OPERATORS: dict[Any, str] = {
     F.linear: "linear",
@@ -73,7 +74,10 @@ class Annotate:
             layer = replace(layer, activation=layer.activation or TensorSpec())  # until it is known what was placed
         operands = tuple(_resolved(node, o) for o in _operands(node, product, label, layer))
         noise = layer.noise if _takes_noise(node, operands) else None
-        record = Record(product, module, label, operands, search=layer.search, noise=noise)
+        fit = layer.fit if operands[-1].role is Role.WEIGHT and operands[-1].spec is not None else None
+        record = Record(
+            product, module, label, operands, search=layer.search, noise=noise, fit=fit, fold=self._fold(node, operands)
+        )
         if all(o.spec is None for o in operands):
             refusal: str | None = f"left float by the config ({override or 'the global spec'})"
         else:
@@ -82,6 +86,8 @@ class Annotate:
         if refusal is not None:
             return replace(record, requested=False).left_float(refusal)
         obstacle = _obstacle(node, product, operands)
+        if obstacle is None and node.target is not F.linear:
+            _refuse_per_token(operands)
         return record.left_float(obstacle) if obstacle else record
 
     def _kept_exact(self, node: fx.Node) -> str | None:
@@ -89,6 +95,15 @@ class Annotate:
         module = module_path(node)
         named = [o for o in self.config.overrides if o.scope is not Scope.OBJECT_TYPE and o.names("", module)]
         return None if any(o.spec is not None for o in named) else works_on_positions(node)
+
+    def _fold(self, node: fx.Node, operands: tuple[Operand, ...]) -> NormFold | None:
+        """Return how the norm that a linear layer reads is to be folded, None where its codes are of another sort."""
+        fold, spec = self.config.folds.norms if self.config.folds is not None else None, operands[0].spec
+        if fold is None or node.target is not F.linear or operands[0].role is not Role.NORM:
+            return None
+        if type(spec) is not TensorSpec or spec.trained:
+            return None
+        return fold if isinstance(fold, Smooth) or isinstance(spec.granularity, PerTensor | PerToken) else None
 
     def _layer_of(self, node: fx.Node, product: Product) -> LayerSpec | None:
         """Return the spec of a product without an override."""
@@ -182,6 +197,16 @@ def _switched_off(config: QuantConfig, product: Product, operator: str, module: 
     if product is Product.HEAD and not config.head:
         return "the head is switched off in the config"
     return None
+
+
+def _refuse_per_token(operands: tuple[Operand, ...]) -> None:
+    """Raise `ConfigError` for operands that have no tokens on their last axis, or no int8 product with a scale for each."""
+    for operand in operands:
+        if operand.spec is not None and isinstance(operand.spec.granularity, PerToken):
+            raise ConfigError(
+                f"operand {operand.name!r}: PerToken is for the inputs of linear layers, not of convolutions or attention: "
+                'give these a spec of their own, as by set_object_type("conv2d", ...) or LayerSpec(query=...)'
+            )
 
 
 def _obstacle(node: fx.Node, product: Product, operands: tuple[Operand, ...]) -> str | None:

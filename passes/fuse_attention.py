@@ -13,20 +13,17 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
-from fxquant.graph.calls import call
+from fxquant.graph.calls import call, call_again
 from fxquant.graph.match import Call, Match, Var
-from fxquant.graph.meta import Product, Record, record_of, set_record, value_of
+from fxquant.graph.meta import Product, Record, copy_value, record_of, set_record, value_of
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.lowering.quantizer_site import quantizer_arguments, quantizer_site
-from fxquant.ops.attention_quantize import attention_quantize
+from fxquant.ops.attention_quantize import attention, attention_quantize
 from fxquant.ops.quantize import quantize
+from fxquant.ops.tokens import quantize_tokens
 
 _MERGED = Call(
-    quantize,
-    Call(
-        ("reshape", "view", "flatten"), Call("transpose", Var("context"), 1, 2, name="transposed"), ..., name="merged"
-    ),
-    ...,
+    ("reshape", "view", "flatten"), Call("transpose", Var("context"), 1, 2, name="transposed"), ..., name="merged"
 )
 _ADD = (operator.add, torch.add)
 _MUL = (operator.mul, torch.mul)
@@ -41,7 +38,8 @@ def fuse_attention(gm: fx.GraphModule) -> PassResult:
     Becomes: y = attention_quantize(q, k, v, f, relative_bias, None, s, z, 0, 255)
 
     q, k, v: (B, H, N, D), y: (B, N, C) int8. A constant bias per head, (H, N, M), and a constant mask per window, (W, N, M),
-    become arguments. Attention that adds anything else to its scores, such as a computed bias, stays as it is.
+    become arguments. Where each token has a scale, the merged values become quantize_tokens(attention(q, k, v, f, bias, mask),
+    False, 0, 255). Attention that adds anything else to its scores, such as a computed bias, stays as it is.
     """
     return rewrite(gm, RULES, "fuse_attention")
 
@@ -57,9 +55,30 @@ class _Scores:
 
 
 def _fuse(graph: fx.Graph, m: Match) -> fx.Node | None:
-    context, merged, site = m["context"], m["merged"], quantizer_site(m["root"])
-    if site is None or site.axis is not None:
+    site = quantizer_site(m["root"])
+    read = None if site is None or site.axis is not None else _read(graph, m)
+    if site is None or read is None:
         return None
+    arguments, record = read
+    new = call(graph, attention_quantize, arguments | quantizer_arguments(site, attention_quantize))
+    set_record(new, record)
+    return new
+
+
+def _fuse_tokens(graph: fx.Graph, m: Match) -> fx.Node | None:
+    read = _read(graph, m)
+    if read is None:
+        return None
+    arguments, record = read
+    new = call(graph, attention, arguments)
+    set_record(new, record)
+    copy_value(new, m["merged"])
+    return call_again(graph, m["root"], x=new)
+
+
+def _read(graph: fx.Graph, m: Match) -> tuple[dict[str, Any], Record] | None:
+    """Return what attention reads, by the names of `attention`, and its record; None where it stays as it is."""
+    context, merged = m["context"], m["merged"]
     private = [context, m["transposed"], merged]
     if not isinstance(context, fx.Node) or any(len(n.users) > 1 for n in private) or not _merges_heads(context, merged):
         return None
@@ -71,10 +90,7 @@ def _fuse(graph: fx.Graph, m: Match) -> fx.Node | None:
         return None
     bias = _constant(graph, scores.bias, record, "attention_bias", 3)
     mask = _constant(graph, scores.mask, record, "attention_mask", 3)
-    read = {"q": q, "k": k, "v": v, "factor": scores.factor, "bias": bias, "mask": mask}
-    new = call(graph, attention_quantize, read | quantizer_arguments(site, attention_quantize))
-    set_record(new, record)
-    return new
+    return {"q": q, "k": k, "v": v, "factor": scores.factor, "bias": bias, "mask": mask}, record
 
 
 def _of_one_batch(*operands: Any) -> bool:
@@ -203,4 +219,7 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
     return () if value is None else tuple(value.shape)
 
 
-RULES: tuple[Rule, ...] = ((_MERGED, _fuse),)
+RULES: tuple[Rule, ...] = (
+    (Call(quantize, _MERGED, ...), _fuse),
+    (Call(quantize_tokens, _MERGED, ...), _fuse_tokens),
+)

@@ -43,7 +43,7 @@ def _fuse(graph: fx.Graph, m: Match) -> fx.Node | None:
     if site is None or site.axis is not None or site.noise_per_patch():
         return None
     target = int8_linear_gelu_quantize if site.low is None else int8_linear_gelu_quantize_twin
-    names = ("codes", "weight", "scale", "bias", "dtype", "pad_rows")
+    names = ("codes", "weight", "scale", "bias", "dtype", "pad_rows", "row_scale", "row_zero_point")
     product = {name: given[name] for name in names} | {"approximate": gelu.kwargs.get("approximate", "none")}
     new = call(graph, target, product | quantizer_arguments(site, target))
     record: Record | None = record_of(linear)

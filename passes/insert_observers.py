@@ -53,10 +53,11 @@ class _Inserter(ObserverHome):
         source = node.args[position] if operand.spec is not None else None
         if operand.spec is None or not isinstance(source, fx.Node) or dataflow.observed(source):
             return
-        how = (operand.spec, record and record.search, record and record.noise)
+        how = (operand.spec, record and record.search, record and record.noise, record and record.fit)
         constant = source.op == "get_attr"
-        # What is searched for a weight goes with what this product reads.
-        key = (source.target, *how, node if record and record.search else None) if constant else (source, *how)
+        # What is found for a weight goes with what this product reads.
+        own = node if record and (record.search or record.fit) else None
+        key = (source.target, *how, own) if constant else (source, *how)
         if key not in self.shared:
             self.shared[key] = self._call_again(node, position, operand, record, source) or self._call_new(
                 operand, source

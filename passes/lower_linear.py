@@ -11,9 +11,10 @@ from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.lowering.int8_product import cast_product, codes_of, few_rows, int8_product
 from fxquant.lowering.obstacles import obstacle
-from fxquant.ops import dequantize, dequantize_twin, int8_linear, int8_linear_twin
+from fxquant.ops import dequantize, dequantize_tokens, dequantize_twin, int8_linear, int8_linear_twin
 
-_SIMULATED = Call(F.linear, Call((dequantize, dequantize_twin), ...), Call(dequantize, ...), Var("bias", optional=True))
+_INPUT = Call((dequantize, dequantize_tokens, dequantize_twin), ...)
+_SIMULATED = Call(F.linear, _INPUT, Call(dequantize, ...), Var("bias", optional=True))
 _CAST = Call(
     "to",
     Call((int8_linear, int8_linear_twin), ..., name="linear"),
@@ -29,7 +30,9 @@ def lower_linear(gm: fx.GraphModule) -> PassResult:
     Becomes: y = int8_linear(q, w_int8, s * s_w, b - s * s_w * z * sum_k w, None, None, bfloat16, False)
 
     q: (B, N, K) int8, w_int8: (O, K) int8, y: (B, N, O). A twin-uniform q goes to int8_linear_twin(q, w_int8, s_high * s_w,
-    s_low * s_w, b, bfloat16, False). A product that `fxquant.lowering.obstacles.obstacle` refuses stays simulated.
+    s_low * s_w, b, bfloat16, False). A q with scales and zero points of its rows, s and z, goes to
+    int8_linear(q, w_int8, s_w, b, None, None, bfloat16, False, s, z).
+    A product that `fxquant.lowering.obstacles.obstacle` refuses stays simulated.
     """
     return rewrite(gm, RULES, "lower_linear")
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.config.kinds import kind_of
-from fxquant.config.operands import IntegerNorm
+from fxquant.config.operands import IntegerNorm, TensorSpec
 from fxquant.errors import ConfigError
 from fxquant.graph import dataflow
 from fxquant.graph.attributes import bias_of, called_module, read_buffer, set_bias, tensor_of
@@ -33,7 +33,9 @@ from fxquant.lowering.epilogue import ROWS
 from fxquant.lowering.integer_norm import integer_input
 from fxquant.lowering.quantized import is_quantized, quantized
 from fxquant.lowering.quantizer_site import QuantizerSite, dequantize_node, quantize_node, quantizer_arguments
+from fxquant.lowering.token_site import quantize_tokens_site
 from fxquant.numerics.codes import Codes
+from fxquant.numerics.granularity import PerToken
 from fxquant.observers.base import Observer, QParams
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.observers.log2 import LogIntSoftmax, refuse_coarse
@@ -60,8 +62,9 @@ def quantize_operands(gm: fx.GraphModule) -> PassResult:
 
     A twin-uniform operand becomes dequantize_twin(quantize_twin(x, high, low, split, -127, 127), high, low, split, -127, 127),
     a power of two dequantize_log2(quantize_log2(p, qmax)), and with it the softmax, where that is computed on integers,
-    dequantize_log2(log_int_softmax(scores, s, qmax)). A norm computed on integers becomes
-    dequantize(integer_layer_norm(x_codes, factor, z, 255, weight, bias, s, z_out, 0, 255), s, z_out, 0, 255).
+    dequantize_log2(log_int_softmax(scores, s, qmax)). An operand with a scale per token becomes
+    dequantize_tokens(codes, scale, zero_point) of what quantize_tokens(x, symmetric, 0, 255) gives. A norm computed on integers
+    becomes dequantize(integer_layer_norm(x_codes, factor, z, 255, weight, bias, s, z_out, 0, 255), s, z_out, 0, 255).
     A quantised product computes in float32; in a bfloat16 or float16 model its result is cast back.
     """
     return edit(gm, _quantize)
@@ -113,6 +116,8 @@ def _quantized(graph: fx.Graph, source: fx.Node, observer: Observer) -> fx.Node:
 
 def _uniform(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple[fx.Node, fx.Node]:
     spec, params = observer.spec, observer.calculate_qparams()
+    if isinstance(spec.granularity, PerToken):
+        return _per_token(graph, source, observer)
     constant = source.op == "get_attr"
     if constant:
         params = observer.per_row(params, tensor_of(source))
@@ -126,6 +131,15 @@ def _uniform(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple[fx.N
     else:
         codes_node = quantize_node(graph, site)
     return codes_node, dequantize_node(graph, site, codes_node)
+
+
+def _per_token(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple[fx.Node, fx.Node]:
+    """Compute a scale for each row from the values themselves."""
+    spec = cast(TensorSpec, observer.spec)
+    quantize, dequantize = kind_of(spec).operators(spec)
+    read = {"x": source, "symmetric": spec.symmetric, "qmin": spec.qmin, "qmax": spec.qmax}
+    site = quantize_tokens_site(graph, quantize, read, value_of(source))
+    return site.codes, call(graph, dequantize, site._asdict())
 
 
 def _constant_codes(value: Tensor, params: QParams, qmin: int, qmax: int) -> Tensor:

@@ -26,8 +26,8 @@ class UseOnednn:
     Before:  y = int8_linear_gelu_quantize(q, w_int8, s, b, "none", float32, False, s_y, z_y, 0, 255)
     Becomes: y = quantize(onednn_linear(q, w_int8, s, b, float32, "none"), s_y, z_y, 0, 255)
 
-    q: (B, N, K) int8, w_int8: (O, K) int8, y: (B, N, O). An affine weight, a twin-uniform input and a float16 result keep
-    their operator.
+    q: (B, N, K) int8, w_int8: (O, K) int8, y: (B, N, O). An affine weight, an input that is twin-uniform or has
+    a scale per token, and a float16 result keep their operator.
     """
 
     labels: frozenset[str]
@@ -41,9 +41,9 @@ class UseOnednn:
         site, record = linear_site(root), record_of(root)
         if site is None or record is None or record.label not in self.labels:
             return None
-        if site.weight_zero_point is not None or site.low is not None or site.dtype not in DTYPES:
+        if site.weight_zero_point is not None or site.low is not None or site.row_scale is not None:
             return None
-        if site.gelu not in GELU_ALGORITHMS:
+        if site.dtype not in DTYPES or site.gelu not in GELU_ALGORITHMS:
             return None
         names = ("codes", "weight", "scale", "bias", "dtype", "gelu")
         product = call(graph, onednn_linear, {name: getattr(site, name) for name in names})

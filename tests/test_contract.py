@@ -13,9 +13,22 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxquant
-from fxquant import LayerSpec, PerChannel, PerHead, PerTensor, QuantConfig, RowGroups, TensorSpec, TwinGELU, TwinSoftmax
+from fxquant import (
+    AdaLogGELU,
+    AdaLogSoftmax,
+    LayerSpec,
+    PerChannel,
+    PerHead,
+    PerTensor,
+    PerToken,
+    QuantConfig,
+    RowGroups,
+    TensorSpec,
+    TwinGELU,
+    TwinSoftmax,
+)
 from fxquant.graph.attributes import tensor_of
-from fxquant.ops import extract_patches, int8_linear_twin, int8_matmul, int8_matmul_twin
+from fxquant.ops import extract_patches, int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin
 from tests.support.contract import calibrated, sites
 from tests.support.models import Shared, images, small_swin, small_vit
 
@@ -93,6 +106,45 @@ def test_convolution(
     site.check()
 
 
+@settings(contract, max_examples=15)
+@given(
+    weight=st.builds(
+        TensorSpec,
+        st.integers(2, 8),
+        st.just(True),
+        st.just(True),
+        st.sampled_from([PerTensor(), PerChannel(0), RowGroups(3)]),
+    ),
+    activation=specs([PerToken()]),
+    dtype=dtypes,
+    shape=st.tuples(*[st.integers(1, 9)] * 2),
+    axes=st.integers(2, 3),
+    k=st.integers(1, 70),
+    o=st.integers(1, 13).map(lambda n: 3 * n),
+    bias=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_linear_on_codes_with_a_scale_per_token(
+    weight: TensorSpec,
+    activation: TensorSpec,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    axes: int,
+    k: int,
+    o: int,
+    bias: bool,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    x = torch.randn(*shape[: axes - 1], k) * 3 + torch.randn(k)
+    x = (x * torch.rand(*x.shape[:-1], 1).mul(9).exp()).to(dtype)
+    module = nn.Linear(k, o, bias).to(dtype)
+    (site,) = sites(
+        calibrated(module, QuantConfig(LayerSpec(weight, activation)), torch.randn(3, *x.shape[1:]).to(dtype)), x
+    )
+    site.check()
+
+
 bits = st.integers(2, 8)
 symmetric = st.builds(
     TensorSpec,
@@ -104,6 +156,8 @@ symmetric = st.builds(
 )
 twin_gelu = st.builds(TwinGELU, bits, power_of_two=st.booleans(), published=st.booleans())
 twin_softmax = st.builds(TwinSoftmax, bits, power_of_two=st.booleans())
+behind_gelu = st.one_of(twin_gelu, st.builds(AdaLogGELU, bits))
+behind_softmax = st.one_of(twin_softmax, st.builds(AdaLogSoftmax, bits))
 
 
 class Behind(nn.Module):
@@ -120,8 +174,8 @@ class Behind(nn.Module):
 @contract
 @given(
     weight=symmetric,
-    gelu=twin_gelu,
-    softmax=twin_softmax,
+    gelu=behind_gelu,
+    softmax=behind_softmax,
     which=st.sampled_from(["gelu", "softmax"]),
     dtype=dtypes,
     shape=st.tuples(st.integers(1, 20), st.integers(1, 5)),
@@ -132,8 +186,8 @@ class Behind(nn.Module):
 )
 def test_linear_behind_gelu_or_softmax(
     weight: TensorSpec,
-    gelu: TwinGELU,
-    softmax: TwinSoftmax,
+    gelu: Any,
+    softmax: Any,
     which: str,
     dtype: torch.dtype,
     shape: tuple[int, ...],
@@ -147,14 +201,15 @@ def test_linear_behind_gelu_or_softmax(
     function = nn.GELU() if which == "gelu" else nn.Softmax(-1)
     module = Behind(function, nn.Linear(k, o, bias)).to(dtype)
     (site,) = sites(calibrated(module, QuantConfig(LayerSpec(weight, gelu=gelu, softmax=softmax)), x), x)
-    assert site.int8.target is int8_linear_twin
+    twin = isinstance(gelu if which == "gelu" else softmax, TwinGELU | TwinSoftmax)
+    assert site.int8.target is (int8_linear_twin if twin else int8_linear)
     site.check()
 
 
 @settings(parent=contract, max_examples=30)
 @given(
     weight=symmetric,
-    gelu=twin_gelu,
+    gelu=behind_gelu,
     dtype=dtypes,
     channels=st.integers(1, 4),
     kernel=st.tuples(*[st.integers(1, 4)] * 2),
@@ -164,7 +219,7 @@ def test_linear_behind_gelu_or_softmax(
 )
 def test_convolution_behind_gelu(
     weight: TensorSpec,
-    gelu: TwinGELU,
+    gelu: Any,
     dtype: torch.dtype,
     channels: int,
     kernel: tuple[int, int],
@@ -176,7 +231,7 @@ def test_convolution_behind_gelu(
     x = (torch.randn(2, channels, *size) * 2).to(dtype)
     module = Behind(nn.GELU(), nn.Conv2d(channels, 6, kernel, 2, padding)).to(dtype)
     (site,) = sites(calibrated(module, QuantConfig(LayerSpec(weight, gelu=gelu)), x), x)
-    assert site.int8.target is int8_linear_twin
+    assert site.int8.target is (int8_linear_twin if isinstance(gelu, TwinGELU) else int8_linear)
     site.check()
 
 
@@ -194,7 +249,7 @@ unsigned = st.builds(TensorSpec, bits, st.just(False), st.just(True), st.sampled
 
 @settings(parent=contract, max_examples=100)
 @given(
-    layer=st.builds(LayerSpec, query=heads, key=heads, softmax=st.one_of(heads, unsigned, twin_softmax), value=heads),
+    layer=st.builds(LayerSpec, query=heads, key=heads, softmax=st.one_of(heads, unsigned, behind_softmax), value=heads),
     dtype=dtypes,
     batch=st.tuples(st.integers(1, 3), st.integers(1, 4)),
     tokens=st.integers(2, 40),
@@ -223,7 +278,7 @@ class Gram(nn.Module):
 @settings(parent=contract, max_examples=30)
 @given(
     spec=specs([PerTensor()]),
-    gelu=st.one_of(specs([PerTensor()]), twin_gelu),
+    gelu=st.one_of(specs([PerTensor()]), behind_gelu),
     dtype=dtypes,
     shape=st.lists(st.integers(2, 16), min_size=2, max_size=3),
     seed=st.integers(0, 2**31),

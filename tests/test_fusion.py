@@ -17,12 +17,15 @@ from fxquant.graph.stages import Stage
 from fxquant.kernels import use_backend
 from fxquant.observers.base import Observer
 from fxquant.ops import (
+    attention,
     attention_quantize,
     int8_linear_add,
     int8_linear_gelu_quantize,
     int8_linear_gelu_quantize_twin,
     int8_linear_twin_add,
     layer_norm_quantize,
+    layer_norm_quantize_tokens,
+    quantize_tokens,
 )
 from fxquant.passes.fuse_attention import fuse_attention
 from tests.support.fusing import check_nodes, prepared_model
@@ -89,8 +92,8 @@ def close(expected: Tensor, found: Tensor, share: float = 0.02) -> bool:
 
 
 def test_fused_equals_unfused_on_torchs_operators(case: Case) -> None:
-    attention = [n for n in case.fused.graph.nodes if n.target is attention_quantize]
-    assert len(attention) == (4 if case.model == "swin" else 2)
+    products = [n for n in case.fused.graph.nodes if n.target is attention_quantize]
+    assert len(products) == (4 if case.model == "swin" else 2)
     with use_backend("aten"), torch.no_grad():
         for batch in (1, 3, 5):
             x = case.images(batch)
@@ -135,6 +138,37 @@ def test_compiled() -> None:
         with use_backend("aten"):
             assert close(unfused(gm)(x), found, 0.1)
         assert close(fused(x), found, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype"),
+    [("vit", F32), *(pytest.param(*case, marks=pytest.mark.long) for case in (("vit", BF16), ("swin", F32)))],
+)
+def test_scales_of_tokens(model: str, dtype: torch.dtype) -> None:
+    gm = prepared_model(MODELS[model](), fxquant.recipe("dynamic"), images(4).to(dtype))
+    fused, separate = fxquant.convert(gm), unfused(gm)
+    targets = {n.target for n in fused.graph.nodes}
+    assert {attention, layer_norm_quantize_tokens, quantize_tokens, int8_linear_add} <= targets
+    for batch in (1, 3):
+        x = images(batch, seed=batch).to(dtype)
+        with torch.no_grad(), use_backend("aten"):
+            wanted, found = separate(x), fused(x)
+        assert close(wanted, found, 0.01 if dtype is F32 else 0.1)
+        with torch.no_grad():
+            assert close(wanted, fused(x), 0.02 if dtype is F32 else 0.1)
+
+
+@pytest.mark.long
+def test_scales_of_tokens_compiled() -> None:
+    torch._dynamo.reset()
+    fused, x = (
+        fxquant.convert(prepared_model(small_vit(depth=1), fxquant.recipe("dynamic"), images(4))),
+        images(3, seed=3),
+    )
+    with torch.no_grad():
+        assert close(fused(x), fxquant.compile(fused)(x), 0.02)
+        x[1, 0, 0, 0] = float("nan")
+        assert fused(x).isnan().any(1).tolist() == [False, True, False]
 
 
 def test_the_batch_of_calibration_is_any() -> None:

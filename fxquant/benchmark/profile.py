@@ -38,9 +38,12 @@ CLASSES: dict[OpClass, tuple[str, ...]] = {
     OpClass.QUANTISE: (
         *("quantize", "dequantize", "quantize_twin", "dequantize_twin", "fake_quantize_summed_twin"),
         *("add_noise", "denoise_bias", "pack_twin", "unpack_twin", "cpu_quantize", "quantize_log2", "dequantize_log2"),
+        *("quantize_adalog", "fake_quantize_adalog"),
+        *("quantize_tokens", "cpu_quantize_tokens", "dequantize_tokens"),
     ),
     OpClass.NORMALISATION: (
         *("layer_norm", "layer_norm_quantize", "cpu_layer_norm_quantize", "integer_layer_norm"),
+        *("layer_norm_quantize_tokens", "cpu_layer_norm_quantize_tokens"),
         *("rms_norm", "batch_norm", "group_norm", "instance_norm", "normalize"),
     ),
     OpClass.ACTIVATION: (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +13,7 @@ from fxquant.calibration.gradients import Gradients
 from fxquant.calibration.held_values import Values
 from fxquant.calibration.noise_search import draw, draws, search_noise
 from fxquant.calibration.problem import Problem
+from fxquant.calibration.restored import restored_on_failure
 from fxquant.calibration.sample import Sample
 from fxquant.calibration.scales import search_scales
 from fxquant.calibration.shared_batches import adopt_first
@@ -28,8 +28,6 @@ from fxquant.graph.attributes import bias_of, tensor_of, weight_of
 from fxquant.graph.inputs import batch_size
 from fxquant.graph.meta import record_of, set_record
 from fxquant.graph.shapes import propagate_shapes
-from fxquant.observers.base import Observer
-from fxquant.observers.input_recorder import InputRecorder
 from fxquant.progress import Bar
 
 # What a product is compared by where a noise is searched, but no scale.
@@ -60,7 +58,7 @@ def run_searches(prepared: fx.GraphModule, batches: Sequence[Inputs], progress: 
     sites = find_sites(prepared, every=quantised)
     for site in sites:
         refuse_unsearchable(site)
-    with _restored_on_failure(prepared), Values(memory // 2) as values, torch.no_grad():
+    with restored_on_failure(prepared), Values(memory // 2) as values, torch.no_grad():
         search = _Searches(prepared, batches, sites, memory // 2, seed, sharing)
         with Bar(len(sites), "calibrate", "product", shown=progress) as bar:
 
@@ -189,7 +187,7 @@ def _order(site: Site, problem: Problem, options: ScaleSearch) -> list[Side]:
         wanted = [(problem.left, options.inputs), (problem.right, options.weights)]
         if options.weights_first:
             wanted.reverse()
-    return [side for side, on in wanted if on and all(p.observer is not None for p in side.parts)]
+    return [side for side, on in wanted if on and all(p.searched for p in side.parts)]
 
 
 def _bias(product: fx.Node) -> Tensor:
@@ -202,18 +200,3 @@ def _bias(product: fx.Node) -> Tensor:
 def _reads(site: Site, gradient: Gradient) -> bool:
     options = site.record.search
     return options is not None and options.needs_gradient and options.gradient is gradient
-
-
-@contextmanager
-def _restored_on_failure(prepared: fx.GraphModule) -> Iterator[None]:
-    """Give the observers back what they held where the block does not end well."""
-    observers = [m for m in prepared.modules() if isinstance(m, Observer | InputRecorder)]
-    modules = [m for observer in observers for m in observer.modules()]  # an observer of torch.ao is within ours
-    before = [(m, {name: b.clone() for name, b in m.named_buffers(recurse=False)}) for m in modules]
-    try:
-        yield
-    except BaseException:
-        for module, buffers in before:
-            for name, buffer in buffers.items():
-                module._buffers[name] = buffer
-        raise

@@ -52,6 +52,11 @@ class Part:
         return cls(observer, values, initial, initial, torch.tensor(multipliers, device=values.device), clip_evenly)
 
     @property
+    def searched(self) -> bool:
+        """Whether it has scales to be searched."""
+        return self.observer is not None and not self.observer.at_run_time
+
+    @property
     def grouping(self) -> Groups:
         """How the groups lie, each of which is given a candidate of its own."""
         granularity = self.observer.spec.granularity if self.observer is not None else PerTensor()
@@ -160,6 +165,8 @@ class Side:
         part = self.parts[0]
         if part.observer is not None and part.observer.searched_whole:
             return range(self.steps)
+        if before is None and part.observer is not None and part.observer.stride is not None:
+            return range(0, self.steps, part.observer.stride)
         return log_spaced(part.multipliers.tolist()) if before is None else around(before, self.steps)
 
     def reduce(self, losses: Tensor) -> Tensor:

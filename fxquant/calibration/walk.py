@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, fx
@@ -14,6 +14,7 @@ from fxquant.errors import CalibrationError, FxquantError
 from fxquant.graph.attributes import weight_of
 from fxquant.graph.meta import record_of
 from fxquant.observers.base import Observer
+from fxquant.observers.input_recorder import InputRecorder
 from fxquant.ops import add_noise
 
 Stop = Callable[[Site, "Walk"], None]
@@ -25,11 +26,15 @@ class Walk(fx.Interpreter):
 
     Observers see the batches in the same order as in a plain loop. `stop` is called before the first product of each site, and
     may ask `operand` for what that product reads. quantised: whether a product reads the quantised results of the products
-    before it, or float ones. Between sites, only values that later nodes read are kept.
+    before it, or float ones. observing: whether observers take in what they see. Between sites, only values that later nodes
+    read are kept.
     """
 
-    def __init__(self, gm: fx.GraphModule, sites: Sequence[Site], values: Values, quantised: bool) -> None:
+    def __init__(
+        self, gm: fx.GraphModule, sites: Sequence[Site], values: Values, quantised: bool, observing: bool = True
+    ) -> None:
         super().__init__(gm)
+        self.observing = observing
         self.nodes = list(gm.graph.nodes)
         self.position = {node: i for i, node in enumerate(self.nodes)}
         self.sites = {site.first: site for site in sites}
@@ -39,6 +44,11 @@ class Walk(fx.Interpreter):
 
     def over(self, batches: Sequence[Inputs], stop: Stop) -> None:
         """Walk over all `batches`."""
+        for site in self.stops(batches):
+            stop(site, self)
+
+    def stops(self, batches: Sequence[Inputs]) -> Iterator[Site]:
+        """Walk over all `batches`, and yield each site where it stops before its first product."""
         self.batches = len(batches)
         placeholders = [n for n in self.nodes if n.op == "placeholder"]
         for index, inputs in enumerate(batches):
@@ -47,9 +57,14 @@ class Walk(fx.Interpreter):
         start = 0
         for node, site in self.sites.items():
             self._advance(start, self.position[node])
-            stop(site, self)
+            yield site
             start = self.position[node]
         self._advance(start, len(self.nodes) - 1)
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a module of the graph; an observer that is to take in nothing gives its input."""
+        watches = isinstance(self.fetch_attr(target), Observer | InputRecorder)
+        return args[0] if watches and not self.observing else super().call_module(target, args, kwargs)
 
     def operand(self, node: object, batch: int) -> Tensor:
         """Return what `node`, which a product is about to read, gave for `batch`."""
@@ -106,7 +121,7 @@ class Walk(fx.Interpreter):
             if observer is None:
                 operands[position] = operands[position].float()
                 continue
-            operands[position] = self._quantised_operand(observer, operands[position], node)
+            operands[position] = quantised_operand(observer, operands[position], node)
             if observer.bias_shift.numel():
                 shift = observer.bias_shift
         if len(operands) > 2 and isinstance(operands[2], Tensor):
@@ -116,10 +131,11 @@ class Walk(fx.Interpreter):
         result: Tensor = self.call_function(node.target, tuple(operands), kwargs)
         return result.to(dtype)
 
-    @staticmethod
-    def _quantised_operand(observer: Observer, value: Tensor, product: fx.Node) -> Tensor:
-        params, value = observer.calculate_qparams(), observer.quantized_from(value)
-        if observer.noise.numel() == 0:
-            return observer.fake_quantize(value, params)
-        noise = observer.noise.reshape(weight_of(product).shape[1:])
-        return add_noise(observer.fake_quantize(add_noise(value, noise), params), -noise)
+
+def quantised_operand(observer: Observer, value: Tensor, product: fx.Node) -> Tensor:
+    """Return the operand `value` of `product` as it will be after `convert`."""
+    params, value = observer.calculate_qparams(), observer.quantized_from(value)
+    if observer.noise.numel() == 0:
+        return observer.fake_quantize(value, params)
+    noise = observer.noise.reshape(weight_of(product).shape[1:])
+    return add_noise(observer.fake_quantize(add_noise(value, noise), params), -noise)

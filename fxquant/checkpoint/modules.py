@@ -17,6 +17,8 @@ from fxquant.ops.train_modules import BatchNorm, DropPath
 
 # What an observer holds besides its statistics and what it was built with.
 _STATE = {"frozen", "dtype", "range"}
+# Statistics with the axes of their operand; `fxquant.checkpoint.soundness` knows its shape.
+_SHAPED_AS_OPERAND = {"found_weight"}
 
 
 def called_modules(gm: fx.GraphModule) -> dict[str, nn.Module]:
@@ -84,7 +86,8 @@ def check_state(fresh: nn.Module, name: str, tensor: Tensor) -> None:
         expected = None
     if not isinstance(expected, Tensor):
         raise CheckpointError(f"{type(fresh).__name__} has no statistic {name!r:.100}")
-    if expected.dtype is not tensor.dtype or expected.dim() != tensor.dim():
+    axes = tensor.dim() if leaf in _SHAPED_AS_OPERAND else expected.dim()
+    if expected.dtype is not tensor.dtype or axes != tensor.dim():
         raise CheckpointError(
             f"statistic {name!r} of {type(fresh).__name__}: expected {expected.dim()} axes of {expected.dtype}, found "
             f"{tensor.dim()} of {tensor.dtype}"

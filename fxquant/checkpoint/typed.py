@@ -15,22 +15,24 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from fxquant.checkpoint import scalars
 from fxquant.checkpoint.names import check_text
 from fxquant.checkpoint.scalars import Json
+from fxquant.config.folds import Reparameterize, Smooth
 from fxquant.config.kinds import KINDS, OBSERVERS
 from fxquant.config.search import NoisyBias, ScaleSearch
+from fxquant.config.weight_fit import WeightFit
 from fxquant.data.data_config import DataConfig
 from fxquant.errors import CheckpointError
 from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe
 from fxquant.graph.meta import Capture, Operand, Record
-from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
 from fxquant.observers.base import ObserverOptions
 
 _CARDS = (ModelCard, UsedRecipe, MeasuredAccuracy, DataConfig)
-_GRANULARITIES = (PerTensor, PerChannel, PerHead, RowGroups, PerProjection)
+_GRANULARITIES = (PerTensor, PerChannel, PerToken, PerHead, RowGroups, PerProjection)
 
 
 def type_named(name: str) -> type | None:
     """Return the type that is stored by this name, None where there is none."""
-    stored: tuple[type, ...] = (Record, Operand, Capture, ScaleSearch, NoisyBias)
+    stored: tuple[type, ...] = (Record, Operand, Capture, ScaleSearch, NoisyBias, Reparameterize, Smooth, WeightFit)
     stored += (*_CARDS, *_GRANULARITIES, *OBSERVERS, *KINDS)
     return next((cls for cls in stored if cls.__name__ == name), None)
 

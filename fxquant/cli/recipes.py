@@ -16,31 +16,37 @@ from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import RECIPES
 from fxquant.config.recipes.placed import OBSERVERS, SoftmaxCodes
 from fxquant.config.search import Gradient, Inputs, Metric, Noise, ScaleSearch
+from fxquant.config.weight_fit import Correction, WeightFit
 from fxquant.errors import ConfigError
 from fxquant.measurement.option_values import format_value
 from fxquant.observers import GradientScale
 
 DESCRIPTIONS = {
-    "default": "omse",
+    "default": "most accurate without training: scales per token, norms reparameterised, weights fitted (ridge, GPTQ)",
     "minmax": "smallest and largest value seen",
     "ema": "moving average of each batch's minimum and maximum",
     "percentile": "moving average of two quantiles of each batch",
     "omse": "minimum and maximum, shrunk by the factor with the least squared error",
+    "dynamic": "a scale per token for the inputs of linear layers, computed at run time",
     "base_ptq": "scales searched for the output of each product, attention included; uniform codes (PTQ4ViT)",
     "ptq4vit": "base_ptq with twin-uniform codes after softmax and GELU (PTQ4ViT)",
+    "adalog": "affine codes, and powers of searched bases after softmax and GELU (AdaLog)",
     "vanilla": "largest value of weights and inputs, and nothing else",
     "noisyquant": "clipping scale and noisy bias for the input of each linear layer (NoisyQuant)",
     "noisyquant_ptq4vit": "ptq4vit with noisy biases on all inputs of linear layers (NoisyQuant)",
+    "gptq": "weights rounded column by column, each making up for the errors before it (GPTQ, GPTAQ)",
+    "erq": "weights moved against the error of inputs, then rounded half by half (ERQ)",
     "fqvit": "every value between two operators is rounded, from image to logits (FQ-ViT)",
     "itpn": "results of linear layers, GELU and both attention products are rounded, norms are not (PTQ-for-iTPN)",
     "vvtq": "learned steps on all products, 8 bits for the first and last layers; for fxquant train (VVTQ)",
     "psaq": "as fqvit with one scale per value and float probabilities (PSAQ-ViT)",
 }
-SWITCHES = ("patch_embed", "head", "decoder", "attention", "strict_inputs", "float_dtype")
+SWITCHES = ("patch_embed", "head", "decoder", "attention", "strict_inputs", "float_dtype", "folds")
 _CHOICES = {
     "metric": tuple(member.value for member in Metric),
     "gradient": tuple(member.value for member in Gradient),
     "inputs_from": tuple(member.value for member in Inputs),
+    "correction": tuple(member.value for member in Correction),
     "noise": tuple(member.value for member in Noise),
     "observer": tuple(OBSERVERS),
     "softmax": tuple(member.value for member in SoftmaxCodes),
@@ -98,6 +104,9 @@ def _declared(function: Callable[..., QuantConfig], plain: QuantConfig) -> Itera
         search = plain.layer and plain.layer.search
         if search:
             seen |= {field.name: getattr(search, field.name) for field in fields(ScaleSearch)}
+        fit = plain.layer and plain.layer.fit
+        if fit:
+            seen = {field.name: getattr(fit, field.name) for field in fields(WeightFit)} | seen
     yield from (_keywords(function) | seen).items()
 
 

@@ -102,7 +102,7 @@ def add_quantisation_options(group: argparse._ArgumentGroup, bits: int, fewest: 
         metavar="NAME=VALUE",
         help=f"an option of the recipe, such as {example}; repeatable, see fxquant recipes",
     )
-    kinds = (("--w-bits", f"bits of weights, {fewest} to 8"), ("--a-bits", "bits of activations, 2 to 8"))
+    kinds = (("--w-bits", f"bits of weights, {fewest} to 8"), ("--a-bits", "bits of activations, 2 to 8, or 16: float"))
     for name, text in kinds:
         group.add_argument(name, type=int, default=bits, metavar="N", help=f"{text} (%(default)s)")
     group.add_argument("--no-patch-embed", action="store_true", help="leave the patch embedding float")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from fxquant.config.operands import IntegerNorm, Role, TensorSpec, Value
+from fxquant.numerics.granularity import PerToken
+from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
 from fxquant.observers.base import ObserverOptions
 from fxquant.observers.binary import BinaryWeightStep
 from fxquant.observers.ema import EMA
@@ -22,12 +25,16 @@ from fxquant.observers.twin import TwinGELU, TwinSoftmax
 from fxquant.ops import (
     dequantize,
     dequantize_log2,
+    dequantize_tokens,
     dequantize_twin,
+    fake_quantize_adalog,
     fake_quantize_summed_twin,
     integer_layer_norm,
     log_int_softmax,
     quantize,
+    quantize_adalog,
     quantize_log2,
+    quantize_tokens,
     quantize_twin,
 )
 
@@ -41,7 +48,8 @@ class Kind:
 
     quantize: the operator from values to int8 codes. dequantize: the operator from codes to float32 values. simulation: one
     operator in place of both, for a spec that has no codes. Beside the tensor that it reads, each is called with those of
-    `Observer.operator_arguments` that it has a parameter for. roles: which operands of a `LayerSpec` may be quantised so.
+    `Observer.operator_arguments` that it has a parameter for. per_token: the two where the granularity is `PerToken`; the first
+    gives scales and zero points as well, which the second reads. roles: which operands of a `LayerSpec` may be quantised so.
     values: which values of a `Placement`.
     """
 
@@ -50,9 +58,12 @@ class Kind:
     roles: tuple[Role, ...] = ()
     values: tuple[Value, ...] = ()
     simulation: Operator | None = None
+    per_token: tuple[Callable[..., Any], Operator] | None = None
 
-    def operators(self, spec: OperandSpec) -> tuple[Operator, ...]:
+    def operators(self, spec: OperandSpec) -> tuple[Callable[..., Any], ...]:
         """Return what `spec` becomes in a graph, in order."""
+        if self.per_token is not None and isinstance(spec.granularity, PerToken):
+            return self.per_token
         if spec.has_codes or self.simulation is None:
             return self.quantize, self.dequantize
         return (self.simulation,)
@@ -60,12 +71,14 @@ class Kind:
 
 # LogIntSoftmax and IntegerNorm read codes, which only a `Placement` gives them.
 KINDS: dict[type[OperandSpec], Kind] = {
-    TensorSpec: Kind(quantize, dequantize, tuple(Role), tuple(Value)),
+    TensorSpec: Kind(quantize, dequantize, tuple(Role), tuple(Value), per_token=(quantize_tokens, dequantize_tokens)),
     IntegerNorm: Kind(integer_layer_norm, dequantize, (), (Value.NORM,)),
     TwinGELU: Kind(quantize_twin, dequantize_twin, (Role.GELU,), (Value.GELU,)),
     TwinSoftmax: Kind(
         quantize_twin, dequantize_twin, (Role.SOFTMAX,), (Value.PROBABILITIES,), fake_quantize_summed_twin
     ),
+    AdaLogGELU: Kind(quantize_adalog, dequantize, (Role.GELU,), (Value.GELU,), fake_quantize_adalog),
+    AdaLogSoftmax: Kind(quantize_adalog, dequantize, (Role.SOFTMAX,), (Value.PROBABILITIES,), fake_quantize_adalog),
     Log2: Kind(quantize_log2, dequantize_log2, (Role.SOFTMAX,), (Value.PROBABILITIES,)),
     LogIntSoftmax: Kind(log_int_softmax, dequantize_log2, (), (Value.PROBABILITIES,)),
 }
@@ -101,13 +114,14 @@ def may_have(place: Role | Value, spec: object) -> bool:
     return row in specs_for(place)
 
 
-def operators() -> set[Operator]:
+def operators() -> set[Callable[..., Any]]:
     """Return all operators that stand for a quantised operand, or give its codes."""
-    simulations = {kind.simulation for kind in KINDS.values() if kind.simulation is not None}
-    return {kind.quantize for kind in KINDS.values()} | dequantizers() | simulations
+    per_token = {kind.per_token[0] for kind in KINDS.values() if kind.per_token is not None}
+    return {kind.quantize for kind in KINDS.values()} | per_token | dequantizers()
 
 
 def dequantizers() -> set[Operator]:
     """Return the operators whose result is a quantised operand."""
     simulations = {kind.simulation for kind in KINDS.values() if kind.simulation is not None}
-    return {kind.dequantize for kind in KINDS.values()} | simulations
+    per_token = {kind.per_token[1] for kind in KINDS.values() if kind.per_token is not None}
+    return {kind.dequantize for kind in KINDS.values()} | simulations | per_token

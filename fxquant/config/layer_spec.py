@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from fxquant.config.kinds import may_have, specs_for
 from fxquant.config.operands import Role, TensorSpec
 from fxquant.config.search import NoisyBias, ScaleSearch
+from fxquant.config.weight_fit import WeightFit
 from fxquant.errors import ConfigError
-from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
 from fxquant.observers.operand_spec import OperandSpec
 
 _INPUTS = (Role.ACTIVATION, Role.NORM, Role.GELU, Role.GATED)  # of linear layers and convolutions
@@ -21,7 +22,8 @@ class LayerSpec:
     How the operands of one product are quantised, by role; a role without a spec of its own uses `activation`.
 
     A `weight` or `activation` of None leaves that operand float. search: how calibration looks for better scales than those
-    that the observers give; noise: whether a linear layer's or a patch embedding's input gets a noisy bias.
+    that the observers give; noise: whether a linear layer's or a patch embedding's input gets a noisy bias; fit: how the
+    weight is fitted to what the product reads.
 
     Raises `ConfigError` for a spec that its role cannot have.
     """
@@ -39,6 +41,7 @@ class LayerSpec:
     value: TensorSpec | None = None
     search: ScaleSearch | None = None
     noise: NoisyBias | None = None
+    fit: WeightFit | None = None
 
     def __post_init__(self) -> None:
         for role in Role:
@@ -55,17 +58,45 @@ class LayerSpec:
                 raise ConfigError(
                     f"LayerSpec.{role.value}: a noisy bias needs one scale, PerTensor, got {value.granularity}"
                 )
-        for name, kind in (("search", ScaleSearch), ("noise", NoisyBias)):
+        for name, kind in (("search", ScaleSearch), ("noise", NoisyBias), ("fit", WeightFit)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
                 raise ConfigError(f"LayerSpec.{name} must be a {kind.__name__} or None, got {value!r}")
-        for role in Role if self.search and self.search.clip_evenly else ():
+        if self.search is not None and self.search.clip_evenly:
+            self._check_even()
+        if self.fit is not None:
+            self._check_fit()
+
+    def _check_even(self) -> None:
+        for role in Role:
             value = getattr(self, role.value)
             even = isinstance(value, TensorSpec) and value.signed and value.symmetric
             if role is not Role.WEIGHT and value is not None and not even:
                 raise ConfigError(
                     f"LayerSpec.{role.value}: clip_evenly needs a TensorSpec with signed=True, symmetric=True, got {value!r}"
                 )
+
+    def _check_fit(self) -> None:
+        weight = self.weight
+        rows = weight is not None and weight.symmetric and weight.granularity == PerChannel(0) and not weight.trained
+        if weight is not None and not rows:
+            raise ConfigError(
+                "LayerSpec.fit needs weights with a symmetric scale for each row, PerChannel(0), that is not trained, got "
+                f"{weight!r}"
+            )
+        if self.search is not None and self.search.correct_bias:
+            raise ConfigError(
+                "LayerSpec.fit and a search with correct_bias=True both move the bias: use WeightFit.correction alone"
+            )
+
+    def weight_only(self) -> LayerSpec:
+        """
+        Return this spec with every activation left float, as in W8A16: weights are stored as codes, and products are float.
+
+        A noisy bias goes, as it belongs to a quantised input.
+        """
+        activations = {role.value: None for role in Role if role is not Role.WEIGHT}
+        return replace(self, **activations, noise=None)
 
     def spec_for(self, role: Role) -> OperandSpec | None:
         """Return the spec of an operand that plays `role`."""
@@ -78,6 +109,9 @@ class LayerSpec:
 def _nonsense(role: Role, spec: TensorSpec) -> str | None:
     """Return why no operand of `role` can be quantised by `spec`, None where one can."""
     granularity = spec.granularity
+    if role not in _INPUTS and isinstance(granularity, PerToken):
+        kind = "a weight has no tokens" if role is Role.WEIGHT else "operands of attention have no scale per token"
+        return f"{kind}: PerToken is for the inputs of linear layers"
     if role is Role.WEIGHT and isinstance(granularity, PerHead):
         return "a weight has no heads: use PerTensor, PerChannel(0) or RowGroups(n)"
     if role is not Role.WEIGHT and isinstance(granularity, RowGroups | PerProjection):

@@ -7,7 +7,7 @@ from enum import Enum
 
 from fxquant.errors import ConfigError
 from fxquant.numerics.codes import Codes
-from fxquant.numerics.granularity import Granularity, PerTensor
+from fxquant.numerics.granularity import Granularity, PerTensor, PerToken
 from fxquant.observers.base import Observer, ObserverOptions
 from fxquant.observers.minmax import MinMax
 from fxquant.observers.operand_spec import OperandSpec
@@ -76,7 +76,7 @@ class TensorSpec(Codes, OperandSpec):
             raise ConfigError(f"bits must be an integer from 2 to 8, got {self.bits!r}")
         if not isinstance(self.granularity, Granularity):
             raise ConfigError(
-                "granularity must be PerTensor, PerChannel, PerHead, RowGroups or PerProjection, got "
+                "granularity must be PerTensor, PerChannel, PerToken, PerHead, RowGroups or PerProjection, got "
                 f"{self.granularity!r}"
             )
         if not isinstance(self.observer, ObserverOptions):
@@ -85,6 +85,10 @@ class TensorSpec(Codes, OperandSpec):
             check_bool(f"TensorSpec.{name}", getattr(self, name))
         if self.narrow and not self.signed:
             raise ConfigError("narrow leaves out the smallest of the signed codes: use it with signed=True")
+        if isinstance(self.granularity, PerToken) and type(self.observer) not in (ObserverOptions, MinMax):
+            raise ConfigError(
+                f"PerToken takes the range of each token at run time, and none is observed: use MinMax(), got {self.observer!r}"
+            )
         self.observer.check(self)
 
     @property

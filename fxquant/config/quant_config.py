@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fxquant.config.folds import Folds
 from fxquant.config.layer_spec import LayerSpec
 from fxquant.config.operands import check_bool
 from fxquant.config.overrides import Override, Scope
@@ -70,6 +71,8 @@ class QuantConfig:
 
     strict_inputs: whether a converted model raises `InputError` for images that are not finite or lie far outside of what
     calibration saw. Otherwise the former give NaN and the latter a warning, see `fxquant.ops.check_values`.
+
+    folds: what is folded into the weights before they are quantised, which takes example inputs; None: nothing.
     """
 
     layer: LayerSpec | None = field(default_factory=LayerSpec)
@@ -82,6 +85,7 @@ class QuantConfig:
     placement: Placement | None = None
     trunk: LayerSpec | None = None
     strict_inputs: bool = False
+    folds: Folds | None = None
 
     def __post_init__(self) -> None:
         if self.float_dtype not in (None, *FLOAT_DTYPES):
@@ -92,6 +96,8 @@ class QuantConfig:
             raise ConfigError(f"QuantConfig.trunk must be a LayerSpec or None, got {self.trunk!r}")
         for name in ("patch_embed", "head", "decoder", "attention", "strict_inputs"):
             check_bool(f"QuantConfig.{name}", getattr(self, name))
+        if self.folds is not None and not isinstance(self.folds, Folds):
+            raise ConfigError(f"QuantConfig.folds must be Folds or None, got {self.folds!r}")
         if self.placement is not None:
             self._check_placement(self.placement)
 
@@ -102,8 +108,12 @@ class QuantConfig:
             raise ConfigError(
                 f"a placement rounds float32 values, which float_dtype={self.float_dtype} are not: leave it out"
             )
+        if self.folds is not None and self.folds.norms is not None:
+            raise ConfigError(
+                "a placement rounds norms whoever reads them, and Folds.norms changes them: use norms=None"
+            )
         for layer in (self.layer, self.trunk, *(o.spec for o in self.overrides)):
-            for name in ("search", "noise"):
+            for name in ("search", "noise", "fit"):
                 if layer is not None and getattr(layer, name) is not None:
                     raise ConfigError(
                         f"a placement quantises values by what observers see of them, and LayerSpec.{name} searches operands "
@@ -114,6 +124,20 @@ class QuantConfig:
     def opens_attention(self) -> bool:
         """Whether the products of attention are quantised, or values between them."""
         return self.attention or (self.placement is not None and self.placement.opens_attention)
+
+    def weight_only(self) -> QuantConfig:
+        """
+        Return a config in which every activation stays float, and weights alone are quantised: see `LayerSpec.weight_only`.
+
+        Raises `ConfigError` where values are placed, as those are activations.
+        """
+        if self.placement is not None:
+            raise ConfigError(
+                "a placement rounds activations: 16 bits, which leave them float, are for recipes without one"
+            )
+        overrides = tuple(replace(o, spec=o.spec and o.spec.weight_only()) for o in self.overrides)
+        layer, trunk = self.layer and self.layer.weight_only(), self.trunk and self.trunk.weight_only()
+        return replace(self, layer=layer, trunk=trunk, overrides=overrides)
 
     def set_global(self, spec: LayerSpec | None) -> QuantConfig:
         """Return a config whose products without an override use `spec` (None: stay float)."""

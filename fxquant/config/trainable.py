@@ -17,6 +17,8 @@ def refuse_untrainable(config: QuantConfig) -> None:
         raise ConfigError(
             "float_dtype is for the converted model: train in float32 or under autocast, and leave it out"
         )
+    if config.folds is not None:
+        raise ConfigError("folds write constants in the place of parameters, which training needs: leave them out")
     layers = [config.layer, config.trunk, *(o.spec for o in config.overrides)]
     for layer in (each for each in layers if each is not None):
         for role in Role:

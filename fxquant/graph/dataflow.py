@@ -293,7 +293,7 @@ def weights_behind(node: fx.Node) -> frozenset[str]:
 
 
 def is_size(node: fx.Node) -> bool:
-    """Say whether `node` reads sizes of its argument and none of its values."""
+    """Say whether `node` reads no more than the shape of its argument."""
     return node.target in ("size", "dim") or (node.target is getattr and node.args[1] in ("shape", "ndim"))
 
 

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxquant.config.folds import NormFold
 from fxquant.config.operands import Role
 from fxquant.config.search import NoisyBias, ScaleSearch
+from fxquant.config.weight_fit import WeightFit
 from fxquant.graph.card import ModelCard
 from fxquant.observers.operand_spec import OperandSpec
 
@@ -53,8 +55,8 @@ class Record:
 
     `label` is unique in the graph: the module path, with the product's purpose where one module holds several.
     `reason` says why the product stays float, None where it is quantised. `requested` tells whether the config asked
-    for it to be quantised. `search` and `noise` say what calibration looks for, `tokens` on how many of all tokens of the
-    calibration images it did.
+    for it to be quantised. `search`, `noise` and `fit` say what calibration looks for, `tokens` on how many of all tokens of
+    the calibration images it searched. `fold` says what is still to be done to the norm that a linear layer reads.
     """
 
     product: Product
@@ -65,12 +67,14 @@ class Record:
     reason: str | None = None
     search: ScaleSearch | None = None
     noise: NoisyBias | None = None
+    fit: WeightFit | None = None
+    fold: NormFold | None = None
     tokens: tuple[int, int] | None = None
 
     def left_float(self, reason: str) -> Record:
         """Return this record with every operand float, because of `reason`."""
         operands = tuple(replace(o, spec=None) for o in self.operands)
-        return replace(self, operands=operands, reason=reason, search=None, noise=None)
+        return replace(self, operands=operands, reason=reason, search=None, noise=None, fit=None, fold=None)
 
 
 @dataclass(frozen=True)

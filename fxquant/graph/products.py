@@ -12,6 +12,7 @@ from fxquant.graph import dataflow
 from fxquant.graph.activation_functions import activation_of, is_gated
 from fxquant.graph.meta import Product
 from fxquant.graph.norms import norm_of
+from fxquant.observers.adalog import AdaLogGELU
 from fxquant.observers.operand_spec import OperandSpec
 from fxquant.observers.twin import TwinGELU
 
@@ -43,5 +44,7 @@ def operand_role(value: object) -> Role:
 
 def fitted(spec: OperandSpec | None, value: object) -> OperandSpec | None:
     """Return a `spec` for the output of GELU with the least value of the function that gives `value`, any other as it is."""
-    found = activation_of(value) if isinstance(spec, TwinGELU) else None
-    return replace(spec, minimum=found.minimum) if isinstance(spec, TwinGELU) and found is not None else spec
+    if not isinstance(spec, TwinGELU | AdaLogGELU):
+        return spec
+    found = activation_of(value)
+    return spec if found is None else replace(spec, minimum=found.minimum)

@@ -11,7 +11,7 @@ from fxquant.kernels import cpu, triton
 from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.lowering.linear_site import linear_site
 from fxquant.lowering.quantized import INT8_LINEARS, INT8_PRODUCTS, factors
-from fxquant.ops import attention_quantize
+from fxquant.ops import attention, attention_quantize
 from fxquant.ops.onednn_linear import onednn_linear
 
 CPU_KERNELS = "fxquant AVX512"
@@ -25,7 +25,7 @@ def kernel_of(node: fx.Node, backend: str) -> str:
         return "oneDNN qlinear_pointwise"
     devices = {tensor_of(a).device for a in node.all_input_nodes if a.op == "get_attr"} if backend == "auto" else set()
     kind = {device.type for device in devices}
-    fused = node.target is attention_quantize
+    fused = node.target in (attention, attention_quantize)
     if not fused and node.target not in INT8_PRODUCTS:
         return f"torch {getattr(node.target, '__name__', node.target)}"
     if kind == {"cpu"} and _fits_cpu(node) and cpu.expected_obstacle() is None:
@@ -48,7 +48,7 @@ def _fits_cpu(node: fx.Node) -> bool:
     value = known[0]
     if value is None:
         return False
-    if node.target is attention_quantize:
+    if node.target in (attention, attention_quantize):
         return all(t is not None for t in known) and cpu.attends(arguments_of(node)["factor"], *known)  # type: ignore[arg-type]
     if site is None or site.weight_zero_point is not None:
         return False

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch._ops import OpOverloadPacket
 
+from fxquant.config.operands import Role
 from fxquant.errors import UnsupportedGraphError
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.dataflow import PRODUCTS
@@ -32,12 +33,14 @@ from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.lowering.obstacles import obstacle
 from fxquant.lowering.quantized import INT8_PRODUCTS, factors, is_quantized, product_scale, quantized
 from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_behind, quantizer_site
-from fxquant.ops import attention_quantize
+from fxquant.numerics.granularity import PerToken
+from fxquant.observers.operand_spec import OperandSpec
+from fxquant.ops import attention, attention_quantize
 from fxquant.ops.onednn_linear import onednn_linear
 
-_FLOAT_PRODUCTS = (*PRODUCTS, attention_quantize, KERNELS.cpu_attention.default)
+_FLOAT_PRODUCTS = (*PRODUCTS, attention, attention_quantize, KERNELS.cpu_attention.default)
 _INT8 = (*INT8_PRODUCTS, onednn_linear, KERNELS.cpu_gemm.default)
-_ATTENTION = (F.scaled_dot_product_attention, attention_quantize, KERNELS.cpu_attention.default)
+_ATTENTION = (F.scaled_dot_product_attention, attention, attention_quantize, KERNELS.cpu_attention.default)
 
 
 # The part of all multiply-accumulates from which on a difference between the model and its graph is told.
@@ -264,9 +267,15 @@ def _int8_operands(node: fx.Node, record: Record | None) -> tuple[OperandReport,
         spec, scale = operand.spec, _scale(own)
         if own is None and other is not None:  # a constant, whose scale was folded with the other one
             scale = float(tensor_of(product_scale(node)).max() / tensor_of(other.scale).max())
+        elif operand.role is Role.WEIGHT and any(_is_per_token(o.spec) for o in record.operands):
+            scale = float(tensor_of(product_scale(node)).max())  # that of a token is known at run time
         name, granularity = operand.name.rpartition(".")[2], str(spec.granularity) if spec else None
         reports.append(OperandReport(name, spec.dtype if spec else "float", _shape(value), granularity, scale))
     return tuple(reports)
+
+
+def _is_per_token(spec: OperandSpec | None) -> bool:
+    return spec is not None and isinstance(spec.granularity, PerToken)
 
 
 def _scale(site: QuantizerSite | None) -> float | None:
@@ -298,7 +307,13 @@ def _dtype(value: Any) -> str:
 
 
 def _row(r: ProductReport) -> tuple[str, ...]:
-    operands = ", ".join(f"{o.name} {o.dtype}" + (f" {o.scale:.3g}" if o.scale is not None else "") for o in r.operands)
+    operands = ", ".join(f"{o.name} {o.dtype}{_shown_scale(o)}" for o in r.operands)
     macs = "?" if r.macs is None else f"{r.macs / 1e6:.1f}M"
     where = f"int8: {r.kernel}" if r.int8 else f"float: {r.reason}" if r.reason else "simulated"
     return (r.name, operands, str(r.output_shape or "?"), macs, where)
+
+
+def _shown_scale(operand: OperandReport) -> str:
+    if operand.granularity == str(PerToken()):
+        return " per token"
+    return "" if operand.scale is None else f" {operand.scale:.3g}"

@@ -19,6 +19,7 @@ from fxquant.kernels.quantizer import Quantizer
 
 MOST = 2**31 - 1  # elements of a tensor that is copied to be in one piece
 DEEPEST = 2**17 - 1  # products of two int8 codes whose sum int32 holds
+DEEPEST_ROWS = 2**16  # products of a code and the difference of another and its zero point
 Size = int | None  # None: any
 
 
@@ -152,8 +153,13 @@ def check_linear(
     *,
     low: Tensor | None = None,
     residual: Tensor | None = None,
+    rows: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> None:
-    """Check the operands of `fxquant.ops.int8_linear`, of its twin, and of both with a residual; weight: None if packed."""
+    """
+    Check the operands of `fxquant.ops.int8_linear`, of its twin, and of both with a residual.
+
+    weight: None if packed. rows: scale and zero point of each row of the codes, None where all rows share them.
+    """
     check_codes(codes)
     check_tensor("scale", scale, torch.float32, (None,))
     outputs, depth = scale.shape[0], codes.shape[-1]
@@ -168,6 +174,21 @@ def check_linear(
         if weight.is_meta != codes.is_meta:
             raise InputError(f"expected codes and weight on one device, found {codes.device} and {weight.device}")
     check_optional("residual", residual, None, (*codes.shape[:-1], outputs))
+    check_row_quantizers(codes, *rows)
+    if low is not None and rows[0] is not None:
+        raise InputError("expected one scale, or one for each row, of twin-uniform codes only the former")
+
+
+def check_row_quantizers(codes: Tensor, scale: Tensor | None, zero_point: Tensor | None) -> None:
+    """Check what `fxquant.ops.quantize_tokens` gives beside the `codes` ``(..., K)``: both of it, or nothing."""
+    if (scale is None) != (zero_point is None):
+        raise InputError("expected both scale and zero point of each row, or neither of the two")
+    if scale is None:
+        return
+    check_tensor("scale of each row", scale, torch.float32, codes.shape[:-1])
+    check_tensor("zero point of each row", zero_point, torch.int32, codes.shape[:-1])
+    if isinstance(codes.shape[-1], int) and codes.shape[-1] > DEEPEST_ROWS:
+        raise InputError(f"codes: expected rows of at most {DEEPEST_ROWS} elements, found {codes.shape[-1]}")
 
 
 def check_rows(x: Tensor, dtype: torch.dtype | None = None) -> None:

@@ -19,4 +19,6 @@ class Quantizer(NamedTuple):
     qmax: int
 
 
+Rows = tuple[Tensor | None, Tensor | None]  # scale and zero point of each row of codes
+NO_ROWS: Rows = (None, None)
 NO_QUANTIZER = (None, None, None, None, None, 0, 0)

@@ -111,6 +111,14 @@ def fold_epilogue(x: QuantizerSite, weight: QuantizerSite, bias: object) -> Epil
     )
 
 
+def fold_token_epilogue(weight: QuantizerSite, bias: object) -> Epilogue:
+    """Return the scale of the weight and the bias as they are, ``(O,)``: what a token adds to them is known at run time."""
+    codes = tensor_of(weight.codes).flatten(1)
+    scale = tensor_of(weight.scale).expand(codes.shape[0]).contiguous()
+    total = torch.zeros(codes.shape[0], device=codes.device) if bias is None else tensor_of(bias).float()
+    return Epilogue(_padded(codes), scale, total, None, None)
+
+
 def fold_twin_epilogue(x: QuantizerSite, weight: QuantizerSite, bias: object) -> TwinEpilogue:
     """Multiply the scale of each range by those of the weight, to two scales ``(O,)``; the weight is as in `fold_epilogue`."""
     codes = tensor_of(weight.codes).flatten(1)

@@ -10,8 +10,9 @@ from torch import fx
 from fxquant.graph.attributes import read_buffer
 from fxquant.graph.calls import arguments_of, call, call_again
 from fxquant.graph.meta import Record, record_of, set_record, value_of
-from fxquant.lowering.epilogue import Epilogue, TwinEpilogue, fold_epilogue, fold_twin_epilogue
+from fxquant.lowering.epilogue import Epilogue, TwinEpilogue, fold_epilogue, fold_token_epilogue, fold_twin_epilogue
 from fxquant.lowering.quantized import quantized, quantized_twin
+from fxquant.lowering.token_site import token_site
 from fxquant.ops import int8_linear, int8_linear_twin
 
 # What the constants of a product are called in the module.
@@ -23,7 +24,7 @@ _BUFFERS = {
 
 def int8_product(graph: fx.Graph, root: fx.Node, codes: fx.Node, bias: Any, pad_rows: bool) -> fx.Node:
     """Build `int8_linear`, or `int8_linear_twin`, of `codes` ``(..., K)`` in place of the product `root`, with its record."""
-    x, twin = quantized(root.args[0]), quantized_twin(root.args[0])
+    x, twin, tokens = quantized(root.args[0]), quantized_twin(root.args[0]), token_site(root.args[0])
     weight, record = quantized(root.args[1]), record_of(root)
     if weight is None or record is None:
         raise RuntimeError("expected an annotated product of two quantised operands")
@@ -32,6 +33,8 @@ def int8_product(graph: fx.Graph, root: fx.Node, codes: fx.Node, bias: Any, pad_
         folded = fold_twin_epilogue(twin, weight, bias)
     elif x is not None:
         folded = fold_epilogue(x, weight, bias)
+    elif tokens is not None:
+        folded = fold_token_epilogue(weight, bias)
     else:
         raise RuntimeError("expected a product whose input is quantised")
     constants = {
@@ -39,14 +42,15 @@ def int8_product(graph: fx.Graph, root: fx.Node, codes: fx.Node, bias: Any, pad_
         for name, v in folded._asdict().items()
     }
     target = int8_linear if twin is None else int8_linear_twin
-    product = call(graph, target, {"codes": codes, **constants, "dtype": torch.float32, "pad_rows": pad_rows})
+    rows = {} if tokens is None else {"row_scale": tokens.scale, "row_zero_point": tokens.zero_point}
+    product = call(graph, target, {"codes": codes, **constants, "dtype": torch.float32, "pad_rows": pad_rows, **rows})
     set_record(product, record)
     return product
 
 
 def codes_of(value: object) -> fx.Node | None:
-    """Return the codes, of either kind, that `value` stands for."""
-    operand = quantized(value) or quantized_twin(value)
+    """Return the codes, of any kind, that `value` stands for."""
+    operand = quantized(value) or quantized_twin(value) or token_site(value)
     return None if operand is None else operand.codes
 
 

@@ -20,7 +20,8 @@ class LinearSite:
     codes ``(..., K)``, weight ``(O', K')``, scale ``(O,)`` and bias ``(O,)`` are those of `fxquant.ops.int8_linear`. dtype: of
     the product, before it becomes codes. low ``(O,)``: the scale of the negative codes of a twin-uniform input, `scale` being
     that of the positive ones. gelu: the approximation, "none" or "tanh". residual ``(..., O)``: what is added. quantizer: how
-    the result becomes codes. weight_zero_point ``(O,)``: that of an affine weight.
+    the result becomes codes. weight_zero_point ``(O,)``: that of an affine weight. row_scale, row_zero_point
+    ``(...)``: those of each row of the codes, where each has its own.
     """
 
     codes: fx.Node
@@ -33,6 +34,8 @@ class LinearSite:
     residual: fx.Node | None = None
     quantizer: QuantizerSite | None = None
     weight_zero_point: fx.Node | None = None
+    row_scale: fx.Node | None = None
+    row_zero_point: fx.Node | None = None
 
 
 def linear_site(node: fx.Node) -> LinearSite | None:
@@ -47,4 +50,6 @@ def linear_site(node: fx.Node) -> LinearSite | None:
         residual=given.get("residual"),
         quantizer=quantizer,
         weight_zero_point=given.get("weight_zero_point"),
+        row_scale=given.get("row_scale"),
+        row_zero_point=given.get("row_zero_point"),
     )

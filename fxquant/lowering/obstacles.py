@@ -9,10 +9,14 @@ from torch import fx
 from fxquant.graph.attributes import bias_of, window_of
 from fxquant.graph.meta import value_of
 from fxquant.lowering.quantized import is_quantized, quantized, quantized_twin, rank_of, stored_zero_point
+from fxquant.lowering.token_site import token_site
 from fxquant.ops import (
     dequantize_log2,
+    fake_quantize_adalog,
     fake_quantize_summed_twin,
 )
+
+WEIGHT_ONLY = "the weight alone is quantised, and multiplies floats"
 
 
 def obstacle(node: fx.Node) -> str | None:
@@ -23,19 +27,25 @@ def obstacle(node: fx.Node) -> str | None:
     for name, value in zip(names, node.args, strict=False):
         if _is_summed(value):
             return f"simulated: the {name} is twin-uniform as published, which has no int8 form"
+        if isinstance(value, fx.Node) and value.target is fake_quantize_adalog:
+            return f"simulated: the {name} is a power of a fitted base as published, which has no int8 form"
         if isinstance(value, fx.Node) and value.target is dequantize_log2:
             return f"simulated: the {name} is a power of two, and a product of those is made of shifts, not of int8 products"
-        if is_quantized(value) and quantized(value) is None and quantized_twin(value) is None:
+        if is_quantized(value) and not any(read(value) for read in (quantized, quantized_twin, token_site)):
             return f"simulated: codes such as those of the {name} have no int8 form"
         if not _reads_codes(value):
-            return f"simulated: the {name} is float"
+            return (
+                "the weight alone is quantised, and multiplies floats"
+                if name == "input"
+                else f"simulated: the {name} is float"
+            )
     if not all(is_quantized(value) for value in node.args[:2]):
         return "simulated: an operand is cast after it was quantised"
     return _matmul_obstacle(node) if node.target is torch.matmul else _weight_obstacle(node)
 
 
 def _weight_obstacle(node: fx.Node) -> str | None:
-    x, twin, weight = quantized(node.args[0]), quantized_twin(node.args[0]), quantized(node.args[1])
+    x, weight = quantized(node.args[0]), quantized(node.args[1])
     if weight is None:
         return "simulated: a twin-uniform weight has no int8 form"
     value = value_of(node)
@@ -47,8 +57,9 @@ def _weight_obstacle(node: fx.Node) -> str | None:
     bias = bias_of(node)
     if bias is not None and (not isinstance(bias, fx.Node) or bias.op != "get_attr"):
         return "simulated: the bias is computed at run time"
-    if twin is not None and stored_zero_point(weight) is not None:
-        return "simulated: a twin-uniform input and a weight with zero points have no int8 form"
+    if x is None and stored_zero_point(weight) is not None:
+        kind = "a twin-uniform input" if token_site(node.args[0]) is None else "an input with a scale per token"
+        return f"simulated: {kind} and a weight with zero points have no int8 form"
     if x is not None and x.axis is not None:
         return "simulated: an input scale per channel does not factor out of the product"
     if weight.axis not in (None, 0):

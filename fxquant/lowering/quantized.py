@@ -15,6 +15,7 @@ from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_site
 from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops import (
+    attention,
     attention_quantize,
     dequantize,
     dequantize_twin,
@@ -43,7 +44,7 @@ _FACTORS: dict[Any, tuple[str, ...]] = {
     **dict.fromkeys((*INT8_LINEARS, onednn_linear), ("codes", "weight")),
     **dict.fromkeys((int8_matmul, int8_matmul_twin), ("a", "b")),
     KERNELS.cpu_gemm.default: ("codes", "packed"),
-    **dict.fromkeys((attention_quantize, KERNELS.cpu_attention.default), ("q", "k", "v")),
+    **dict.fromkeys((attention, attention_quantize, KERNELS.cpu_attention.default), ("q", "k", "v")),
 }
 
 

@@ -53,6 +53,25 @@ def affine_qparams(minimum: Tensor, maximum: Tensor, qmin: int, qmax: int) -> tu
     return scale, zero_point.to(torch.int32)
 
 
+def token_qparams(x: Tensor, symmetric: bool, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
+    """
+    Return scale (float32) and zero point (int32), ``(...)`` each, of every row of `x` ``(..., C)``.
+
+    The range of a row is that of its values and zero. Symmetric codes have the zero point 0.
+    """
+    minimum, maximum = x.amin(-1).float().clamp_(max=0), x.amax(-1).float().clamp_(min=0)
+    if not symmetric:
+        return affine_qparams(minimum, maximum, qmin, qmax)
+    scale = symmetric_scale(minimum, maximum, qmin, qmax)
+    return scale, torch.zeros_like(scale, dtype=torch.int32)
+
+
+def quantize_tokens(x: Tensor, symmetric: bool, qmin: int, qmax: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the codes ``(..., C)`` of `x` as float32, and scale and zero point of each row, by `token_qparams`."""
+    scale, zero_point = token_qparams(x, symmetric, qmin, qmax)
+    return quantize(x, scale[..., None], zero_point[..., None], qmin, qmax), scale, zero_point
+
+
 def _with_zero(minimum: Tensor, maximum: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Return the range, widened to hold zero where that lies more than half of one of its `steps` outside."""
     half = (maximum - minimum) / steps / 2

@@ -28,6 +28,20 @@ class PerChannel:
 
 
 @dataclass(frozen=True)
+class PerToken:
+    """
+    One scale per token, which is each row of values ``(..., C)``, computed from that row at run time.
+
+    For the inputs of linear layers. Such an operand has no scale before it is computed, and calibration finds none.
+    """
+
+    @property
+    def axis(self) -> None:
+        """No scale is known that would run along an axis."""
+        return None
+
+
+@dataclass(frozen=True)
 class PerHead:
     """One scale per attention head: axis 1 of ``(B, H, N, D)``."""
 
@@ -80,4 +94,4 @@ def _check_integer(expected: str, value: object) -> None:
         raise ConfigError(f"{expected}, got {value!r}")
 
 
-Granularity = PerTensor | PerChannel | PerHead | RowGroups | PerProjection
+Granularity = PerTensor | PerChannel | PerToken | PerHead | RowGroups | PerProjection

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -85,10 +85,13 @@ class Observer(nn.Module):
     trained = False  # whether it is trained with the model
     integer_softmax = False  # whether the softmax that gives the operand is computed on the codes of its scores
     reads_last = False  # whether it keeps something of the latest batch that depends on all batches before
+    at_run_time = False  # whether its scales are computed from the values at run time, so that there is nothing to find
     # Whether a search leaves the other operand float, as PTQ4ViT's code does for a softmax split.
     searched_alone = False
     # Whether all candidates are scored, as the loss has no slope along them that leads to the best.
     searched_whole = False
+    # Between the candidates that a coarse search scores first; None: those whose multipliers lie apart.
+    stride: int | None = None
     # While several ranks run a batch each: what it says, to be absorbed in order, and how many come before it.
     pending: list[Summary] | None = None
     ahead = 0
@@ -196,7 +199,7 @@ class Observer(nn.Module):
         """Return a real offset that was learned, which has no integer zero point; None where there is none."""
         return None
 
-    def operator_arguments(self) -> dict[str, Tensor | int]:
+    def operator_arguments(self) -> Mapping[str, Tensor | int | float]:
         """
         Return the arguments, by name, of the operators that `convert` writes for this kind of spec.
 

@@ -1,4 +1,4 @@
-"""Float attention whose result is codes, its heads side by side as the projection behind it reads them."""
+"""Float attention, and one whose result is codes, its heads side by side as the projection behind it reads them."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ def attention_quantize(
     check_attention(q, k, v, factor, bias, mask)
     context = _attend(q, k, v, factor, bias, mask)  # (B, H, N, D)
     return quantize(context.transpose(1, 2).flatten(2), scale, zero_point, qmin, qmax, None, noise)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+    """Return the values ``(B, N, H D)`` that `attention_quantize` makes codes of, in the dtype of q."""
+    if cpu.attends(factor, q, k, v) and on_cpu_kernels(q, k, v, bias, mask):
+        return cpu.attention_quantize(q, k, v, factor, bias, mask, None)
+    check_attention(q, k, v, factor, bias, mask)
+    return _attend(q, k, v, factor, bias, mask).transpose(1, 2).flatten(2)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None, mask: Tensor | None) -> Tensor:

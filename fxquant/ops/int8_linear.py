@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxquant.errors import InputError
 from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
 from fxquant.kernels.checks import check_linear, check_one, check_tensor
 
@@ -21,6 +22,8 @@ def int8_linear(
     input_zero_point: Tensor | None,
     dtype: torch.dtype,
     pad_rows: bool,
+    row_scale: Tensor | None = None,
+    row_zero_point: Tensor | None = None,
 ) -> Tensor:
     """
     Return ``scale * (codes @ weight.T) + bias`` as ``(..., O)`` in `dtype`.
@@ -33,23 +36,36 @@ def int8_linear(
     What the zero point of an affine weight adds depends on the input, so it is computed here: the result is less by
     ``scale[o] * weight_zero_point[o] * sum_k (codes[k] - input_zero_point)``. weight_zero_point: int32 ``(O,)``, None for a
     symmetric weight. input_zero_point: int32, 0-dim, None for 0. pad_rows: add zero rows, as CUDA wants more than 16.
+
+    row_scale (float32) and row_zero_point (int32), ``(...)`` each: those of the rows of `codes` that
+    `fxquant.ops.quantize_tokens` gave; `scale` and `bias` are then those of the weight and of the layer, which is symmetric.
+    The result is ``scale[o] * row_scale * (codes - row_zero_point) @ weight.T + bias``. None: the input has one scale.
     """
+    own = (row_scale, row_zero_point)
     fits = weight_zero_point is None and cpu.fits(codes, weight, scale, dtype)
-    if fits and on_cpu_kernels(codes, weight, scale, bias):
-        return cpu.linear(codes, weight, scale, bias, dtype)
-    if weight_zero_point is None and triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight):
-        return triton.operators.linear(codes, weight, scale, bias, dtype)
-    check_linear(codes, weight, scale, bias, dtype)
+    if fits and on_cpu_kernels(codes, weight, scale, bias, *own):
+        return cpu.linear(codes, weight, scale, bias, dtype, rows=own)
+    fits = weight_zero_point is None and triton.fits(codes, weight, scale, dtype)
+    if fits and on_triton_kernels(codes, weight, *own):
+        return triton.operators.linear(codes, weight, scale, bias, dtype, rows=own)
+    check_linear(codes, weight, scale, bias, dtype, rows=own)
     rows = codes.reshape(-1, codes.shape[-1])
     acc = int_mm(rows, weight, pad_rows)[:, : scale.shape[0]]
     if weight_zero_point is not None:
+        if row_scale is not None:
+            raise InputError("expected a symmetric weight beside a scale for each row of the codes")
         check_tensor("zero point of the weight", weight_zero_point, torch.int32, scale.shape)
         sums = rows.sum(dim=1, keepdim=True, dtype=torch.int32)
         if input_zero_point is not None:
             check_one("zero point of the input", input_zero_point, torch.int32)
             sums = sums - rows.shape[1] * input_zero_point
         acc = acc - sums * weight_zero_point
-    y = acc.float().mul_(scale).add_(bias)
+    if row_scale is None or row_zero_point is None:
+        y = acc.float().mul_(scale).add_(bias)
+    else:
+        sums = weight[: scale.shape[0], : codes.shape[-1]].sum(dim=1, dtype=torch.int32)
+        acc = acc - row_zero_point.reshape(-1, 1) * sums
+        y = acc.float().mul_(scale).mul_(row_scale.reshape(-1, 1)).add_(bias)
     return y.to(dtype).reshape(*codes.shape[:-1], scale.shape[0])
 
 

@@ -12,20 +12,30 @@ from fxquant.ops.int8_linear_twin import int8_linear_twin
 
 
 def int8_linear_add(
-    codes: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, residual: Tensor, dtype: torch.dtype, pad_rows: bool
+    codes: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    residual: Tensor,
+    dtype: torch.dtype,
+    pad_rows: bool,
+    row_scale: Tensor | None = None,
+    row_zero_point: Tensor | None = None,
 ) -> Tensor:
     """
     Return ``residual + int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows)``, ``(..., O)`` in `dtype`.
 
-    residual ``(..., O)`` of any float dtype is cast to it.
+    residual ``(..., O)`` of any float dtype is cast to it. row_scale and row_zero_point are those of `int8_linear`.
     """
     check_given(residual=residual)
-    if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, residual):
-        return cpu.linear(codes, weight, scale, bias, dtype, residual=residual)
-    if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight, residual):
-        return triton.operators.linear(codes, weight, scale, bias, dtype, residual=residual)
-    check_linear(codes, weight, scale, bias, dtype, residual=residual)
-    return residual.to(dtype) + int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows)
+    rows = (row_scale, row_zero_point)
+    if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, residual, *rows):
+        return cpu.linear(codes, weight, scale, bias, dtype, residual=residual, rows=rows)
+    if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight, residual, *rows):
+        return triton.operators.linear(codes, weight, scale, bias, dtype, residual=residual, rows=rows)
+    check_linear(codes, weight, scale, bias, dtype, residual=residual, rows=rows)
+    y = int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows, row_scale, row_zero_point)
+    return residual.to(dtype) + y
 
 
 def int8_linear_twin_add(

@@ -26,19 +26,26 @@ def int8_linear_gelu_quantize(
     qmin: int,
     qmax: int,
     noise: Tensor | None = None,
+    row_scale: Tensor | None = None,
+    row_zero_point: Tensor | None = None,
 ) -> Tensor:
     """
     Return the int8 codes ``(..., O)`` of ``gelu(int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows))``.
 
-    approximate: that of `torch.nn.functional.gelu`. The last five arguments are those of `fxquant.ops.quantize`, for one scale.
+    approximate: that of `torch.nn.functional.gelu`. row_scale and row_zero_point are those of `int8_linear`. The five before
+    them are those of `fxquant.ops.quantize`, for one scale.
     """
     check_given(out_scale=out_scale)
     quantizer = cpu.Quantizer(out_scale, out_zero_point, None, None, noise, qmin, qmax)
-    if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, out_scale, noise):
-        return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
-    if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight):
-        return triton.operators.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
-    y = F.gelu(int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows), approximate=approximate)
+    rows = (row_scale, row_zero_point)
+    if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, out_scale, noise, *rows):
+        return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer, rows=rows)
+    if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight, *rows):
+        return triton.operators.linear(
+            codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer, rows=rows
+        )
+    y = int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows, row_scale, row_zero_point)
+    y = F.gelu(y, approximate=approximate)
     return quantize(y, out_scale, out_zero_point, qmin, qmax, None, noise)
 
 
@@ -56,17 +63,23 @@ def int8_linear_gelu_quantize_twin(
     qmin: int,
     qmax: int,
     noise: Tensor | None = None,
+    row_scale: Tensor | None = None,
+    row_zero_point: Tensor | None = None,
 ) -> Tensor:
     """
     Return the int8 codes ``(..., O)`` of the values that `int8_linear_gelu_quantize` computes, twin-uniform ones.
 
-    The last six arguments are those of `fxquant.ops.quantize_twin`.
+    The six arguments before row_scale are those of `fxquant.ops.quantize_twin`.
     """
     check_given(high=high, low=low, split=split)
     quantizer = cpu.Quantizer(high, None, low, split, noise, qmin, qmax)
-    if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, high, noise):
-        return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
-    if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight):
-        return triton.operators.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer)
-    y = F.gelu(int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows), approximate=approximate)
+    rows = (row_scale, row_zero_point)
+    if cpu.fits(codes, weight, scale, dtype) and on_cpu_kernels(codes, weight, scale, bias, high, noise, *rows):
+        return cpu.linear(codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer, rows=rows)
+    if triton.fits(codes, weight, scale, dtype) and on_triton_kernels(codes, weight, *rows):
+        return triton.operators.linear(
+            codes, weight, scale, bias, dtype, gelu=approximate, quantizer=quantizer, rows=rows
+        )
+    y = int8_linear(codes, weight, scale, bias, None, None, dtype, pad_rows, row_scale, row_zero_point)
+    y = F.gelu(y, approximate=approximate)
     return quantize_twin(y, high, low, split, qmin, qmax, noise)

@@ -1,4 +1,4 @@
-"""A layer norm whose result is codes."""
+"""A layer norm whose result is codes, of one scale or of a scale per token."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from fxquant.kernels import cpu, on_cpu_kernels, on_triton_kernels, triton
 from fxquant.kernels.checks import check_layer_norm
 from fxquant.ops.quantize import quantize
+from fxquant.ops.tokens import quantize_tokens
 
 
 def layer_norm_quantize(
@@ -32,7 +33,25 @@ def layer_norm_quantize(
         return cpu.layer_norm_quantize(x, weight, bias, epsilon, quantizer)
     if triton.normalizes(x) and on_triton_kernels(x):
         return triton.operators.layer_norm_quantize(x, weight, bias, epsilon, quantizer)
+    y = _normalize(x, weight, bias, epsilon)
+    return quantize(y, scale, zero_point, qmin, qmax, None, noise)
+
+
+def layer_norm_quantize_tokens(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float, symmetric: bool, qmin: int, qmax: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """
+    Return `quantize_tokens` of the layer norm of `x` ``(..., C)`` over its last axis, computed in float32.
+
+    The first four arguments are those of `layer_norm_quantize`.
+    """
+    if cpu.quantizes(x) and on_cpu_kernels(x, weight, bias):
+        return cpu.layer_norm_quantize_tokens(x, weight, bias, epsilon, symmetric, qmin, qmax)
+    return quantize_tokens(_normalize(x, weight, bias, epsilon), symmetric, qmin, qmax)
+
+
+def _normalize(x: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float) -> Tensor:
+    """Return the layer norm in float32."""
     check_layer_norm(x, weight, bias, epsilon)
     weight, bias = (None if t is None else t.float() for t in (weight, bias))
-    y = F.layer_norm(x.float(), x.shape[-1:], weight, bias, epsilon)
-    return quantize(y, scale, zero_point, qmin, qmax, None, noise)
+    return F.layer_norm(x.float(), x.shape[-1:], weight, bias, epsilon)

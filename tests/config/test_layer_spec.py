@@ -18,6 +18,7 @@ from fxquant import (
     PerChannel,
     PerHead,
     PerProjection,
+    PerToken,
     Role,
     RowGroups,
     ScaleSearch,
@@ -67,6 +68,19 @@ LOST = "symmetric unsigned codes lose every negative value: use signed=True, or 
             "activation",
             TensorSpec(granularity=PerChannel(0)),
             "LayerSpec.activation: axis 0 of an activation is the batch",
+        ),
+        (
+            "weight",
+            TensorSpec(signed=True, symmetric=True, granularity=PerToken()),
+            "LayerSpec.weight: a weight has no tokens: PerToken is for the inputs of linear layers",
+        ),
+        *(
+            (
+                role,
+                TensorSpec(granularity=PerToken()),
+                f"LayerSpec.{role}: operands of attention have no scale per token",
+            )
+            for role in ("query", "key", "softmax", "value")
         ),
         ("gelu", TensorSpec(granularity=PerHead()), "LayerSpec.gelu: only query, key, softmax and value have heads"),
     ],

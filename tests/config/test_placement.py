@@ -19,6 +19,7 @@ from fxquant import (
     PerChannel,
     PerHead,
     PerProjection,
+    PerToken,
     QuantConfig,
     RowGroups,
     TensorSpec,
@@ -301,3 +302,10 @@ class Sums(nn.Module):
 def test_sums_that_are_no_values() -> None:
     kinds = [value for _, value in found_in(Sums().eval(), Placement(residual=U8))]
     assert not set(kinds) & {Value.RESIDUAL, Value.POSITION, Value.EMBEDDING}
+
+
+def test_a_value_has_no_scale_per_token() -> None:
+    with pytest.raises(
+        ConfigError, match=r"Placement\.norm: PerToken is for the inputs of linear layers: use a LayerSpec"
+    ):
+        Placement(norm=TensorSpec(granularity=PerToken()))

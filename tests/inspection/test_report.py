@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import LayerSpec, PerHead, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax
+from fxquant import LayerSpec, PerHead, PerToken, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax
 from tests.support.check_pass import module_of
 from tests.support.models import Shared, images, small_vit
 
@@ -148,7 +148,10 @@ def test_reasons_tell_the_config_from_the_graph() -> None:
     requested, reason = _reason(grouped, config, x=torch.randn(1, 4, 4, 4))
     assert requested
     assert "grouped convolution" in str(reason)
-    assert _reason(linear, QuantConfig(LayerSpec(activation=None))) == (True, "simulated: the input is float")
+    assert _reason(linear, QuantConfig(LayerSpec(activation=None))) == (
+        True,
+        "the weight alone is quantised, and multiplies floats",
+    )
 
 
 def test_a_module_called_twice_is_reported_twice() -> None:
@@ -235,3 +238,14 @@ def test_a_model_may_call_its_parts_as_a_compiled_graph_does() -> None:
     module = module_of(lambda self, x: self.parts["backend"](self.parts["graph_module"](x)))
     module.add_module("parts", model.eval())
     assert [r.name for r in fxquant.report(fxquant.trace(module))] == ["parts.graph_module", "parts.backend"]
+
+
+@pytest.mark.parametrize("target", ["fake", "int8"])
+def test_an_operand_with_a_scale_per_token_shows_that_in_place_of_a_scale(target: str) -> None:
+    gm = converted(Mlp(), QuantConfig(LayerSpec(activation=TensorSpec(granularity=PerToken()))), target)
+    (record, _) = fxquant.report(gm)
+    x, weight = record.operands
+    assert (x.name, x.dtype, x.granularity, x.scale) == ("input", "uint8", "PerToken()", None)
+    assert weight.scale is not None
+    assert 0 < weight.scale < 0.01
+    assert "input uint8 per token, weight int8 0." in str(fxquant.report(gm))

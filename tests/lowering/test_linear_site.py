@@ -40,6 +40,11 @@ CASES: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
         (*BASE, "bias", "residual", torch.bfloat16, False),
         {"dtype": torch.bfloat16, "residual": "residual"},
     ),
+    "scales of rows": (
+        ops.int8_linear,
+        (*BASE, "bias", None, None, torch.float32, False, "out_scale", "out_zero"),
+        {"dtype": torch.float32, "row_scale": "out_scale", "row_zero_point": "out_zero"},
+    ),
     "twin": (
         ops.int8_linear_twin,
         (*BASE, "low", "bias", torch.float32, False),

@@ -128,7 +128,7 @@ BY_CHANNEL = TensorSpec(signed=True, symmetric=True, granularity=PerChannel(1))
     [
         (LayerSpec(), None),
         (LayerSpec(softmax=TwinSoftmax()), None),
-        (LayerSpec(activation=None), "simulated: the input is float"),
+        (LayerSpec(activation=None), "the weight alone is quantised, and multiplies floats"),
         (LayerSpec(weight=None), "simulated: the weight is float"),
         (
             LayerSpec(softmax=TwinSoftmax(published=True)),

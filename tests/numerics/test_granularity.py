@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import fxquant
 from fxquant.config.operands import TensorSpec
 from fxquant.errors import CalibrationError, ConfigError
-from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor, RowGroups
+from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
 
 UNTYPED: Any = fxquant  # for what a type checker would refuse
 
@@ -52,7 +52,16 @@ def test_row_groups_are_blocks_of_neighbours(groups: int, rows: int) -> None:
 
 
 def test_granularities_that_look_alike_are_not_equal() -> None:
-    alike = [PerTensor(), PerChannel(0), PerChannel(1), PerHead(), RowGroups(1), RowGroups(2), PerProjection()]
+    alike = [
+        PerTensor(),
+        PerToken(),
+        PerChannel(0),
+        PerChannel(1),
+        PerHead(),
+        RowGroups(1),
+        RowGroups(2),
+        PerProjection(),
+    ]
     assert len({*alike, PerProjection(heads=True)}) == len(alike) + 1
 
 

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import ConfigError, LayerSpec, PerChannel, PerHead, PerTensor, QuantConfig, Role, TensorSpec
+from fxquant import ConfigError, LayerSpec, PerChannel, PerHead, PerTensor, PerToken, QuantConfig, Role, TensorSpec
 from fxquant.graph.meta import Record, record_of
 from fxquant.passes.annotate import Annotate
 from tests.support.check_pass import check_pass, check_unchanged, render
+from tests.support.models import small_vit
 
 FOUR = LayerSpec(
     TensorSpec(4, signed=True, symmetric=True, granularity=PerChannel(0)), TensorSpec(4, signed=True, symmetric=True)
@@ -367,3 +368,20 @@ def test_phases_stay_float_unless_an_override_names_their_layer() -> None:
     assert reasons(QuantConfig()) == kept
     assert reasons(QuantConfig().set_object_type("linear", FOUR)) == kept
     assert reasons(QuantConfig().set_module_name("oak", FOUR)) == {"oak": None, "elm": None}
+
+
+def test_only_inputs_of_linear_layers_have_a_scale_per_token() -> None:
+    tokens = LayerSpec(activation=TensorSpec(granularity=PerToken()))
+    with pytest.raises(
+        ConfigError, match=r"operand 'patch_embed\.proj\.input': PerToken is for the inputs of linear layers"
+    ):
+        fxquant.prepare(small_vit(), QuantConfig(tokens))
+    config = QuantConfig(tokens).set_object_type("conv2d", LayerSpec())
+    with pytest.raises(
+        ConfigError, match=r"operand 'blocks\.0\.attn\.attention\.query': PerToken is for the inputs of linear"
+    ):
+        fxquant.prepare(small_vit(), replace(config, attention=True))
+    gm = fxquant.prepare(small_vit(), config)
+    records = [r for r in map(record_of, gm.graph.nodes) if r is not None and r.reason is None]
+    per_token = [r.label for r in records if "PerToken" in str(r.operands[0].spec)]
+    assert len(per_token) == len(records) - 1

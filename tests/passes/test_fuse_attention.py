@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec
+import fxquant
+from fxquant import LayerSpec, PerChannel, PerToken, QuantConfig, TensorSpec
 from fxquant.graph.meta import Product, record_of
 from fxquant.graph.stages import Stage
 from fxquant.kernels import use_backend
-from fxquant.ops import attention_quantize
+from fxquant.ops import attention, attention_quantize, quantize_tokens
 from fxquant.passes.fuse_attention import fuse_attention
 from tests.support.check_pass import check_pass, check_unchanged, render
 from tests.support.lowered import lowered
@@ -127,6 +128,20 @@ proj.input_scale, proj.input_zero_point, 0, 255)
     assert record.product is Product.ATTENTION
     assert [o.name.rpartition(".")[2] for o in record.operands] == ["query", "key", "value"], "one for each argument"
     assert node.meta["val"].dtype is torch.int8
+
+
+def test_codes_with_a_scale_per_token_are_made_of_the_merged_heads() -> None:
+    config = QuantConfig(LayerSpec(activation=TensorSpec(granularity=PerToken())))
+    with use_backend("aten"):
+        original = lowered(Attention(fused), X, config)
+        wanted, gm = original(X), fuse_attention(original).graph_module
+        torch.testing.assert_close(gm(X), wanted)
+        check_unchanged(fuse_attention, gm, (X,), stage=Stage.LOWERED)
+    (node,) = [n for n in gm.graph.nodes if n.target is attention]
+    assert [user.target for user in node.users] == [quantize_tokens]
+    assert node.meta["val"].shape == X.shape
+    (record,) = [r for r in fxquant.report(gm) if r.product == "attention"]
+    assert (record.int8, record.output_shape) == (False, tuple(X.shape))
 
 
 def test_noise_goes_along() -> None:

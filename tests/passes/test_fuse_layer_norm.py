@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec
+from fxquant import LayerSpec, PerChannel, PerToken, QuantConfig, TensorSpec
 from fxquant.graph.stages import Stage
 from fxquant.kernels import use_backend
 from fxquant.ops import layer_norm_quantize
@@ -176,3 +176,29 @@ def test_the_kernel_of_the_device_gives_the_same(dtype: torch.dtype) -> None:
     expected = original(x)
     found = fuse_layer_norm(original).graph_module(x)
     assert (expected - found).float().norm() <= 0.01 * expected.float().norm()
+
+
+PER_TOKEN = QuantConfig(LayerSpec(activation=TensorSpec(granularity=PerToken())))
+
+
+def test_a_norm_gives_codes_with_a_scale_per_token() -> None:
+    with use_backend("aten"):
+        check_pass(
+            fuse_layer_norm,
+            lowered(Normed(eps=1e-6), X, PER_TOKEN),
+            (X,),
+            after="""
+                (x)
+                check_input = check_input(x, (None, None, 4), 'x')
+                layer_norm_quantize_tokens = layer_norm_quantize_tokens(check_input, norm.weight, norm.bias, 1e-06, False, \
+0, 255)
+                getitem = layer_norm_quantize_tokens[0]
+                getitem_1 = layer_norm_quantize_tokens[1]
+                getitem_2 = layer_norm_quantize_tokens[2]
+                int8_linear = int8_linear(getitem, fc.weight_int8, fc.scale, fc.bias_folded, None, None, torch.float32, True, \
+getitem_1, getitem_2)
+                return int8_linear
+            """,
+            stage=Stage.LOWERED,
+        )
+        check_unchanged(fuse_layer_norm, lowered(Normed(residual=True), X, PER_TOKEN), (X,), stage=Stage.LOWERED)

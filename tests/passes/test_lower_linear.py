@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax
+from fxquant import LayerSpec, PerChannel, PerToken, QuantConfig, TensorSpec, TwinGELU, TwinSoftmax
 from fxquant.graph.attributes import get_tensor
 from fxquant.graph.meta import record_of
 from fxquant.graph.stages import Stage
@@ -227,3 +227,36 @@ def test_leaves_what_has_no_integer_form(name: str) -> None:
     forward, layer = NEAR_MISSES[name]
     gm = simulated(module_of(forward, weight=torch.randn(4, 4)), QuantConfig(layer), torch.randn(4, 4, 4))
     check_unchanged(lower_linear, gm, (torch.randn(4, 4, 4),), Stage.LOWERED)
+
+
+TOKENS = TensorSpec(signed=True, symmetric=True, granularity=PerToken())
+
+
+def test_the_scale_of_a_token_goes_to_its_row_of_the_product() -> None:
+    gm = check_pass(
+        lower_linear,
+        simulated(nn.Linear(4, 8), QuantConfig(LayerSpec(activation=TOKENS))),
+        (X,),
+        after="""
+            (input)
+            check_input = check_input(input, (None, None, 4), 'input')
+            quantize_tokens = quantize_tokens(check_input, True, -128, 127)
+            getitem = quantize_tokens[0]
+            getitem_1 = quantize_tokens[1]
+            getitem_2 = quantize_tokens[2]
+            int8_linear = int8_linear(getitem, linear.weight_int8, linear.scale, linear.bias_folded, None, None, \
+torch.float32, False, getitem_1, getitem_2)
+            return int8_linear
+        """,
+        stage=Stage.LOWERED,
+        tolerance=1e-6,
+    )
+    assert get_tensor(gm, "linear.scale").shape == (8,)
+
+
+def test_an_affine_weight_beside_a_scale_per_token_stays_simulated() -> None:
+    config = QuantConfig(LayerSpec(TensorSpec(granularity=PerChannel(0)), TOKENS))
+    gm = simulated(nn.Linear(4, 8), config)
+    check_unchanged(lower_linear, gm, (X,), stage=Stage.LOWERED)
+    (record,) = fxquant.report(lower_linear(gm).graph_module)
+    assert not record.int8

@@ -13,6 +13,7 @@ import fxquant
 from fxquant import (
     LayerSpec,
     PerChannel,
+    PerToken,
     QuantConfig,
     RowGroups,
     TensorSpec,
@@ -299,3 +300,27 @@ def test_a_weight_that_calibration_found_is_rounded_in_place_of_the_models() -> 
     after = fxquant.convert(prepared, "fake")(x)
     torch.testing.assert_close(after - model.bias, model.bias - before, atol=0.05, rtol=0)
     assert torch.equal(prepared(x), model(x)), "the prepared model stays float"
+
+
+def test_a_scale_per_token_is_computed_with_the_codes() -> None:
+    config = QuantConfig(LayerSpec(activation=TensorSpec(6, granularity=PerToken())))
+    gm = check_pass(
+        quantize_operands,
+        calibrated(nn.Linear(4, 6), config),
+        (X,),
+        after="""
+            (input)
+            check_input = check_input(input, (None, None, 4), 'input')
+            quantize_tokens = quantize_tokens(check_input, False, 0, 63)
+            getitem = quantize_tokens[0]
+            getitem_1 = quantize_tokens[1]
+            getitem_2 = quantize_tokens[2]
+            dequantize_tokens = dequantize_tokens(getitem, getitem_1, getitem_2)
+            dequantize = dequantize(linear.weight_codes, linear.weight_scale, None, -128, 127, 0)
+            linear = F.linear(dequantize_tokens, dequantize, bias)
+            return linear
+        """,
+        stage=Stage.QUANTISED,
+        tolerance=0.05,
+    )
+    assert "linear.input_scale" not in gm.state_dict()

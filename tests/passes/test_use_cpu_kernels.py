@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fxquant import LayerSpec, PerChannel, QuantConfig, TensorSpec, TwinGELU
+from fxquant import LayerSpec, PerChannel, PerToken, QuantConfig, TensorSpec, TwinGELU
 from fxquant.graph.attributes import get_tensor
 from fxquant.graph.meta import record_of
 from fxquant.graph.stages import Stage
@@ -222,3 +222,34 @@ def test_a_simulated_product_stays() -> None:
     config = QuantConfig(LayerSpec(activation=None))
     gm = fused(module_of(forward, w=torch.randn(4, 4)), X, config)
     check_unchanged(use_cpu_kernels, gm, (X,), Stage.LOWERED)
+
+
+@needs_kernels
+def test_scales_of_tokens_and_the_gelu_before_them() -> None:
+    config = QuantConfig(LayerSpec(activation=TensorSpec(granularity=PerToken())))
+    gm = check_pass(
+        use_cpu_kernels,
+        fused(MLP(), config=config),
+        (X,),
+        after="""
+            (x)
+            check_input = check_input(x, (None, None, 4), 'x')
+            cpu_layer_norm_quantize_tokens.default = cpu_layer_norm_quantize_tokens.default(check_input, norm.weight, \
+norm.bias, 1e-05, False, 0, 255)
+            getitem = cpu_layer_norm_quantize_tokens.default[0]
+            getitem_1 = cpu_layer_norm_quantize_tokens.default[1]
+            getitem_2 = cpu_layer_norm_quantize_tokens.default[2]
+            cpu_gemm.default = cpu_gemm.default(getitem, fc1.weight_packed, fc1.compensation, fc1.scale, None, \
+fc1.bias_folded, fc1.gelu_table, None, None, None, None, None, None, 0, 0, False, getitem_1, getitem_2)
+            cpu_quantize_tokens.default = cpu_quantize_tokens.default(cpu_gemm.default, False, 0, 255)
+            getitem_3 = cpu_quantize_tokens.default[0]
+            getitem_4 = cpu_quantize_tokens.default[1]
+            getitem_5 = cpu_quantize_tokens.default[2]
+            cpu_gemm.default_1 = cpu_gemm.default(getitem_3, fc2.weight_packed, fc2.compensation, fc2.scale, None, \
+fc2.bias_folded, None, check_input, None, None, None, None, None, 0, 0, False, getitem_4, getitem_5)
+            return cpu_gemm.default_1
+        """,
+        stage=Stage.LOWERED,
+        tolerance=1e-6,  # a table gives GELU
+    )
+    assert [r.label for r in map(record_of, gm.graph.nodes) if r is not None] == ["fc1", "fc2"]

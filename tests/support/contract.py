@@ -8,6 +8,7 @@ the fake operands, which are float32, in exact arithmetic. With u = 2^-24, K ter
     int8:  |y - exact| <= 2 u M                          each operand was rounded to float32 once, integers are not
                           + 5 u (|scale * acc| + |b|)    acc to float32, scale, their product, the folded bias b, the sum
 
+Scales of tokens are one more product, while the scale of the weight and the bias are as they were.
 The second does not grow with K. Twin-uniform operands have two accumulators, whose terms and whose sum make up
 |scale * acc|; products of two activations have no bias. A bfloat16 result is rounded once more.
 """
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 import fxquant
 from fxquant import QuantConfig
@@ -33,7 +35,9 @@ from fxquant.ops import (
     int8_matmul_twin,
     log_int_softmax,
     quantize,
+    quantize_adalog,
     quantize_log2,
+    quantize_tokens,
     quantize_twin,
 )
 from tests.support.unfused import lower
@@ -41,7 +45,7 @@ from tests.support.unfused import lower
 U = 2.0**-24
 PRODUCTS = (F.linear, F.conv2d, torch.matmul)
 INT8 = (int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin)
-QUANTIZERS = (quantize, quantize_twin, quantize_log2, log_int_softmax)
+QUANTIZERS = (quantize, quantize_adalog, quantize_tokens, quantize_twin, quantize_log2, log_int_softmax)
 
 
 class Recorder(fx.Interpreter):
@@ -106,6 +110,8 @@ class Site:
             return (codes.clamp(min=0) @ weight * scale).abs() + (codes.clamp(max=0) @ weight * low).abs() + bias.abs()
         bias, zero_w, zero_x = rest[:3]
         acc = codes @ weight - (codes - zero_x).sum(-1, keepdim=True) * zero_w
+        if len(rest) > 5:  # scales and zero points of rows
+            acc, scale = acc - rest[6][..., None] * weight.sum(0), scale * rest[5][..., None]
         return (acc * scale).abs() + bias.abs()
 
 
@@ -127,7 +133,8 @@ def sites(prepared: fx.GraphModule, x: Tensor) -> list[Site]:
     quantizing = [n for n in int8.graph.nodes if n.target in QUANTIZERS]
     assert {n.name for n in quantizing} == set(quantizers)
     for node in quantizing:
-        assert torch.equal(one.env[quantizers[node.name]], other.env[node]), f"codes differ at {node.name}"
+        pairs = zip(tree_leaves(one.env[quantizers[node.name]]), tree_leaves(other.env[node]), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs), f"codes differ at {node.name}"
     products = {_label(n): n for n in int8.graph.nodes if n.target in INT8}
     simulated = [n for n in fake.graph.nodes if n.target in PRODUCTS and _simulated(n)]
     assert {_label(n) for n in simulated} == set(products)

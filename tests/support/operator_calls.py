@@ -11,6 +11,7 @@ from torch import Tensor
 
 import fxquant.ops
 from fxquant import ops
+from fxquant.errors import InputError
 from fxquant.kernels import use_backend
 from fxquant.kernels.activation_table import gelu_table
 from fxquant.numerics.learned_step import fake_quantize_learned, initial_weight_scales
@@ -56,15 +57,28 @@ def cpu_calls() -> dict[str, Call]:
     added = torch.randn(2, 2, 5, 5, generator=g).unbind()
     one = make_quantizer(g, 32, 8, "unsigned", True)
     table = gelu_table("none").clone()
+    per_row = (torch.rand(2, 3, generator=g), torch.arange(6, dtype=torch.int32).view(2, 3))
     limits = torch.tensor([[-8.0] * 2, [7.0] * 2])
     steps, pair = torch.randn(2, 3, 20, generator=g), torch.rand(2, generator=g) + 0.1
     return {
         "check_values": Call((torch.randn(4, 3, generator=g), -3.0, 3.0, "x", False, True), _check_values),
         "cpu_pack": Call((weight, 20, 8), _pack),
         "cpu_gemm": Call((*product, None, bias, None, x, *NO_QUANTIZER, False), _gemm),
-        "cpu_gemm of twin codes": Call((*product, scale * 2, bias, table, None, *NO_QUANTIZER, True), _gemm),
+        "cpu_gemm of twin codes": Call(
+            (*product, scale * 2, bias, table, None, *NO_QUANTIZER, True, None, None), _gemm
+        ),
         "cpu_gemm to codes": Call((*product, None, bias, table, None, *affine, False), _gemm),
         "cpu_gemm to twin codes": Call((*product, None, bias, None, None, *twin, False), _gemm),
+        "cpu_gemm of rows with their own scales": Call(
+            (*product, None, bias, table, None, *affine, False, *per_row), _gemm
+        ),
+        "cpu_layer_norm_quantize_tokens": Call(
+            (x, scale * 3000, bias, 1e-6, False, 0, 255), lambda *args: ops.layer_norm_quantize_tokens(*args)
+        ),
+        "cpu_quantize_tokens": Call((x, False, 0, 255), lambda *args: ops.quantize_tokens(*args)),
+        "cpu_quantize_tokens to symmetric codes": Call(
+            (x.bfloat16(), True, -7, 7), lambda *args: ops.quantize_tokens(*args)
+        ),
         "cpu_layer_norm_quantize": Call(
             (x, scale * 3000, bias, 1e-6, affine.scale, affine.zero_point, 0, 255, affine.noise),
             lambda x, w, b, e, s, z, qmin, qmax, n: ops.layer_norm_quantize(x, w, b, e, s, z, qmin, qmax, n),
@@ -96,11 +110,15 @@ def triton_calls() -> dict[str, Call]:
         torch.randn(2, 3, 20, generator=g),
     )
     affine, twin = make_quantizer(g, 20, 8, "unsigned", True), make_quantizer(g, 20, 8, "twin", True)
+    per_row = (torch.rand(2, 3, generator=g), torch.arange(6, dtype=torch.int32).view(2, 3))
     heads = (torch.rand(2, 1, 1, generator=g), torch.rand(2, 1, 1, generator=g))
     return {
         "triton_linear": Call((codes, weight, scale, None, bias, x, None, torch.float32, *NO_QUANTIZER), _linear),
         "triton_linear to codes": Call(
             (codes, weight, scale, scale * 2, bias, None, "none", torch.float32, *affine), _linear
+        ),
+        "triton_linear of rows with their own scales": Call(
+            (codes, weight, scale, None, bias, x, None, torch.float32, *NO_QUANTIZER, *per_row), _linear
         ),
         "triton_layer_norm_quantize": Call(
             (x, scale * 3000, bias, 1e-6, affine.scale, affine.zero_point, affine.noise, 0, 255),
@@ -132,9 +150,12 @@ def function_calls() -> dict[str, Call]:
     a, b, per_head = make_codes(g, 3, 2, 4, 5), make_codes(g, 3, 2, 5, 6), torch.rand(2, 1, 1, generator=g)
     image, kernel = make_codes(g, 2, 3, 6, 6), torch.rand(3, 2, 2, generator=g)
     rows = make_codes(g, 2, 3, 20)
+    per_row = (torch.rand(2, 3, generator=g), torch.arange(6, dtype=torch.int32).view(2, 3))
+    rowed = (torch.rand(2, 18, generator=g), torch.arange(36, dtype=torch.int32).view(2, 18))
     calls = {
         "add_noise": (x, noise),
         "add_noise to an image": (image.float(), kernel),
+        "attention": (*heads, 0.25, *added),
         "attention_quantize": (*heads, 0.25, *added, one, zero, 0, 255, torch.rand(32, generator=g)),
         "check_values": (torch.randn(4, 3, generator=g), -3.0, 3.0, "x", False, True),
         "mark_invalid": (torch.randn(4, 3, generator=g), torch.zeros(4), True),
@@ -142,13 +163,21 @@ def function_calls() -> dict[str, Call]:
         "dequantize": (rows, one, zero, *ranged),
         "dequantize along an axis": (rows, torch.rand(20, generator=g), None, *ranged, -1),
         "dequantize_log2": (rows.clamp(-1, 15),),
+        "dequantize_tokens": (rows, *per_row),
         "dequantize_twin": (rows, *twin),
         "extract_patches": (image, (2, 2), (2, 2), (1, 1), zero, 255),
+        "fake_quantize_adalog": (x, one, one, torch.rand(17, generator=g), 0.2),
         "fake_quantize_summed_twin": (torch.rand(3, 5, generator=g), torch.tensor(0.25), 127),
         "int8_linear": (*linear, None, None, *options),
         "int8_linear of an affine weight": (*linear, torch.arange(20, dtype=torch.int32), zero, *options),
+        "int8_linear of rows with their own scales": (*linear, None, None, *options, *rowed),
         "int8_linear_add": (*linear, x, *options),
+        "int8_linear_add to rows with their own scales": (*linear, x, *options, *rowed),
         "int8_linear_gelu_quantize": (*linear, "none", *options, one, zero, 0, 255, noise),
+        "int8_linear_gelu_quantize of rows with their own scales": (
+            *(*linear, "none", *options, one, zero, 0, 255, None),
+            *rowed,
+        ),
         "int8_linear_gelu_quantize_twin": (*linear, "none", *options, *twin, noise),
         "int8_linear_twin": (codes, weight, scale, scale * 2, bias, *options),
         "int8_linear_twin_add": (codes, weight, scale, scale * 2, bias, x, *options),
@@ -167,11 +196,15 @@ def function_calls() -> dict[str, Call]:
         ),
         "interpolate_scaled": (torch.randn(1, 2, 4, 3, generator=g), 1.5, 2.1, "bicubic", False),
         "layer_norm_quantize": (x, scale * 3000, bias, 1e-6, one, zero, 0, 255, noise),
+        "layer_norm_quantize_tokens": (x, scale * 3000, bias, 1e-6, False, 0, 255),
         "log_int_softmax": (torch.randn(2, 3, 4, 5, generator=g), torch.rand(3, generator=g) / 10, 15),
         "pack_twin": (rows.clamp(min=-127),),
         "quantize": (x, one, zero, 0, 255, None, noise),
         "quantize along an axis": (x, torch.rand(20, generator=g), torch.arange(20, dtype=torch.int32), *ranged, 2),
+        "quantize_adalog": (x, one, one, make_codes(g, 17), 0.2),
         "quantize_log2": (torch.rand(3, 5, generator=g), 15),
+        "quantize_tokens": (x, False, 0, 255),
+        "quantize_tokens to symmetric codes": (x.bfloat16(), True, -7, 7),
         "quantize_twin": (x, *twin, noise),
         "unpack_twin": (rows.view(torch.uint8),),
     }
@@ -192,7 +225,8 @@ def _pack(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
 def _gemm(
     codes: Tensor, packed: Tensor, compensation: Tensor, scale: Tensor, low: Any, bias: Tensor, table: Any, *rest: Any
 ) -> Tensor | None:
-    residual, *quantizer, bfloat16 = rest
+    residual, *quantizer, bfloat16 = rest[:9]
+    row_scale, row_zero = rest[9:] or (None, None)
     if table is not None and not torch.equal(table, gelu_table("none")):
         return None  # another function
     depth, outputs = codes.shape[-1], len(scale)
@@ -200,7 +234,10 @@ def _gemm(
     weight = torch.cat(panels)[:outputs].double()
     x = codes.double()
     if low is None:
-        y = (x @ weight.T + compensation[:outputs] + 128 * weight.sum(1)).float() * scale
+        acc = x @ weight.T + compensation[:outputs] + 128 * weight.sum(1)
+        sums = compensation[:outputs] // -128  # of the weight, as the kernel has them
+        y = (acc if row_zero is None else acc - row_zero[..., None] * sums).float() * scale
+        y = y if row_scale is None else y * row_scale[..., None]
     else:
         y = (x.clamp(min=0) @ weight.T).float() * scale + (x.clamp(max=0) @ weight.T).float() * low
     dtype = torch.bfloat16 if bfloat16 else torch.float32
@@ -289,9 +326,12 @@ def _interpolate(x: Tensor, height: float, width: float, mode: str, antialias: b
 def _linear(
     codes: Tensor, weight: Tensor, scale: Tensor, low: Any, bias: Tensor, residual: Any, gelu: Any, *rest: Any
 ) -> Tensor:
-    dtype, *quantizer = rest
+    dtype, *quantizer = rest[:8]
+    rows = rest[8:] or (None, None)
     if low is None:
-        y = ops.int8_linear(codes, weight, scale, bias, None, None, dtype, False)
+        y = ops.int8_linear(codes, weight, scale, bias, None, None, dtype, False, *rows)
+    elif rows != (None, None):
+        raise InputError("twin-uniform codes have one scale")
     else:
         y = ops.int8_linear_twin(codes, weight, scale, low, bias, dtype, False)
     y = y if gelu is None else F.gelu(y, approximate=gelu)

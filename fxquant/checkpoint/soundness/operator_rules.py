@@ -15,13 +15,16 @@ from fxquant.errors import CheckpointError
 from fxquant.numerics.arithmetic import LARGEST_STEP
 from fxquant.ops import (
     add_noise,
+    attention,
     attention_quantize,
     check_values,
     denoise_bias,
     dequantize,
     dequantize_log2,
+    dequantize_tokens,
     dequantize_twin,
     extract_patches,
+    fake_quantize_adalog,
     fake_quantize_summed_twin,
     int8_linear,
     int8_linear_add,
@@ -34,11 +37,14 @@ from fxquant.ops import (
     integer_layer_norm,
     interpolate_scaled,
     layer_norm_quantize,
+    layer_norm_quantize_tokens,
     log_int_softmax,
     mark_invalid,
     pack_twin,
     quantize,
+    quantize_adalog,
     quantize_log2,
+    quantize_tokens,
     quantize_twin,
     unpack_twin,
 )
@@ -48,14 +54,21 @@ Shape = tuple[int, ...] | None
 
 _INT8, _INT32, _FLOAT32 = (torch.int8,), (torch.int32,), (torch.float32,)
 _RESULTS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_FLOAT32_MAX = torch.finfo(torch.float32).max
 _PADDING = 8  # rows and columns of a weight are padded to a multiple of it
 _TERMS = 2**17  # so many products of two codes fit an int32
 # What lies in the file, whatever else a graph computes; less what two operators may be given otherwise.
 _CONSTANT = {
     *("weight", "bias", "scale", "high", "low", "split", "noise", "out_scale", "zero_point", "out_zero_point"),
+    *("largest", "step", "table", "levels"),
     *("output_zero_point", "input_zero_point", "weight_zero_point", "a_zero_point", "b_zero_point"),
 }
-_COMPUTED = {attention_quantize: {"bias"}, denoise_bias: {"bias", "weight"}}
+_COMPUTED = {
+    attention: {"bias"},
+    attention_quantize: {"bias"},
+    denoise_bias: {"bias", "weight"},
+    dequantize_tokens: {"scale", "zero_point"},
+}
 
 
 def check_given(target: Any, nodes: Mapping[str, Any]) -> None:
@@ -102,10 +115,44 @@ def _dequantize_twin(o: Operands) -> Any:
     return _like(o, codes, torch.float32)
 
 
+def _quantize_tokens(o: Operands) -> Any:
+    return _per_token(o, o.tensor("x", *FLOATS))
+
+
+def _dequantize_tokens(o: Operands) -> Any:
+    codes = o.tensor("codes", torch.int8)
+    rows = None if codes is None else tuple(codes.shape[:-1])
+    o.shaped("scale", rows, dtypes=_FLOAT32)
+    o.shaped("zero_point", rows, dtypes=_INT32)
+    return _like(o, codes, torch.float32)
+
+
+def _per_token(o: Operands, x: Tensor | None) -> Any:
+    """Return codes, and the scale and the zero point of each row, of values `x`."""
+    o.one_of("symmetric", True, False)
+    o.codes_range()
+    if x is None:
+        return o.unknown
+    if x.dim() == 0 or x.shape[-1] == 0:
+        raise CheckpointError(f"x: expected rows, found shape {tuple(x.shape)}")
+    rows = tuple(x.shape[:-1])
+    shapes = ((tuple(x.shape), torch.int8), (rows, torch.float32), (rows, torch.int32))
+    return tuple(_result(o, shape, dtype) for shape, dtype in shapes)
+
+
 def _fake_quantize_summed_twin(o: Operands) -> Any:
     o.number("qmax", 1, 127)
     _one(o, "split")
     return _like(o, o.tensor("x", *FLOATS), torch.float32)
+
+
+def _quantize_adalog(o: Operands) -> Any:
+    return _adalog(o, "table", torch.int8)
+
+
+def _fake_quantize_adalog(o: Operands) -> Any:
+    o.finite("levels")
+    return _adalog(o, "levels", torch.float32)
 
 
 def _quantize_log2(o: Operands) -> Any:
@@ -180,10 +227,12 @@ def _linear(o: Operands) -> Any:
     outputs = shape and shape[-1:]
     o.shaped("weight_zero_point", outputs, dtypes=_INT32)
     o.shaped("input_zero_point", (), dtypes=_INT32)
+    _rows(o)
     return _result(o, shape, o.given["dtype"])
 
 
 def _linear_add(o: Operands) -> Any:
+    _rows(o)
     return _residual(o, _product(o, "scale"))
 
 
@@ -201,6 +250,7 @@ def _linear_gelu_quantize(o: Operands) -> Any:
     o.codes_range()
     _scale(o, "out_scale", "out_zero_point", shape)
     _noise(o, "noise", shape)
+    _rows(o)
     return _result(o, shape, torch.int8)
 
 
@@ -210,6 +260,7 @@ def _linear_gelu_quantize_twin(o: Operands) -> Any:
     o.codes_range()
     _twin(o)
     _noise(o, "noise", shape)
+    _rows(o)
     return _result(o, shape, torch.int8)
 
 
@@ -241,6 +292,13 @@ def _layer_norm_quantize(o: Operands) -> Any:
     return _like(o, x, torch.int8)
 
 
+def _layer_norm_quantize_tokens(o: Operands) -> Any:
+    x = o.tensor("x", *FLOATS)
+    _affine(o, sizes(x))
+    o.number("epsilon", 0, float("inf"))
+    return _per_token(o, x)
+
+
 def _integer_layer_norm(o: Operands) -> Any:
     codes = o.tensor("codes", torch.int8)
     channels = None if codes is None else _last(codes)
@@ -256,12 +314,24 @@ def _integer_layer_norm(o: Operands) -> Any:
 
 
 def _attention_quantize(o: Operands) -> Any:
+    o.codes_range()
+    shape = _attention_shape(o)
+    _scale(o, "scale", "zero_point", shape)
+    _noise(o, "noise", shape)
+    return _result(o, shape, torch.int8)
+
+
+def _attention(o: Operands) -> Any:
+    q, shape = o.tensor("q", *FLOATS, axes=(4,)), _attention_shape(o)
+    return o.unknown if q is None else _result(o, shape, q.dtype)
+
+
+def _attention_shape(o: Operands) -> Shape:
+    """Check what attention reads, and return the shape of its result with the heads side by side."""
     q, k, v = (o.tensor(name, *FLOATS, axes=(4,)) for name in ("q", "k", "v"))
     o.number("factor", float("-inf"), float("inf"))
-    o.codes_range()
     if q is None or k is None or v is None:
-        _scale(o, "scale", "zero_point", None)
-        return o.unknown
+        return None
     batch, heads, rows, depth = q.shape
     if k.shape != v.shape or k.shape != (batch, heads, k.shape[2], depth) or not q.dtype is k.dtype is v.dtype:
         found = ", ".join(f"{t.dtype} {tuple(t.shape)}" for t in (q, k, v))
@@ -270,10 +340,7 @@ def _attention_quantize(o: Operands) -> Any:
     mask = o.optional("mask", *FLOATS, axes=(3,))
     if mask is not None and (mask.shape[1:] != (rows, k.shape[2]) or not mask.shape[0] or batch % mask.shape[0]):
         raise CheckpointError(f"mask: expected ({batch}, {rows}, {k.shape[2]}) or a part of it, found {sizes(mask)}")
-    shape = (batch, rows, heads * depth)
-    _scale(o, "scale", "zero_point", shape)
-    _noise(o, "noise", shape)
-    return _result(o, shape, torch.int8)
+    return batch, rows, heads * depth
 
 
 def _extract_patches(o: Operands) -> Any:
@@ -329,6 +396,19 @@ def _product(o: Operands, *scales: str) -> Shape:
     return *codes.shape[:-1], outputs
 
 
+def _rows(o: Operands) -> None:
+    """Check the scale and the zero point of each row of the codes of a linear layer: both of them, or none."""
+    codes = o.tensor("codes", torch.int8)
+    given = [o.given[name] is not None for name in ("row_scale", "row_zero_point")]
+    if any(given) and (not all(given) or o.given.get("weight_zero_point") is not None):
+        raise CheckpointError(
+            "expected scale and zero point of each row beside a symmetric weight, or neither of the two"
+        )
+    rows = None if codes is None else tuple(codes.shape[:-1])
+    o.shaped("row_scale", rows, dtypes=_FLOAT32)
+    o.shaped("row_zero_point", rows, dtypes=_INT32)
+
+
 def _matmul_shape(o: Operands) -> Shape:
     o.one_of("dtype", *_RESULTS)
     a, b = o.tensor("a", torch.int8), o.tensor("b", torch.int8)
@@ -365,6 +445,17 @@ def _twin(o: Operands) -> None:
     o.positive("high")
     if "low" in o.constants and not bool((o.constants["low"] != 0).all()):
         raise CheckpointError("low: expected a scale that is not zero")
+
+
+def _adalog(o: Operands, table: str, dtype: torch.dtype) -> Any:
+    for name in ("largest", "step"):
+        _one(o, name)
+        o.positive(name)
+    o.number("shift", 0, _FLOAT32_MAX)
+    entries = o.tensor(table, dtype, axes=(1,))
+    if entries is not None and entries.shape[0] < 2:
+        raise CheckpointError(f"{table}: expected two entries or more, found {entries.shape[0]}")
+    return _like(o, o.tensor("x", *FLOATS), dtype)
 
 
 def _one(o: Operands, name: str) -> None:
@@ -411,13 +502,16 @@ def _result(o: Operands, shape: Shape, dtype: torch.dtype) -> Any:
 
 RULES: dict[Any, Rule] = {
     add_noise: _add_noise,
+    attention: _attention,
     attention_quantize: _attention_quantize,
     check_values: _check_values,
     denoise_bias: _denoise_bias,
     dequantize: _dequantize,
     dequantize_log2: _dequantize_log2,
+    dequantize_tokens: _dequantize_tokens,
     dequantize_twin: _dequantize_twin,
     extract_patches: _extract_patches,
+    fake_quantize_adalog: _fake_quantize_adalog,
     fake_quantize_summed_twin: _fake_quantize_summed_twin,
     int8_linear: _linear,
     int8_linear_add: _linear_add,
@@ -430,11 +524,14 @@ RULES: dict[Any, Rule] = {
     integer_layer_norm: _integer_layer_norm,
     interpolate_scaled: _interpolate_scaled,
     layer_norm_quantize: _layer_norm_quantize,
+    layer_norm_quantize_tokens: _layer_norm_quantize_tokens,
     log_int_softmax: _log_int_softmax,
     mark_invalid: _mark_invalid,
     pack_twin: _pack_twin,
     quantize: _quantize,
+    quantize_adalog: _quantize_adalog,
     quantize_log2: _quantize_log2,
+    quantize_tokens: _quantize_tokens,
     quantize_twin: _quantize_twin,
     unpack_twin: _unpack_twin,
 }

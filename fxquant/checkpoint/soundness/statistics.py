@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from fxquant.errors import CheckpointError
 from fxquant.graph.attributes import called_module, tensor_of
 from fxquant.numerics.learned_step import WIDTHS
+from fxquant.observers.adalog import AdaLogObserver
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.observers.learned_step import LearnedStepQuantizer
@@ -76,6 +77,8 @@ def _sizes(observer: Observer, name: str, scales: int | None) -> list[tuple[int,
     """Return the shapes that a statistic may have, None where any will do."""
     if isinstance(observer, TwinObserver) and name == "found_scale":
         return [(3,)]
+    if isinstance(observer, AdaLogObserver) and name == "found_scale":
+        return [(2,)]
     if isinstance(observer, TwinSoftmaxObserver) and name == "errors":
         return [tuple(observer.splits(torch.device("cpu")).shape)]
     if scales is None:

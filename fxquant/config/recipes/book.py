@@ -10,13 +10,26 @@ from typing import Any
 
 import torch
 
+from fxquant.config.folds import folds_of
 from fxquant.config.quant_config import FLOAT_DTYPES, QuantConfig
+from fxquant.config.recipes.default import default
+from fxquant.config.recipes.fitted import erq, gptq
 from fxquant.config.recipes.learned import vvtq
 from fxquant.config.recipes.placed import fqvit, itpn, psaq
-from fxquant.config.recipes.searched import base_ptq, noisyquant, noisyquant_ptq4vit, ptq4vit, statistics, vanilla
+from fxquant.config.recipes.searched import (
+    adalog,
+    base_ptq,
+    dynamic,
+    noisyquant,
+    noisyquant_ptq4vit,
+    ptq4vit,
+    statistics,
+    vanilla,
+)
 from fxquant.errors import ConfigError
 from fxquant.observers import EMA, OMSE, MinMax, Percentile
 
+FLOAT_BITS = 16  # of activations that are not quantised, as in W8A16
 _SWITCHES = ("patch_embed", "head", "decoder", "attention", "strict_inputs")
 
 
@@ -24,14 +37,20 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     """
     Return the config of the recipe `name` (see `recipes`) at `w_bits` weight and `a_bits` activation bits.
 
+    a_bits=16 leaves all activations float: weights alone are codes, and products are float (W8A16).
+
     ``patch_embed``, ``head``, ``decoder`` (of the queries of a detector) and ``attention`` (bool) switch those products in
     every recipe, and ``float_dtype`` (a dtype, or its name such as "bfloat16") is what everything else is computed in.
-    ``strict_inputs`` (bool) says whether wrong values in images are refused. Raises `ConfigError` for an unknown recipe or
-    option.
+    ``strict_inputs`` (bool) says whether wrong values in images are refused. ``folds`` (`Folds`, or names as in
+    ``"rotate+reparameterize"``) is what is folded into the weights first: see `fxquant.config.folds`. Raises `ConfigError` for
+    an unknown recipe or option.
 
     minmax, ema, percentile and omse are the observers of FQ-ViT for activations (affine, unsigned, per tensor); weights are
     symmetric per output channel, by their minimum and maximum. Other options go to the observer, such as ``alpha`` of
     percentile.
+
+    dynamic gives the input of each linear layer a scale per token, computed at run time from its smallest and largest value;
+    ``symmetric=True``: without zero points. The image keeps one scale, at 8 bits.
 
     base_ptq and ptq4vit search the scales of weights, inputs and both operands of the attention products (PTQ4ViT); ptq4vit
     also has twin-uniform quantisers after softmax and GELU. Options: ``metric`` and ``gradient`` (`Metric`, `Gradient` or
@@ -39,11 +58,18 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     ``twin_gelu``, ``power_of_two`` (of GELU's scales), and all fields of `ScaleSearch`, such as ``inputs_from``, ``rounds``,
     ``coarse``, ``max_rows`` and ``correct_bias``; ``published=True`` makes all of them what the published code does.
 
+    adalog searches a base for the powers that softmax and GELU outputs are rounded to (AdaLog); all else is affine, weights per
+    output channel, queries, keys and values per head. Options: ``softmax``, ``gelu`` (bool, whether these are powers),
+    ``published`` (bool, the powers are those of the published tables, which are simulated) and all fields of `ScaleSearch`.
+
     vanilla takes the largest value of weights and inputs for their scale; noisyquant searches a clipping scale and a noisy
     bias for the input of each linear layer (NoisyQuant). Attention products stay float. Options: ``noise`` (`Noise` or its
     value), ``clip``, ``mean``, ``range``, ``weights`` (search their scales too), and as above ``metric``, ``correct_bias``,
     ``inputs_from``, ``coarse``, ``max_rows`` and ``published``. noisyquant_ptq4vit is ptq4vit with noisy biases and takes
     the options of both.
+
+    gptq and erq fit weights in closed form to what products read; activations are those of minmax. Options: ``ridge``,
+    ``published``, and all fields of `WeightFit` but rounding: see `fxquant.config.recipes.fitted`.
 
     fqvit, itpn and psaq round values between the products too, as those systems place their quantisers: see
     `fxquant.config.recipes.placed` for their options, such as ``observer``, ``power_of_two`` and ``softmax``.
@@ -57,13 +83,16 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
         if not isinstance(value, bool):
             raise ConfigError(f"option {key} must be True or False, got {value!r}")
     float_dtype = _float_dtype(options.pop("float_dtype", None))
+    folds = folds_of(options.pop("folds", None))
     try:
-        config = RECIPES[name](w_bits, a_bits, **options)
+        config = RECIPES[name](w_bits, 8 if a_bits == FLOAT_BITS else a_bits, **options)
     except TypeError as error:
         raise ConfigError(
             f"recipe {name!r} does not take these options: {_refused(error)}; see fxquant recipes"
         ) from error
-    config = replace(config, **switches, float_dtype=float_dtype)
+    if a_bits == FLOAT_BITS:
+        config = config.weight_only()
+    config = replace(config, **switches, float_dtype=float_dtype, folds=config.folds if folds is None else folds)
     if config.opens_attention and switches.get("attention") is False:
         raise ConfigError(
             f"recipe {name!r} rounds values inside attention: another Placement leaves them float, attention=False does not"
@@ -91,16 +120,20 @@ def recipes() -> tuple[str, ...]:
 
 
 RECIPES: dict[str, Callable[..., QuantConfig]] = {
-    "default": partial(statistics, OMSE),
+    "default": default,
     "minmax": partial(statistics, MinMax),
     "ema": partial(statistics, EMA),
     "percentile": partial(statistics, Percentile),
     "omse": partial(statistics, OMSE),
+    "dynamic": dynamic,
     "base_ptq": base_ptq,
+    "adalog": adalog,
     "ptq4vit": ptq4vit,
     "vanilla": vanilla,
     "noisyquant": noisyquant,
     "noisyquant_ptq4vit": noisyquant_ptq4vit,
+    "gptq": gptq,
+    "erq": erq,
     "fqvit": fqvit,
     "itpn": itpn,
     "psaq": psaq,

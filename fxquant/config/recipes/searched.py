@@ -4,25 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
 from fxquant.config.layer_spec import LayerSpec
-from fxquant.config.operands import TensorSpec
+from fxquant.config.operands import TensorSpec, check_bool
 from fxquant.config.quant_config import QuantConfig
+from fxquant.config.recipes.member import member
 from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
-from fxquant.errors import ConfigError
-from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor
+from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor, PerToken
 from fxquant.observers import ObserverOptions
+from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
 from fxquant.observers.twin import TwinGELU, TwinSoftmax
 
 IMAGE_BITS = 8  # of what convolutions read, pixels above all, which have 8; the published codes leave them float
-E = TypeVar("E", bound=Enum)
 
 
 def statistics(observer: Callable[..., ObserverOptions], w_bits: int, a_bits: int, **options: Any) -> QuantConfig:
     """Return a config of an observer for activations: affine, unsigned, per tensor (FQ-ViT)."""
     return QuantConfig(LayerSpec(_weight(w_bits, PerChannel(0)), TensorSpec(a_bits, observer=observer(**options))))
+
+
+def dynamic(w_bits: int, a_bits: int, *, symmetric: bool = False) -> QuantConfig:
+    """
+    Return a config in which the input of each linear layer has a scale per token, computed at run time.
+
+    symmetric: without zero points. What convolutions read, and operands of attention, have one scale, by minimum and maximum.
+    """
+    check_bool("option symmetric", symmetric)
+    weight, static = _weight(w_bits, PerChannel(0)), TensorSpec(a_bits)
+    layer = LayerSpec(
+        weight,
+        TensorSpec(a_bits, signed=symmetric, symmetric=symmetric, granularity=PerToken()),
+        query=static,
+        key=static,
+        softmax=static,
+        value=static,
+    )
+    return QuantConfig(layer).set_object_type("conv2d", LayerSpec(weight, TensorSpec(IMAGE_BITS)))
 
 
 def ptq4vit(
@@ -61,6 +79,32 @@ def ptq4vit(
     return QuantConfig(layer, attention=True).set_object_type("conv2d", patches)
 
 
+def adalog(
+    w_bits: int,
+    a_bits: int,
+    *,
+    published: bool = False,
+    softmax: bool = True,
+    gelu: bool = True,
+    **search: Any,
+) -> QuantConfig:
+    """Return AdaLog's config: affine codes, and powers of searched bases behind softmax and GELU; `published`: see there."""
+    heads = TensorSpec(a_bits, granularity=PerHead())
+    weight = TensorSpec(w_bits, granularity=PerChannel(0))
+    layer = LayerSpec(
+        weight=weight,
+        activation=TensorSpec(a_bits),
+        gelu=AdaLogGELU(a_bits, published) if gelu else None,
+        softmax=AdaLogSoftmax(a_bits, published) if softmax else heads,
+        query=heads,
+        key=heads,
+        value=heads,
+        search=_search(False, {"metric": Metric.L2, "weights_first": True} | search),
+    )
+    patches = replace(layer, activation=TensorSpec(IMAGE_BITS), gelu=None)
+    return QuantConfig(layer, attention=True).set_object_type("conv2d", patches)
+
+
 def base_ptq(w_bits: int, a_bits: int, *, published: bool = False, **options: Any) -> QuantConfig:
     """Return BasePTQ: uniform quantisers alone."""
     twins = {"twin_softmax": False, "twin_gelu": False}
@@ -77,7 +121,7 @@ def _search(published: bool, options: dict[str, Any]) -> ScaleSearch:
         options = {"metric": Metric.FISHER} | options
     for name, kind in (("metric", Metric), ("gradient", Gradient), ("inputs_from", Inputs)):
         if name in options:
-            options[name] = _member(kind, options[name])
+            options[name] = member(kind, options[name])
     return ScaleSearch(**options)
 
 
@@ -150,7 +194,7 @@ def noisyquant_ptq4vit(
 
 
 def _noisy_bias(published: bool, noise: Noise | str | None, mean: bool, range: bool) -> NoisyBias:
-    noise = (Noise.NORMAL if published else Noise.FITTED) if noise is None else _member(Noise, noise)
+    noise = (Noise.NORMAL if published else Noise.FITTED) if noise is None else member(Noise, noise)
     return NoisyBias(noise=noise, mean=mean, range=range, coarse=not published)
 
 
@@ -162,12 +206,3 @@ def _largest_value(bits: int) -> float:
 
 def _weight(bits: int, granularity: Granularity, narrow: bool = False) -> TensorSpec:
     return TensorSpec(bits, signed=True, symmetric=True, granularity=granularity, narrow=narrow)
-
-
-def _member(kind: type[E], value: object) -> E:
-    """Return the member of an enum, given as itself or by its value."""
-    try:
-        return kind(value)
-    except ValueError:
-        known = ", ".join(repr(member.value) for member in kind)
-        raise ConfigError(f"expected one of {known} or a member of {kind.__name__}, got {value!r}") from None

@@ -13,6 +13,7 @@ namespace fxquant {
 
 constexpr int64_t ANY = -1;                          // a size that may be any
 constexpr int64_t MOST = (int64_t{1} << 31) - 1;     // elements of a tensor that is copied to be in one piece
+constexpr int64_t DEEPEST_ROWS = int64_t{1} << 16;   // of which each has a zero point of its own
 constexpr int64_t DEEPEST = (int64_t{1} << 17) - 1;  // products of two int8 codes whose sum int32 holds
 
 template <typename... Parts>

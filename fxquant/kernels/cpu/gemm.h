@@ -11,6 +11,8 @@ constexpr int64_t TILE_ROWS = 6;      // 6 x 4 registers of sums, 4 of weights, 
 constexpr int64_t PANEL = 64;         // output channels of one panel of the packed weight
 constexpr int64_t BLOCK_ROWS = 96;    // rows that stay in the second-level cache while panels pass by
 
+enum class Input { ONE_SCALE, TWIN, TOKENS };
+
 enum class Codes { UNSIGNED, POSITIVE, NEGATIVE };
 
 // Four codes of one row in every lane, as the unsigned bytes VNNI wants: code + 128, max(code, 0) or -min(code, 0).
@@ -79,6 +81,8 @@ struct Epilogue {
   const int32_t* compensation;  // -128 * sum_k weight[o, k]: the codes are multiplied as code + 128; where the sums start
   const float* scale;
   const float* scale_low;  // of the negative codes of a twin-uniform input
+  const float* row_scale;  // of each row of the codes, and its zero point as these are stored
+  const int32_t* row_zero_point;
   const float* bias;
   const float* activation;
   const void* residual;
@@ -90,7 +94,7 @@ struct Epilogue {
 enum class Result { FLOAT, CODES, TWIN_CODES };
 
 // The products and sums come in the order of the reference, so that float32 results are the same bits.
-template <typename T, bool TWIN_INPUT, bool ACTIVATION, bool RESIDUAL, Result RESULT, bool WHOLE>
+template <typename T, Input INPUT, bool ACTIVATION, bool RESIDUAL, Result RESULT, bool WHOLE>
 inline void finish_rows(const Epilogue& e, const int32_t* sums, const int32_t* below, int64_t row, int64_t rows,
                         int64_t column, int64_t columns) {
   for (int64_t i = 0; i < rows; ++i) {
@@ -98,8 +102,14 @@ inline void finish_rows(const Epilogue& e, const int32_t* sums, const int32_t* b
       const __mmask16 mask = WHOLE ? 0xFFFF : tail_mask(columns - j);
       const int64_t c = column + j, at = (row + i) * e.outputs + c;
       const __m512 scale = load(e.scale + c, mask), bias = load(e.bias + c, mask);
-      __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums + i * PANEL + j)), scale);
-      if constexpr (TWIN_INPUT) {
+      __m512i sum = _mm512_load_si512(sums + i * PANEL + j);
+      if constexpr (INPUT == Input::TOKENS) {  // less the zero point times the sum of the weight
+        const __m512i weights = _mm512_srai_epi32(_mm512_loadu_si512(e.compensation + c), 7);
+        sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(_mm512_set1_epi32(e.row_zero_point[row + i]), weights));
+      }
+      __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
+      if constexpr (INPUT == Input::TOKENS) y = _mm512_mul_ps(y, _mm512_set1_ps(e.row_scale[row + i]));
+      if constexpr (INPUT == Input::TWIN) {
         const __m512i minus = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_load_si512(below + i * PANEL + j));
         const __m512 low = _mm512_mul_ps(_mm512_cvtepi32_ps(minus), load(e.scale_low + c, mask));
         y = _mm512_add_ps(y, low);
@@ -113,31 +123,31 @@ inline void finish_rows(const Epilogue& e, const int32_t* sums, const int32_t* b
   }
 }
 
-template <typename T, bool TWIN_INPUT, bool ACTIVATION, bool RESIDUAL, Result RESULT>
+template <typename T, Input INPUT, bool ACTIVATION, bool RESIDUAL, Result RESULT>
 inline void finish_columns(const Epilogue& e, const int32_t* sums, const int32_t* below, int64_t row, int64_t rows,
                            int64_t column, int64_t columns) {
   if (columns == PANEL)
-    finish_rows<T, TWIN_INPUT, ACTIVATION, RESIDUAL, RESULT, true>(e, sums, below, row, rows, column, columns);
+    finish_rows<T, INPUT, ACTIVATION, RESIDUAL, RESULT, true>(e, sums, below, row, rows, column, columns);
   else
-    finish_rows<T, TWIN_INPUT, ACTIVATION, RESIDUAL, RESULT, false>(e, sums, below, row, rows, column, columns);
+    finish_rows<T, INPUT, ACTIVATION, RESIDUAL, RESULT, false>(e, sums, below, row, rows, column, columns);
 }
 
 // The kinds of epilogue there are: (activation | residual) of float results, activation of codes.
-template <typename T, bool TWIN_INPUT>
+template <typename T, Input INPUT>
 inline void finish(const Epilogue& e, const int32_t* sums, const int32_t* below, int64_t row, int64_t rows,
                    int64_t column, int64_t columns) {
   const auto run = [&](auto function) { function(e, sums, below, row, rows, column, columns); };
   const bool activation = e.activation != nullptr;
   if (e.quantizer == nullptr) {
-    if (e.residual != nullptr) run(finish_columns<T, TWIN_INPUT, false, true, Result::FLOAT>);
-    else if (activation) run(finish_columns<T, TWIN_INPUT, true, false, Result::FLOAT>);
-    else run(finish_columns<T, TWIN_INPUT, false, false, Result::FLOAT>);
+    if (e.residual != nullptr) run(finish_columns<T, INPUT, false, true, Result::FLOAT>);
+    else if (activation) run(finish_columns<T, INPUT, true, false, Result::FLOAT>);
+    else run(finish_columns<T, INPUT, false, false, Result::FLOAT>);
   } else if (e.quantizer->low == 0) {
-    if (activation) run(finish_columns<T, TWIN_INPUT, true, false, Result::CODES>);
-    else run(finish_columns<T, TWIN_INPUT, false, false, Result::CODES>);
+    if (activation) run(finish_columns<T, INPUT, true, false, Result::CODES>);
+    else run(finish_columns<T, INPUT, false, false, Result::CODES>);
   } else {
-    if (activation) run(finish_columns<T, TWIN_INPUT, true, false, Result::TWIN_CODES>);
-    else run(finish_columns<T, TWIN_INPUT, false, false, Result::TWIN_CODES>);
+    if (activation) run(finish_columns<T, INPUT, true, false, Result::TWIN_CODES>);
+    else run(finish_columns<T, INPUT, false, false, Result::TWIN_CODES>);
   }
 }
 
@@ -156,10 +166,10 @@ inline void prefetch(const Epilogue& e, int64_t row, int64_t rows, int64_t colum
 }
 
 // One block of rows times one panel.
-template <typename T, bool TWIN_INPUT>
+template <typename T, Input INPUT>
 void gemm_block(const int8_t* codes, const int8_t* packed, int64_t depth, int64_t first, int64_t last, int64_t column,
                 const Epilogue& e) {
-  alignas(64) int32_t sums[TILE_ROWS * PANEL], below[TWIN_INPUT ? TILE_ROWS * PANEL : 1];
+  alignas(64) int32_t sums[TILE_ROWS * PANEL], below[INPUT == Input::TWIN ? TILE_ROWS * PANEL : 1];
   const int64_t columns = std::min(PANEL, e.outputs - column), vectors = (columns + LANES - 1) / LANES;
   const int8_t* panel = packed + column * depth;
   alignas(64) static const int32_t zeros[PANEL] = {};
@@ -167,13 +177,13 @@ void gemm_block(const int8_t* codes, const int8_t* packed, int64_t depth, int64_
     const int64_t rows = std::min(TILE_ROWS, last - row);
     const int8_t* tile = codes + row * depth;
     prefetch<T>(e, row, rows, column, columns);
-    if constexpr (TWIN_INPUT) {
+    if constexpr (INPUT == Input::TWIN) {
       multiply_tile<Codes::POSITIVE>(rows, vectors, tile, depth, panel, depth, zeros, sums);
       multiply_tile<Codes::NEGATIVE>(rows, vectors, tile, depth, panel, depth, zeros, below);
     } else {
       multiply_tile<Codes::UNSIGNED>(rows, vectors, tile, depth, panel, depth, e.compensation + column, sums);
     }
-    finish<T, TWIN_INPUT>(e, sums, below, row, rows, column, columns);
+    finish<T, INPUT>(e, sums, below, row, rows, column, columns);
   }
 }
 

@@ -1,4 +1,4 @@
-// Layer norm of one row, its result quantised.
+// Layer norm of one row.
 #pragma once
 #include <cmath>
 
@@ -6,10 +6,10 @@
 
 namespace fxquant {
 
-// `row` is scratch memory for the width rounded up to whole registers.
-template <typename T>
-inline void normalize_row(const T* x, int64_t width, const float* weight, const float* bias, float epsilon,
-                          const Quantizer& q, float* row, int8_t* codes) {
+// `row` is scratch memory for the width rounded up to whole registers. `write(j, mask, y)` is given the values from column j.
+template <typename T, typename Write>
+inline void normalize_row(const T* x, int64_t width, const float* weight, const float* bias, float epsilon, float* row,
+                          const Write& write) {
   const int64_t whole = width / LANES * LANES;
   const __mmask16 rest = tail_mask(width - whole);
   __m512 total = _mm512_setzero_ps();
@@ -37,7 +37,7 @@ inline void normalize_row(const T* x, int64_t width, const float* weight, const 
     __m512 y = _mm512_mul_ps(_mm512_loadu_ps(row + j), inverse);
     if (weight != nullptr) y = _mm512_mul_ps(y, load(weight + j, mask));
     if (bias != nullptr) y = _mm512_add_ps(y, load(bias + j, mask));
-    store_codes<false>(codes + j, mask, y, q, j);
+    write(j, mask, y);
   };
   for (int64_t j = 0; j < whole; j += LANES) finish(j, 0xFFFF);
   if (rest != 0) finish(whole, rest);

@@ -6,6 +6,7 @@
 #include "check.h"
 #include "gemm.h"
 #include "layer_norm.h"
+#include "tokens.h"
 
 namespace {
 
@@ -65,7 +66,7 @@ std::tuple<Tensor, Tensor> pack(Tensor weight, int64_t outputs, int64_t depth) {
   return {packed, compensation};
 }
 
-template <typename T, bool TWIN>
+template <typename T, Input INPUT>
 void multiply_blocks(const Tensor& codes, const Tensor& packed, int64_t rows, int64_t depth, const Epilogue& e) {
   const int64_t panels = (e.outputs + PANEL - 1) / PANEL, threads = torch::stable::get_num_threads();
   // Few rows: smaller blocks, so that every thread has some.
@@ -76,9 +77,35 @@ void multiply_blocks(const Tensor& codes, const Tensor& packed, int64_t rows, in
   share(blocks * panels, [&] {
     return [&](int64_t task) {
       const int64_t first = task / panels * block;
-      gemm_block<T, TWIN>(a, b, depth, first, std::min(rows, first + block), task % panels * PANEL, e);
+      gemm_block<T, INPUT>(a, b, depth, first, std::min(rows, first + block), task % panels * PANEL, e);
     };
   });
+}
+
+template <typename T>
+void multiply_all(const Tensor& codes, const Tensor& packed, int64_t rows, int64_t depth, const Epilogue& e) {
+  if (e.scale_low) multiply_blocks<T, Input::TWIN>(codes, packed, rows, depth, e);
+  else if (e.row_scale) multiply_blocks<T, Input::TOKENS>(codes, packed, rows, depth, e);
+  else multiply_blocks<T, Input::ONE_SCALE>(codes, packed, rows, depth, e);
+}
+
+// Scale and zero point of each row of codes (..., K), which are of the shape (...), or none of the two.
+void read_rows(Maybe& scale, Maybe& zero_point, const Tensor& codes, bool twin) {
+  if (scale.has_value() != zero_point.has_value()) refuse("expected both scale and zero point of each row, or neither of the two");
+  if (!scale.has_value()) return;
+  if (twin) refuse("expected one scale, or one for each row, of twin-uniform codes only the former");
+  check_within(codes.size(codes.dim() - 1), "the depth", 0, DEEPEST_ROWS);
+  const std::vector<int64_t> sizes(codes.sizes().begin(), codes.sizes().end() - 1);
+  const auto check = [&](Maybe& rows, const char* name, ScalarType dtype) {
+    check_defined(*rows, name);
+    const auto found = rows->sizes();
+    if (rows->scalar_type() != dtype || !std::equal(found.begin(), found.end(), sizes.begin(), sizes.end()))
+      refuse("expected ", name, " in ", name_of(dtype), " of shape ", show(sizes), ", found ", show(*rows));
+    check_memory(*rows, name);
+    rows = whole(*rows);
+  };
+  check(scale, "the scale of each row", ScalarType::Float);
+  check(zero_point, "the zero point of each row", ScalarType::Int);
 }
 
 Tensor read_residual(const Tensor& residual, ScalarType dtype, const std::vector<int64_t>& sizes, bool more) {
@@ -98,7 +125,7 @@ void refuse_any(std::initializer_list<const Maybe*> parts) {
 
 Tensor gemm(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Maybe scale_low, Tensor bias,
             Maybe activation, Maybe residual, Maybe q_scale, Maybe q_zero_point, Maybe q_low, Maybe q_split,
-            Maybe q_noise, int64_t qmin, int64_t qmax, bool bfloat16) {
+            Maybe q_noise, int64_t qmin, int64_t qmax, bool bfloat16, Maybe row_scale, Maybe row_zero_point) {
   const ScalarType dtype = bfloat16 ? ScalarType::BFloat16 : ScalarType::Float;
   if (codes.scalar_type() != ScalarType::Char || codes.dim() == 0) refuse("expected codes in int8 with rows, found ", show(codes));
   check_memory(codes, "codes");
@@ -115,46 +142,123 @@ Tensor gemm(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Mayb
   activation = read(activation, "the table of the activation", ScalarType::Float, {TABLE_ROWS, SEGMENTS});
   const std::vector<int64_t> sizes = sizes_with_last(codes, outputs);
   if (residual.has_value()) residual = read_residual(*residual, dtype, sizes, q_scale.has_value() || activation.has_value());
+  read_rows(row_scale, row_zero_point, codes, scale_low.has_value());
   Tensor out = make(codes, sizes, q_scale.has_value() ? ScalarType::Char : dtype);
   Quantizer q{};
   if (q_scale.has_value()) q = read_quantizer(*q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax, outputs);
   else refuse_any({&q_zero_point, &q_low, &q_split, &q_noise});
-  const Epilogue e{pointer<int32_t>(compensation), pointer<float>(scale),        pointer<float>(scale_low),
-                   pointer<float>(bias),           pointer<float>(activation),   pointer<void>(residual),
-                   q_scale.has_value() ? &q : nullptr, out.mutable_data_ptr(), outputs};
-  if (bfloat16 && e.scale_low) multiply_blocks<bf16, true>(codes, packed, rows, depth, e);
-  else if (bfloat16) multiply_blocks<bf16, false>(codes, packed, rows, depth, e);
-  else if (e.scale_low) multiply_blocks<float, true>(codes, packed, rows, depth, e);
-  else multiply_blocks<float, false>(codes, packed, rows, depth, e);
+  const Epilogue e{pointer<int32_t>(compensation), pointer<float>(scale), pointer<float>(scale_low),
+                   pointer<float>(row_scale), pointer<int32_t>(row_zero_point), pointer<float>(bias),
+                   pointer<float>(activation), pointer<void>(residual), q_scale.has_value() ? &q : nullptr,
+                   out.mutable_data_ptr(), outputs};
+  if (bfloat16) multiply_all<bf16>(codes, packed, rows, depth, e);
+  else multiply_all<float>(codes, packed, rows, depth, e);
   return out;
 }
 
-template <typename T>
-void normalize_rows(const Tensor& x, const Maybe& weight, const Maybe& bias, double epsilon, const Quantizer& q,
-                    int8_t* codes) {
+// `finish(row, buffer)` makes the `write` of `normalize_row` for one row, and of its values in the buffer what is left to make.
+template <typename T, typename Finish>
+void normalize_rows(const Tensor& x, const Maybe& weight, const Maybe& bias, double epsilon, const Finish& finish) {
   const int64_t width = x.size(x.dim() - 1), rows = x.numel() / width;
   share((rows + ROWS - 1) / ROWS, [&] {
     return [&, row = std::vector<float>(round_up(width, LANES))](int64_t task) mutable {
-      for (int64_t i = task * ROWS; i < std::min(rows, (task + 1) * ROWS); ++i)
-        normalize_row(pointer<T>(x) + i * width, width, pointer<float>(weight), pointer<float>(bias),
-                      static_cast<float>(epsilon), q, row.data(), codes + i * width);
+      for (int64_t i = task * ROWS; i < std::min(rows, (task + 1) * ROWS); ++i) {
+        const auto normalize = [&](const auto& write) {
+          normalize_row(pointer<T>(x) + i * width, width, pointer<float>(weight), pointer<float>(bias),
+                        static_cast<float>(epsilon), row.data(), write);
+        };
+        finish(i, row.data(), normalize);
+      }
     };
   });
 }
 
-Tensor layer_norm_quantize(Tensor x, Maybe weight, Maybe bias, double epsilon, Tensor scale, Maybe zero_point,
-                           int64_t qmin, int64_t qmax, Maybe noise) {
+// Read the operands of a layer norm in the dtypes in which `normalize_rows` takes them.
+void read_norm(Tensor& x, Maybe& weight, Maybe& bias, double epsilon) {
   x = read_values(x, "values");
   const int64_t width = x.size(x.dim() - 1);
   weight = read(weight, "the weight of a layer norm", ScalarType::Float, {width});
   bias = read(bias, "the bias of a layer norm", ScalarType::Float, {width});
   read_float(epsilon, "epsilon", 0);
+}
+
+Tensor layer_norm_quantize(Tensor x, Maybe weight, Maybe bias, double epsilon, Tensor scale, Maybe zero_point,
+                           int64_t qmin, int64_t qmax, Maybe noise) {
+  read_norm(x, weight, bias, epsilon);
+  const int64_t width = x.size(x.dim() - 1);
   const Quantizer q = read_quantizer(scale, zero_point, std::nullopt, std::nullopt, noise, qmin, qmax, width);
   Tensor codes = make(x, {x.sizes().begin(), x.sizes().end()}, ScalarType::Char);
-  int8_t* out = static_cast<int8_t*>(codes.mutable_data_ptr());
-  if (is_bfloat16(x)) normalize_rows<bf16>(x, weight, bias, epsilon, q, out);
-  else normalize_rows<float>(x, weight, bias, epsilon, q, out);
+  int8_t* out = writable<int8_t>(codes);
+  const auto finish = [&](int64_t i, float*, const auto& normalize) {
+    normalize([&](int64_t j, __mmask16 mask, __m512 y) { store_codes<false>(out + i * width + j, mask, y, q, j); });
+  };
+  if (is_bfloat16(x)) normalize_rows<bf16>(x, weight, bias, epsilon, finish);
+  else normalize_rows<float>(x, weight, bias, epsilon, finish);
   return codes;
+}
+
+using Tokens = std::tuple<Tensor, Tensor, Tensor>;  // codes, scales, zero points
+
+Tokens make_tokens(const Tensor& x) {
+  const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end()), rows(sizes.begin(), sizes.end() - 1);
+  return {make(x, sizes, ScalarType::Char), make(x, rows, ScalarType::Float), make(x, rows, ScalarType::Int)};
+}
+
+TokenCodes token_codes(Tokens& out, bool symmetric, int64_t qmin, int64_t qmax) {
+  check_within(qmax, "qmax", -128, 255);
+  check_within(qmin, "qmin", qmax > 127 ? 0 : -128, qmax);
+  auto& [codes, scale, zero_point] = out;
+  return {symmetric,
+          static_cast<float>(qmin),
+          static_cast<float>(qmax),
+          qmax > 127 ? 128 : 0,
+          codes.size(codes.dim() - 1),
+          writable<int8_t>(codes),
+          writable<float>(scale),
+          writable<int32_t>(zero_point)};
+}
+
+Tokens layer_norm_quantize_tokens(Tensor x, Maybe weight, Maybe bias, double epsilon, bool symmetric, int64_t qmin,
+                                  int64_t qmax) {
+  read_norm(x, weight, bias, epsilon);
+  Tokens out = make_tokens(x);
+  const TokenCodes tokens = token_codes(out, symmetric, qmin, qmax);
+  const auto finish = [&](int64_t i, float* row, const auto& normalize) {
+    Range range;
+    normalize([&](int64_t j, __mmask16 mask, __m512 y) {
+      range.widen(y, mask);
+      _mm512_storeu_ps(row + j, y);
+    });
+    tokens.write(i, row, range);
+  };
+  if (is_bfloat16(x)) normalize_rows<bf16>(x, weight, bias, epsilon, finish);
+  else normalize_rows<float>(x, weight, bias, epsilon, finish);
+  return out;
+}
+
+template <typename T>
+void quantize_token_rows(const Tensor& x, const TokenCodes& tokens) {
+  const int64_t width = tokens.width, rows = x.numel() / width;
+  const int64_t some = 1 + 16384 / width;
+  share((rows + some - 1) / some, [&] {
+    return [&](int64_t task) {
+      for (int64_t i = task * some; i < std::min(rows, (task + 1) * some); ++i) {
+        const T* row = pointer<T>(x) + i * width;
+        Range range;
+        for (int64_t j = 0; j < width; j += LANES) range.widen(load(row + j, tail_mask(width - j)), 0xFFFF);
+        tokens.write(i, row, range);
+      }
+    };
+  });
+}
+
+Tokens quantize_tokens(Tensor x, bool symmetric, int64_t qmin, int64_t qmax) {
+  x = read_values(x, "values");
+  Tokens out = make_tokens(x);
+  const TokenCodes tokens = token_codes(out, symmetric, qmin, qmax);
+  if (is_bfloat16(x)) quantize_token_rows<bf16>(x, tokens);
+  else quantize_token_rows<float>(x, tokens);
+  return out;
 }
 
 template <typename T>
@@ -266,6 +370,8 @@ STABLE_TORCH_LIBRARY_IMPL(fxquant, CPU, m) {
   m.impl("cpu_pack", TORCH_BOX(&pack));
   m.impl("cpu_gemm", TORCH_BOX(&gemm));
   m.impl("cpu_layer_norm_quantize", TORCH_BOX(&layer_norm_quantize));
+  m.impl("cpu_layer_norm_quantize_tokens", TORCH_BOX(&layer_norm_quantize_tokens));
   m.impl("cpu_quantize", TORCH_BOX(&quantize_tensor));
+  m.impl("cpu_quantize_tokens", TORCH_BOX(&quantize_tokens));
   m.impl("cpu_attention", TORCH_BOX(&attention));
 }

@@ -19,12 +19,13 @@ from fxquant.kernels.checks import (
     check_linear,
     check_optional,
     check_quantizer,
+    check_range,
     check_result,
     check_rows,
     check_tensor,
 )
 from fxquant.kernels.fake import register_fake
-from fxquant.kernels.quantizer import NO_QUANTIZER, Quantizer
+from fxquant.kernels.quantizer import NO_QUANTIZER, NO_ROWS, Quantizer, Rows
 
 LANES = 16
 _FLOAT32 = torch.finfo(torch.float32)
@@ -35,12 +36,19 @@ torch.library.define(
     "fxquant::cpu_gemm",
     "(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Tensor? scale_low, Tensor bias, Tensor? activation, "
     "Tensor? residual, Tensor? q_scale, Tensor? q_zero_point, Tensor? q_low, Tensor? q_split, Tensor? q_noise, "
-    "int qmin, int qmax, bool bfloat16) -> Tensor",
+    "int qmin, int qmax, bool bfloat16, Tensor? row_scale=None, Tensor? row_zero_point=None) -> Tensor",
 )
 torch.library.define(
     "fxquant::cpu_layer_norm_quantize",
     "(Tensor x, Tensor? weight, Tensor? bias, float epsilon, Tensor scale, Tensor? zero_point, int qmin, int qmax, "
     "Tensor? noise) -> Tensor",
+)
+torch.library.define(
+    "fxquant::cpu_layer_norm_quantize_tokens",
+    "(Tensor x, Tensor? weight, Tensor? bias, float epsilon, bool symmetric, int qmin, int qmax) -> (Tensor, Tensor, Tensor)",
+)
+torch.library.define(
+    "fxquant::cpu_quantize_tokens", "(Tensor x, bool symmetric, int qmin, int qmax) -> (Tensor, Tensor, Tensor)"
 )
 torch.library.define(
     "fxquant::cpu_quantize",
@@ -102,11 +110,17 @@ def linear(
     gelu: str | None = None,
     residual: Tensor | None = None,
     quantizer: Quantizer | None = None,
+    rows: Rows = NO_ROWS,
 ) -> Tensor:
     """Pack the weight and return `packed_linear`. Packing reads the weight once more than the product does."""
     packed, compensation = pack(weight, scale.numel(), codes.shape[-1])
     return packed_linear(
-        codes, packed, compensation, scale, bias, dtype, low=low, gelu=gelu, residual=residual, quantizer=quantizer
+        *(codes, packed, compensation, scale, bias, dtype),
+        low=low,
+        gelu=gelu,
+        residual=residual,
+        quantizer=quantizer,
+        rows=rows,
     )
 
 
@@ -122,6 +136,7 @@ def packed_linear(
     gelu: str | None = None,
     residual: Tensor | None = None,
     quantizer: Quantizer | None = None,
+    rows: Rows = NO_ROWS,
 ) -> Tensor:
     """
     Return a linear layer on int8 codes ``(..., K)`` as ``(..., O)``: product, scale, bias, GELU or residual, codes.
@@ -131,6 +146,7 @@ def packed_linear(
     gelu: the approximation of GELU, None for no GELU.
     residual: ``(..., O)`` of any float dtype, cast to `dtype` and added where there is neither GELU nor a quantiser.
     quantizer: makes the result int8 codes; None leaves it in `dtype`.
+    rows: scale and zero point ``(...)`` of each row of the codes, as `fxquant.ops.quantize_tokens` gives them.
 
     Values are rounded to `dtype` after each of these steps, as separate operators would round.
     """
@@ -139,6 +155,7 @@ def packed_linear(
         *(codes, packed, compensation, scale, low, bias, table, residual),
         *(quantizer or NO_QUANTIZER),
         dtype is torch.bfloat16,
+        *rows,
     )
     return result
 
@@ -154,6 +171,22 @@ def layer_norm_quantize(
     return codes
 
 
+def layer_norm_quantize_tokens(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float, symmetric: bool, qmin: int, qmax: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `fxquant.ops.layer_norm_quantize_tokens` does, of float32 or bfloat16."""
+    made: tuple[Tensor, Tensor, Tensor] = torch.ops.fxquant.cpu_layer_norm_quantize_tokens(
+        x, _float32(weight), _float32(bias), epsilon, symmetric, qmin, qmax
+    )
+    return made
+
+
+def quantize_tokens(x: Tensor, symmetric: bool, qmin: int, qmax: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `fxquant.ops.quantize_tokens` does, of float32 or bfloat16."""
+    made: tuple[Tensor, Tensor, Tensor] = torch.ops.fxquant.cpu_quantize_tokens(x, symmetric, qmin, qmax)
+    return made
+
+
 def quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
     """Return the int8 codes of `x`, any shape, float32 or bfloat16."""
     q = quantizer
@@ -162,10 +195,16 @@ def quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
 
 
 def attention_quantize(
-    q: Tensor, k: Tensor, v: Tensor, factor: float, bias: Tensor | None, mask: Tensor | None, quantizer: Quantizer
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    factor: float,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    quantizer: Quantizer | None,
 ) -> Tensor:
-    """Return the int8 codes ``(B, N, H D)`` of `fxquant.ops.attention_quantize`; D is a multiple of 16."""
-    to = quantizer
+    """Return the int8 codes ``(B, N, H D)`` of `fxquant.ops.attention_quantize`, None: the values; D is a multiple of 16."""
+    to = quantizer or Quantizer(*NO_QUANTIZER)  # type: ignore[arg-type]
     codes: Tensor = torch.ops.fxquant.cpu_attention(
         *(q, k, v, factor, _float32(bias), _float32(mask), to.scale, to.zero_point, to.qmin, to.qmax, to.noise)
     )
@@ -203,9 +242,12 @@ def _(
     qmin: int,
     qmax: int,
     bfloat16: bool,
+    row_scale: Tensor | None = None,
+    row_zero_point: Tensor | None = None,
 ) -> Tensor:
     dtype = torch.bfloat16 if bfloat16 else torch.float32
-    check_linear(codes, None, scale, bias, dtype, low=scale_low, residual=residual)
+    rows = (row_scale, row_zero_point)
+    check_linear(codes, None, scale, bias, dtype, low=scale_low, residual=residual, rows=rows)
     outputs, depth = scale.shape[0], codes.shape[-1]
     _check_depth(depth)
     check_tensor("packed weight", packed, torch.int8, (_width(outputs) * depth,))
@@ -234,6 +276,22 @@ def _(
         check_optional(name, each, torch.float32, x.shape[-1:])
     check_quantizer(Quantizer(scale, zero_point, None, None, noise, qmin, qmax), x.shape[-1])
     return x.new_empty(x.shape, dtype=torch.int8)
+
+
+@register_fake("fxquant::cpu_layer_norm_quantize_tokens")
+def _(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float, symmetric: bool, qmin: int, qmax: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    check_layer_norm(x, weight, bias, epsilon)
+    for name, each in (("weight", weight), ("bias", bias)):
+        check_optional(name, each, torch.float32, x.shape[-1:])
+    return _tokens_like(x, qmin, qmax)
+
+
+@register_fake("fxquant::cpu_quantize_tokens")
+def _(x: Tensor, symmetric: bool, qmin: int, qmax: int) -> tuple[Tensor, Tensor, Tensor]:
+    check_rows(x)
+    return _tokens_like(x, qmin, qmax)
 
 
 @register_fake("fxquant::cpu_quantize")
@@ -276,6 +334,14 @@ def _(
     width = q.shape[1] * q.shape[3]
     check_result(q_scale, q_zero_point, None, None, noise, qmin, qmax, columns=width)
     return q.new_empty((q.shape[0], q.shape[2], width), dtype=q.dtype if q_scale is None else torch.int8)
+
+
+def _tokens_like(x: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor, Tensor]:
+    check_range(qmin, qmax)
+    rows = x.shape[:-1]
+    kinds = ((x.shape, torch.int8), (rows, torch.float32), (rows, torch.int32))
+    codes, scale, zero_point = (x.new_empty(shape, dtype=dtype) for shape, dtype in kinds)
+    return codes, scale, zero_point
 
 
 def _width(outputs: int) -> int:

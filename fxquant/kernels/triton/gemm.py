@@ -55,7 +55,7 @@ def _results(config: Any) -> int:
 
 @triton.autotune(
     CONFIGS,
-    key=["bucket", "N", "K", "TWIN_INPUT", "GELU", "RESIDUAL", "CODES"],
+    key=["bucket", "N", "K", "TWIN_INPUT", "OWN_SCALES", "GELU", "RESIDUAL", "CODES"],
     prune_configs_by={"early_config_prune": fitting_configs},
     cache_results=True,
     do_bench=bench,
@@ -68,6 +68,8 @@ def gemm(
     low_ptr,  # (N,) float32
     bias_ptr,  # (N,) float32
     residual_ptr,  # (M, N)
+    row_scale_ptr,  # (M,) float32
+    row_zero_point_ptr,  # (M,) int32
     out_ptr,  # (M, N)
     q_scale_ptr,
     q_zero_point_ptr,
@@ -82,6 +84,7 @@ def gemm(
     bucket,  # M rounded up to a power of two, for the choice of the tile alone
     EVEN_K: tl.constexpr,
     TWIN_INPUT: tl.constexpr,
+    OWN_SCALES: tl.constexpr,  # of rows
     GELU: tl.constexpr,
     RESIDUAL: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -96,24 +99,28 @@ def gemm(
 ):
     """Compute one tile of ``(M, N)``. The steps after the product are those of `fxquant.kernels.cpu.packed_linear`."""
     row, column = _tile_origin(M, N, BLOCK_M, BLOCK_N)
-    acc, above = _multiply_tile(
+    acc, above, sums = _multiply_tile(
         codes_ptr + row.to(tl.int64) * codes_stride,
         weight_ptr + column.to(tl.int64) * weight_stride,
         *(M - row, N - column, K, codes_stride, weight_stride),
-        *(EVEN_K, TWIN_INPUT, BLOCK_M, BLOCK_N, BLOCK_K),
+        *(EVEN_K, TWIN_INPUT, OWN_SCALES, BLOCK_M, BLOCK_N, BLOCK_K),
     )
     columns = column + tl.arange(0, BLOCK_N)
     inside = columns < N
     scale = tl.load(scale_ptr + columns, mask=inside, other=0.0)[None, :]
+    rows = tl.arange(0, BLOCK_M)
     if TWIN_INPUT:
         low = tl.load(low_ptr + columns, mask=inside, other=0.0)[None, :]
         y = multiply(above.to(tl.float32), scale) + multiply((acc - above).to(tl.float32), low)
+    elif OWN_SCALES:
+        zero_point = tl.load(row_zero_point_ptr + row + rows, mask=rows < M - row, other=0)[:, None]
+        own = tl.load(row_scale_ptr + row + rows, mask=rows < M - row, other=0.0)[:, None]
+        y = multiply(multiply((acc - zero_point * sums[None, :]).to(tl.float32), scale), own)
     else:
         y = multiply(acc.to(tl.float32), scale)
     y = round_to(y + tl.load(bias_ptr + columns, mask=inside, other=0.0)[None, :], DTYPE)
     if GELU != NO_GELU:
         y = round_to(gelu(y, GELU), DTYPE)
-    rows = tl.arange(0, BLOCK_M)
     mask = (rows < M - row)[:, None] & inside[None, :]
     at = row.to(tl.int64) * N + rows[:, None] * N + columns[None, :]
     if RESIDUAL:
@@ -149,11 +156,16 @@ def _multiply_tile(
     weight_stride,
     EVEN_K: tl.constexpr,
     TWIN_INPUT: tl.constexpr,
+    OWN_SCALES: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Return the int32 sums of a tile and, for twin-uniform codes, the sums over its positive codes alone."""
+    """
+    Return the int32 sums of a tile, for twin-uniform codes those over its positive codes alone, and those of the weight.
+
+    The last are for rows with zero points of their own, and 0 for others.
+    """
     # Rows beyond the last are read as the last: that needs no mask, and they are not stored.
     rows = tl.minimum(tl.arange(0, BLOCK_M), rows_left - 1)
     columns = tl.minimum(tl.arange(0, BLOCK_N), columns_left - 1)
@@ -162,6 +174,7 @@ def _multiply_tile(
     b_ptrs = weight_ptr + columns[None, :] * weight_stride + depth[:, None]
     acc = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32)
     above = acc
+    sums = tl.zeros((BLOCK_N,), dtype=tl.int32)
     for k in range(0, K, BLOCK_K):
         if EVEN_K:
             a, b = tl.load(a_ptrs), tl.load(b_ptrs)
@@ -171,6 +184,8 @@ def _multiply_tile(
         acc = tl.dot(a, b, acc, out_dtype=tl.int32)
         if TWIN_INPUT:
             above = tl.dot(tl.maximum(a, 0).to(tl.int8), b, above, out_dtype=tl.int32)
+        if OWN_SCALES:
+            sums += tl.sum(b.to(tl.int32), 0)
         a_ptrs += BLOCK_K
         b_ptrs += BLOCK_K
-    return acc, above
+    return acc, above, sums

@@ -19,6 +19,7 @@ from torch.library import custom_op, triton_op
 
 from fxquant.kernels.cpu import Quantizer
 from fxquant.kernels.fake import register_fake
+from fxquant.kernels.quantizer import NO_ROWS, Rows
 from fxquant.kernels.triton.arithmetic import INTERPRETED
 from fxquant.kernels.triton.batched import batched
 from fxquant.kernels.triton.gemm import gemm
@@ -47,6 +48,7 @@ def linear(
     gelu: str | None = None,
     residual: Tensor | None = None,
     quantizer: Quantizer | None = None,
+    rows: Rows = NO_ROWS,
 ) -> Tensor:
     """
     Return a linear layer on int8 codes ``(..., K)`` as ``(..., O)``: product, scale, bias, GELU or residual, codes.
@@ -57,11 +59,12 @@ def linear(
     gelu: the approximation of GELU, None for no GELU.
     residual: ``(..., O)``, added last, in `dtype`.
     quantizer: makes the result int8 codes; None leaves it in `dtype`.
+    rows: scale and zero point ``(...)`` of each row of the codes, as `fxquant.ops.quantize_tokens` gives them.
 
     Values are rounded to `dtype` after each of these steps, as separate operators would round.
     """
     result: Tensor = triton_linear(
-        codes, weight, scale, low, bias, residual, gelu, dtype, *(quantizer or _NO_QUANTIZER)
+        codes, weight, scale, low, bias, residual, gelu, dtype, *(quantizer or _NO_QUANTIZER), *rows
     )
     return result
 
@@ -124,22 +127,27 @@ def triton_linear(
     q_noise: Tensor | None,
     qmin: int,
     qmax: int,
+    row_scale: Tensor | None = None,
+    row_zero_point: Tensor | None = None,
 ) -> Tensor:
     """Run the kernel of `linear`. In place of a tensor that the kernel does not read, it gets the scale."""
     quantizer = (q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax)
-    out = linear_result(codes, weight, scale, low, bias, residual, gelu, dtype, *quantizer)
+    out = linear_result(codes, weight, scale, low, bias, residual, gelu, dtype, *quantizer, row_scale, row_zero_point)
     scale, bias = scale.contiguous(), bias.contiguous()
     residual = None if residual is None else residual.to(dtype)
-    low, q_noise, residual = (_whole(t) for t in (low, q_noise, residual))
+    low, q_noise, residual, row_scale, row_zero_point = (
+        _whole(t) for t in (low, q_noise, residual, row_scale, row_zero_point)
+    )
     rows = _dense(codes.reshape(-1, codes.shape[-1]))
     weight = _dense(weight)
     (M, K), N = rows.shape, scale.shape[0]
-    pointers = (low, bias, residual, out, q_scale, q_zero_point, q_low, q_split, q_noise)
+    pointers = (low, bias, residual, row_scale, row_zero_point, out, q_scale, q_zero_point, q_low, q_split, q_noise)
     wrap_triton(gemm)[lambda tile: (triton.cdiv(M, tile["BLOCK_M"]) * triton.cdiv(N, tile["BLOCK_N"]),)](
         *(rows, weight, scale, *(scale if p is None else p for p in pointers)),
         *(M, N, K, rows.stride(0), weight.stride(0), _bucket(M)),
         EVEN_K=bool(K % DEEPEST_TILE == 0),
         TWIN_INPUT=low is not None,
+        OWN_SCALES=row_scale is not None,
         GELU=GELUS[gelu],
         RESIDUAL=residual is not None,
         DTYPE=DTYPES[dtype],

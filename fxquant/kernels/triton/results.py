@@ -20,7 +20,7 @@ from fxquant.kernels.checks import (
     check_result,
     check_tensor,
 )
-from fxquant.kernels.quantizer import Quantizer
+from fxquant.kernels.quantizer import NO_ROWS, Quantizer
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WIDEST_NORM = 16384  # elements of a row that one program can hold
@@ -37,13 +37,16 @@ def linear_result(
     residual: Tensor | None,
     gelu: str | None,
     dtype: torch.dtype,
-    *quantizer: Any,
+    *rest: Any,
 ) -> Tensor:
     """Return what `triton_linear` writes to, ``(..., O)``."""
     check_given(weight=weight)
+    quantizer, rows = rest[:7], rest[7:] or NO_ROWS
     q_scale, q_zero_point, q_low, q_split, q_noise, _, _ = quantizer
-    _check_kernel(dtype, codes, weight, scale, low, bias, residual, q_scale, q_zero_point, q_low, q_split, q_noise)
-    check_linear(codes, weight, scale, bias, dtype, low=low, residual=residual)
+    _check_kernel(
+        dtype, codes, weight, scale, low, bias, residual, q_scale, q_zero_point, q_low, q_split, q_noise, *rows
+    )
+    check_linear(codes, weight, scale, bias, dtype, low=low, residual=residual, rows=rows)
     outputs = scale.shape[0]
     check_result(*quantizer, columns=outputs)
     if gelu not in GELUS or outputs > MOST // TALLEST_TILE:

@@ -13,6 +13,8 @@ import fxquant
 from fxquant import (
     EMA,
     OMSE,
+    AdaLogGELU,
+    AdaLogSoftmax,
     ConfigError,
     Gradient,
     Inputs,
@@ -26,6 +28,7 @@ from fxquant import (
     PerHead,
     PerProjection,
     PerTensor,
+    PerToken,
     QuantConfig,
     ScaleSearch,
     TensorSpec,
@@ -34,6 +37,7 @@ from fxquant import (
     recipe,
     recipes,
 )
+from fxquant.graph.meta import record_of
 from fxquant.observers import ObserverOptions
 from tests.support.models import images, small_swin, small_vit
 
@@ -161,7 +165,7 @@ def test_each_recipe_runs_on_int8(name: str, model: str) -> None:
         assert row.int8 or row.reason is not None
         assert row.int8 or not row.requested
     attention = [row.int8 for row in fxquant.report(int8) if "attn.q" in row.name and "qkv" not in row.name]
-    assert not attention or all(attention) == (name.endswith(("ptq", "ptq4vit", "vvtq")) or name in PLACED)
+    assert not attention or all(attention) == (name.endswith(("ptq", "ptq4vit", "vvtq", "adalog")) or name in PLACED)
 
 
 def layer_of(config: QuantConfig, operator: str | None = None) -> LayerSpec:
@@ -223,6 +227,23 @@ def test_ptq4vit_as_published() -> None:
     patches = layer_of(config, "conv2d")
     assert (patches.weight, patches.activation) == (signed(6, PerChannel(0)), None)
     assert (config.patch_embed, config.head, config.attention) == (True, True, True)
+
+
+def test_adalog() -> None:
+    config = recipe("adalog", 6, 5, published=True, rounds=2)
+    layer, search = layer_of(config), search_of(config)
+    assert (layer.weight, layer.activation) == (TensorSpec(6, granularity=PerChannel(0)), TensorSpec(5))
+    assert (layer.gelu, layer.softmax) == (AdaLogGELU(5, published=True), AdaLogSoftmax(5, published=True))
+    assert layer.query == layer.key == layer.value == TensorSpec(5, granularity=PerHead())
+    assert (search.metric, search.inputs_from, search.weights_first, search.rounds) == (
+        Metric.L2,
+        Inputs.FLOAT,
+        True,
+        2,
+    )
+    assert (config.patch_embed, config.head, config.attention) == (True, True, True)
+    uniform = layer_of(recipe("adalog", 6, 5, softmax=False, gelu=False))
+    assert (uniform.gelu, uniform.softmax) == (None, layer.query)
 
 
 def test_noisyquant_as_published() -> None:
@@ -291,3 +312,28 @@ def test_options_of_searches() -> None:
 def test_switches_of_searches(name: str) -> None:
     config = recipe(name, patch_embed=False, head=False, attention=False)
     assert (config.patch_embed, config.head, config.attention) == (False, False, False)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_dynamic_leaves_the_image_and_attention_one_scale(symmetric: bool) -> None:
+    config = fxquant.recipe("dynamic", 4, 6, symmetric=symmetric, attention=True)
+    gm = fxquant.prepare(small_vit(), config)
+    records = [r for r in map(record_of, gm.graph.nodes) if r is not None]
+    specs = {o.name: o.spec for r in records for o in r.operands}
+    assert specs["patch_embed.proj.input"] == TensorSpec(8)
+    assert specs["blocks.0.attn.qk.query"] == TensorSpec(6)
+    found = specs["blocks.0.mlp.fc2.input"]
+    assert found == TensorSpec(6, signed=symmetric, symmetric=symmetric, granularity=PerToken())
+    assert specs["blocks.0.mlp.fc2.weight"] == TensorSpec(4, signed=True, symmetric=True, granularity=PerChannel(0))
+
+
+def test_dynamic_keeps_what_an_outlier_token_spoils_for_one_scale() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Linear(16, 16).eval(), torch.randn(1, 20, 16)
+    x[0, 3] *= 1000
+    y = model(x).detach()
+    errors = {}
+    for name in ("minmax", "dynamic"):
+        quantized = fxquant.quantize(model, [x], name, progress=False)
+        errors[name] = float((quantized(x).detach() - y)[0, 4:].norm() / y[0, 4:].norm())
+    assert errors["dynamic"] < 0.02 < errors["minmax"]

@@ -46,6 +46,23 @@ def test_floats_are_the_same_bits(
     assert torch.equal(found, expected)
 
 
+@settings(max_examples=8)
+@given(m=sizes, k=sizes, o=sizes, dtype=dtypes, residual=st.booleans(), seed=seeds)
+def test_rows_with_their_own_scales_are_the_same_bits(
+    kernels: Kernels, m: int, k: int, o: int, dtype: torch.dtype, residual: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    codes, weight = random_codes(generator, 2, m, k), padded(random_codes(generator, o, k))
+    scale, bias = torch.rand(o, generator=generator) / (64 * k), torch.randn(o, generator=generator)
+    rows = (torch.rand(2, m, generator=generator), torch.randint(-128, 128, (2, m), generator=generator).int())
+    other = torch.randn(2, m, o, generator=generator).to(dtype) if residual else None
+    with use_backend("aten"):
+        expected = ops.int8_linear(codes, weight, scale, bias, None, None, dtype, False, *rows)
+        expected = expected if other is None else other + expected
+    found = kernels("linear", codes, weight, scale, bias, dtype, residual=other, rows=rows)
+    assert torch.equal(found, expected)
+
+
 @settings(max_examples=12)
 @given(
     m=sizes,

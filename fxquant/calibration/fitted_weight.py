@@ -1,0 +1,82 @@
+"""Fit the rows of weights that read one input, from the moments of that input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fxquant.calibration.erq_rounding import erq_round
+from fxquant.calibration.gptq import gptq
+from fxquant.calibration.moments import Moments, total
+from fxquant.calibration.output_correction import bias_shift, output_factor
+from fxquant.calibration.ridge import fit_ridge
+from fxquant.calibration.row_clip import clip_rows
+from fxquant.config.weight_fit import Correction, Rounding, WeightFit
+from fxquant.observers.base import Observer
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Weights below each other, ``(O, K)`` float64, and the grid of each row: `scale`, `qmin` and `qmax`, ``(O, 1)`` each."""
+
+    weight: Tensor
+    scale: Tensor
+    qmin: Tensor
+    qmax: Tensor
+
+    @classmethod
+    def of(cls, weights: Sequence[Tensor], observers: Sequence[Observer]) -> Rows:
+        """Return the rows of several weights, ``(O, K)`` each, with the scales that their observers give."""
+        ends = [
+            torch.tensor([o.spec.qmin, o.spec.qmax], device=w.device).expand(len(w), 2)
+            for w, o in zip(weights, observers, strict=True)
+        ]
+        scale = torch.cat([observer.calculate_qparams().scale for observer in observers])
+        qmin, qmax = torch.cat(ends).double().split(1, dim=1)
+        return cls(torch.cat([w.double() for w in weights]), scale.double()[:, None], qmin, qmax)
+
+    def rounded(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """Return `weight`, ``(O, n)``, at the nearest values of the grid with steps `scale`."""
+        codes = (weight / scale).float().round()  # in float32 ties are those of `fxquant.numerics.arithmetic.quantize`
+        return codes.clamp(self.qmin, self.qmax) * scale
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found, float32: a weight on its grid ``(O, K)``, its `scale` and the `shift` of the bias, ``(O,)`` each."""
+
+    weight: Tensor
+    scale: Tensor
+    shift: Tensor
+
+
+def fit_rows(rows: Rows, parts: Sequence[Moments], options: WeightFit) -> Found:
+    """Return what `options` make of the rows; parts: the moments of the input, of parts of the images."""
+    moments = total(parts)
+    second = moments.second(options.centred)
+    wanted = fit_ridge(rows.weight, parts, options.ridge) if options.ridge else rows.weight
+    if options.clip:
+        rows = replace(rows, scale=clip_rows(wanted, rows.scale, second, rows.rounded))
+    rows = replace(rows, scale=rows.scale.float().double())
+    codes = (_rounded(rows, wanted, second, moments, options) / rows.scale).round()
+    scale = rows.scale
+    if options.correction is Correction.AFFINE:
+        scale = scale * output_factor(rows.weight, codes * scale, moments)[:, None]
+    scale = scale.float()
+    fitted = codes.float() * scale
+    return Found(fitted, scale[:, 0], bias_shift(rows.weight, fitted.double(), moments).float())
+
+
+def _rounded(rows: Rows, wanted: Tensor, second: Tensor, moments: Moments, options: WeightFit) -> Tensor:
+    def to_grid(weight: Tensor) -> Tensor:
+        return rows.rounded(weight, rows.scale)
+
+    if options.rounding is Rounding.NEAREST:
+        return to_grid(wanted)
+    if options.rounding is Rounding.ERQ:
+        return erq_round(wanted, second, to_grid, rows.scale, options.damping)
+    error = moments.cross(options.centred) - second if options.asymmetry else None
+    return gptq(wanted, second, to_grid, options.damping, options.act_order, options.block, error, options.asymmetry)

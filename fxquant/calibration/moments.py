@@ -1,0 +1,79 @@
+"""Second moments of what a product reads, summed up batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """
+    The sums over T rows that closed forms are made of: x is what the quantised product reads, f what the float one does.
+
+    rows: T. sum_x, sum_f: ``(K,)``. xx: x^T x, ``(K, K)``. fx: f^T x, ``(K, K)``, None where it is not needed.
+    """
+
+    rows: int
+    sum_x: Tensor
+    sum_f: Tensor
+    xx: Tensor
+    fx: Tensor | None
+
+    @classmethod
+    def of(cls, x: Tensor, f: Tensor, compares: bool) -> Moments:
+        """Return the moments of one batch: rows `x` and `f`, ``(T, K)``; compares: whether fx is needed."""
+        x, f = x.float(), f.float()
+        cross = (f.T @ x).double() if compares else None
+        return cls(len(x), x.sum(0, dtype=torch.float64), f.sum(0, dtype=torch.float64), (x.T @ x).double(), cross)
+
+    def __add__(self, other: Moments) -> Moments:
+        """Return the moments of the rows of both."""
+        cross = None if self.fx is None or other.fx is None else self.fx + other.fx
+        sums = (self.sum_x + other.sum_x, self.sum_f + other.sum_f)
+        return Moments(self.rows + other.rows, *sums, self.xx + other.xx, cross)
+
+    @property
+    def mean_x(self) -> Tensor:
+        """The mean of x, ``(K,)``."""
+        return self.sum_x / self.rows
+
+    @property
+    def mean_f(self) -> Tensor:
+        """The mean of f, ``(K,)``."""
+        return self.sum_f / self.rows
+
+    def second(self, centred: bool) -> Tensor:
+        """Return the mean of x^T x, ``(K, K)``, about the mean of x where `centred`."""
+        second = self.xx / self.rows
+        return second - torch.outer(self.mean_x, self.mean_x) if centred else second
+
+    def cross(self, centred: bool) -> Tensor:
+        """Return the mean of f^T x, ``(K, K)``, about the means of both where `centred`."""
+        if self.fx is None:
+            raise RuntimeError("these moments do not compare")
+        cross = self.fx / self.rows
+        return cross - torch.outer(self.mean_f, self.mean_x) if centred else cross
+
+
+def total(parts: Sequence[Moments]) -> Moments:
+    """Return the moments of the rows of all `parts`, of which there is at least one."""
+    first, *others = parts
+    for other in others:
+        first = first + other
+    return first
+
+
+def damped(second: Tensor, damping: float) -> Tensor:
+    """
+    Return second moments ``(K, K)`` with `damping` times their mean added to each channel's own, so that they have an inverse.
+
+    A dead channel, one that is always zero, gets 1 and so moves no other.
+    """
+    own = second.diagonal()
+    dead = own <= 0
+    mean = own[~dead].mean() if bool((~dead).any()) else own.new_ones(())
+    return second + torch.diag(torch.where(dead, 1.0, damping * mean))

@@ -1,0 +1,64 @@
+// Codes with a scale and a zero point for each row, from the range of its values and zero.
+#pragma once
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+
+#include "vector.h"
+
+namespace fxquant {
+
+// The smallest and the largest of the values so far, and zero; and where a NaN was, which neither of them keeps.
+struct Range {
+  __m512 minimum = _mm512_setzero_ps(), maximum = _mm512_setzero_ps();
+  __mmask16 unordered = 0;
+
+  void widen(__m512 x, __mmask16 mask) {
+    unordered |= _mm512_mask_cmp_ps_mask(mask, x, x, _CMP_UNORD_Q);
+    minimum = _mm512_mask_min_ps(minimum, mask, minimum, x);
+    maximum = _mm512_mask_max_ps(maximum, mask, maximum, x);
+  }
+};
+
+// What rows become, and where; `codes` are `width` wide.
+struct TokenCodes {
+  bool symmetric;
+  float qmin, qmax;
+  int32_t offset;
+  int64_t width;
+  int8_t* codes;
+  float* scale;
+  int32_t* zero_point;  // as the codes are stored
+
+  // The steps are those of `token_qparams` in fxquant/numerics/arithmetic.py.
+  Quantizer quantizer(const Range& range) const {
+    const float minimum = _mm512_reduce_min_ps(range.minimum), maximum = _mm512_reduce_max_ps(range.maximum);
+    Quantizer q{};
+    q.qmin = qmin;
+    q.qmax = qmax;
+    q.offset = offset;
+    const bool centred = symmetric && qmin < 0;
+    const float found = centred ? std::max(-minimum, maximum) : symmetric ? maximum : maximum - minimum;
+    const float width = range.unordered ? NAN : found;
+    const float steps = centred ? (qmax - qmin) / 2 : symmetric ? qmax : qmax - qmin;
+    q.scale = std::max(width / steps, FLT_EPSILON);
+    if (!symmetric) {
+      const float zero = qmin - std::nearbyint(minimum / q.scale);
+      q.zero_point = std::min(zero > qmin ? zero : qmin, qmax);  // what is no number as well
+    }
+    return q;
+  }
+
+  template <typename T>
+  void write(int64_t row, const T* values, const Range& range) const {
+    const Quantizer q = quantizer(range);
+    scale[row] = q.scale;
+    zero_point[row] = static_cast<int32_t>(q.zero_point) - offset;
+    for (int64_t j = 0; j < width; j += LANES) {
+      const __mmask16 mask = tail_mask(width - j);
+      store_codes<false>(codes + row * width + j, mask, load(values + j, mask), q, j);
+    }
+  }
+};
+
+}  // namespace fxquant
