@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from fxquant.cli.shared_options import collect_options
+from fxquant.config.quant_config import QuantConfig
 from fxquant.errors import ConfigError
 from fxquant.measurement.option_values import positive, recipe_option
 from fxquant.reconstruction.reconstruction_options import PUBLISHED_ITERATIONS, make_options
@@ -31,16 +32,17 @@ def add_reconstruction_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def resolve_reconstruction(options: argparse.Namespace) -> dict[str, Any] | None:
+def resolve_reconstruction(options: argparse.Namespace, config: QuantConfig) -> dict[str, Any] | None:
     """
-    Return what `fxquant.reconstruct` is given, by name, None where it was not asked for.
+    Return what `fxquant.reconstruct` is given, by name, None where neither the command nor the recipe's `config` asks for it.
 
     Raises `ConfigError` for options that it does not take, or that nothing would read.
     """
-    if options.reconstruct is None:
+    iterations = options.reconstruct or config.reconstruction
+    if not iterations:
         if options.reconstruction:
             raise ConfigError("--reconstruction holds options of --reconstruct: give both, or neither")
         return None
-    given = collect_options([("iterations", options.reconstruct), *options.reconstruction])
+    given = collect_options([("iterations", iterations), *options.reconstruction])
     make_options({name: value for name, value in given.items() if name != "checkpoint"})
     return given

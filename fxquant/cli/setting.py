@@ -96,7 +96,7 @@ def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
     evaluated: images to evaluate on are drawn, and a folder whose classes are not those of the model is refused.
     """
     config, recipe_options = resolve_recipe(options)
-    reconstruction = resolve_reconstruction(options)
+    reconstruction = resolve_reconstruction(options, config)
     refuse_contradictions(options)
     real = options.calib.count if options.calib.kind == "real" else 0
     if options.data is None and real:
@@ -180,7 +180,7 @@ def describe_setting(options: argparse.Namespace, setting: Setting) -> dict[str,
         "quantise": f"recipe {options.recipe}{_shown(options.option)}, W{options.w_bits}A{options.a_bits}, "
         f"patch embedding {_on(setting.config.patch_embed)}, head {_on(setting.config.head)}, "
         f"attention products {_on(setting.config.opens_attention)}, "
-        f"{f'blocks trained for {options.reconstruct} iterations, ' if setting.reconstruction else ''}"
+        f"{f'blocks trained for {setting.reconstruction['iterations']} iterations, ' if setting.reconstruction else ''}"
         f"batches of {options.calib_batch_size or options.batch_size}",
     }
 
