@@ -180,9 +180,13 @@ def describe_setting(options: argparse.Namespace, setting: Setting) -> dict[str,
         "quantise": f"recipe {options.recipe}{_shown(options.option)}, W{options.w_bits}A{options.a_bits}, "
         f"patch embedding {_on(setting.config.patch_embed)}, head {_on(setting.config.head)}, "
         f"attention products {_on(setting.config.opens_attention)}, "
-        f"{f'blocks trained for {setting.reconstruction['iterations']} iterations, ' if setting.reconstruction else ''}"
+        f"{_trained(setting.reconstruction)}"
         f"batches of {options.calib_batch_size or options.batch_size}",
     }
+
+
+def _trained(reconstruction: dict[str, Any] | None) -> str:
+    return "" if reconstruction is None else f"blocks trained for {reconstruction['iterations']} iterations, "
 
 
 def setting_as_json(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
