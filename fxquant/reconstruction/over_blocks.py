@@ -71,6 +71,13 @@ class BlockRun:
             )
         return self.outcomes
 
+    @torch.no_grad()
+    def whole_error(self, results: tuple[fx.Node, ...]) -> float:
+        """Return the mean squared error of the quantised model's `results` on the images that no block is trained on."""
+        known = self._known(split(len(self.images[0]), self.options.held_out)[1])
+        found = Evaluator(self.prepared, StraightThrough()).values(results, known)
+        return float(Errors.of(found, self.float.values(results, known), len(results)).local)
+
     def _learned(self, block: Block) -> LearnedBlock:
         known = [*self.inputs, *([] if block.source is None else [block.source])]
         known += [n for n in self.prepared.graph.nodes if is_size(n)]

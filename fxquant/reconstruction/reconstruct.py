@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor, fx
@@ -25,6 +25,8 @@ from fxquant.reconstruction.over_blocks import BlockRun
 from fxquant.reconstruction.reconstruction_options import ReconstructionOptions, make_options
 from fxquant.reconstruction.train_block import BlockOutcome
 from fxquant.reconstruction.unfit import refuse_unfit
+
+Held = list[tuple[Observer, dict[str, Tensor | None]]]  # observers and their buffers
 
 
 def reconstruct(
@@ -86,19 +88,37 @@ def run_reconstruction(
     blocks = find_blocks(prepared)
     total, done = len(blocks) * options.iterations, len(outcomes) * options.iterations
     with _restored_on_failure(prepared), Bar(total, "reconstruct", "step", done=done, shown=progress) as bar:
+        run, first, results = (
+            BlockRun(prepared, images, options, seed, outcomes, keep),
+            _held(prepared),
+            blocks[-1].targets,
+        )
+        before = run.whole_error(results)
         put_found(prepared, found)
-        return BlockRun(prepared, images, options, seed, outcomes, keep).over(blocks, bar)
+        outcomes, after = run.over(blocks, bar), run.whole_error(results)
+        if after > before:
+            _put_back(first)
+            bar.say(f"held-out error of the whole model {before:.4g} -> {after:.4g}: all blocks reverted")
+            return [replace(outcome, kept=False) for outcome in outcomes]
+        return outcomes
 
 
 @contextmanager
 def _restored_on_failure(prepared: fx.GraphModule) -> Iterator[None]:
     """Let the observers hold what they held before where the block does not end well."""
-    before: list[tuple[Observer, dict[str, Tensor | None]]] = [
-        (m, dict(m._buffers)) for m in prepared.modules() if isinstance(m, Observer)
-    ]
+    before = _held(prepared)
     try:
         yield
     except BaseException:
-        for observer, buffers in before:
-            observer._buffers.update(buffers)
+        _put_back(before)
         raise
+
+
+def _held(prepared: fx.GraphModule) -> Held:
+    """Return what the observers hold."""
+    return [(m, dict(m._buffers)) for m in prepared.modules() if isinstance(m, Observer)]
+
+
+def _put_back(held: Held) -> None:
+    for observer, buffers in held:
+        observer._buffers.update(buffers)

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant import CalibrationError, CheckpointError, ConfigError, UnsupportedGraphError
 from fxquant.reconstruction import over_blocks
+from fxquant.reconstruction.over_blocks import BlockRun
 from fxquant.reconstruction.reconstruct import run_reconstruction
 from fxquant.reconstruction.reconstruction_options import ReconstructionOptions
 from fxquant.reconstruction.train_block import Trainer
@@ -120,7 +121,7 @@ def test_models_of_several_inputs_take_tuples() -> None:
     prepared = fxquant.prepare(Conditioned().eval(), fxquant.recipe("minmax", 4, 4, attention=True), batches[0])
     fxquant.calibrate(prepared, batches, progress=False)
     outcomes = run_reconstruction(prepared, batches, ReconstructionOptions(**OPTIONS), progress=False)
-    assert any(o.kept for o in outcomes)
+    assert any(o.after < o.before for o in outcomes)
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
@@ -237,3 +238,14 @@ def test_short_runs_take_longer_steps() -> None:
     assert short.step_of_weight(0.01) == pytest.approx(1e-4)
     assert short.step_of_scales == pytest.approx(1e-3)
     assert short.decays
+
+
+def test_all_blocks_are_reverted_where_the_whole_model_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(depth=1)
+    prepared = calibrated(model)
+    before, errors = state(prepared), iter([1.0, 2.0])
+    monkeypatch.setattr(BlockRun, "whole_error", lambda *_: next(errors))
+    outcomes = run_reconstruction(prepared, BATCHES, ReconstructionOptions(**OPTIONS), progress=False)
+    assert any(o.after < o.before for o in outcomes), "blocks were trained"
+    assert not any(o.kept for o in outcomes)
+    assert equal(before, state(prepared))
