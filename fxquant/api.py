@@ -35,7 +35,6 @@ from fxquant.inspection.report import report
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
 from fxquant.reconstruction import reconstruct
-from fxquant.reconstruction.reconstruction_options import SHORT_ITERATIONS
 from fxquant.tracing.capture import capture, check_model
 from fxquant.tracing.free_sizes import Dynamic
 
@@ -255,11 +254,10 @@ def quantize(
             example = moved(example, parameter.device, parameter.dtype)
         prepared = prepare(trace(model, example, dynamic), config) if dynamic else prepare(model, config, example)
         shown: Iterable[Batch] = itertools.chain(taken, iterator)
-        reconstructs = options.get("effort") == Effort.BEST.value and min(w_bits, a_bits) < 8
-        shown = list(shown) if reconstructs else shown
+        shown = list(shown) if config.reconstruction else shown
         calibrate(prepared, shown, progress, seed=seed)
-        if reconstructs:
-            reconstruct(prepared, shown, progress, seed=seed, iterations=SHORT_ITERATIONS)
+        if config.reconstruction:
+            reconstruct(prepared, shown, progress, seed=seed, iterations=config.reconstruction)
         gm = convert(prepared, target)
     set_card(gm, replace(card_of(gm), recipe=used_recipe(recipe, w_bits, a_bits, options)))
     return gm

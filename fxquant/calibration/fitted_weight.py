@@ -19,7 +19,7 @@ from fxquant.observers.base import Observer
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class WeightRows:
     """Weights below each other, ``(O, K)`` float64, and the grid of each row: `scale`, `qmin` and `qmax`, ``(O, 1)`` each."""
 
     weight: Tensor
@@ -28,7 +28,7 @@ class Rows:
     qmax: Tensor
 
     @classmethod
-    def of(cls, weights: Sequence[Tensor], observers: Sequence[Observer]) -> Rows:
+    def of(cls, weights: Sequence[Tensor], observers: Sequence[Observer]) -> WeightRows:
         """Return the rows of several weights, ``(O, K)`` each, with the scales that their observers give."""
         ends = [
             torch.tensor([o.spec.qmin, o.spec.qmax], device=w.device).expand(len(w), 2)
@@ -53,7 +53,7 @@ class Found:
     shift: Tensor
 
 
-def fit_rows(rows: Rows, parts: Sequence[Moments], options: WeightFit) -> Found:
+def fit_rows(rows: WeightRows, parts: Sequence[Moments], options: WeightFit) -> Found:
     """Return what `options` make of the rows; parts: the moments of the input, of parts of the images."""
     moments = total(parts)
     second = moments.second(options.centred)
@@ -70,7 +70,7 @@ def fit_rows(rows: Rows, parts: Sequence[Moments], options: WeightFit) -> Found:
     return Found(fitted, scale[:, 0], bias_shift(rows.weight, fitted.double(), moments).float())
 
 
-def _rounded(rows: Rows, wanted: Tensor, second: Tensor, moments: Moments, options: WeightFit) -> Tensor:
+def _rounded(rows: WeightRows, wanted: Tensor, second: Tensor, moments: Moments, options: WeightFit) -> Tensor:
     def to_grid(weight: Tensor) -> Tensor:
         return rows.rounded(weight, rows.scale)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.calibration.batch import Inputs
-from fxquant.calibration.fitted_weight import Rows, fit_rows
+from fxquant.calibration.fitted_weight import WeightRows, fit_rows
 from fxquant.calibration.held_values import Values
 from fxquant.calibration.moments import Moments
 from fxquant.calibration.restored import restored_on_failure
@@ -84,7 +84,7 @@ class _Reader:
         """Fit the weights of the products and let their observers hold what was found."""
         observers = _fitted(self.site)
         weights = [weight_of(product).flatten(1) for product in self.site.products]
-        rows = Rows.of(weights, observers)
+        rows = WeightRows.of(weights, observers)
         try:
             found = fit_rows(rows, self._moments(), self.options)
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]

@@ -86,7 +86,7 @@ def _measure_both(options: argparse.Namespace, report: dict[str, Any]) -> None:
     print(f"\nfloat model: top-1 {reference.evaluation.top1:.2f} %")
     _warn_at_chance(reference, setting)
     _warn_of_preprocessing(task, evaluation, setting)
-    prepared, seconds = calibrate_model(task, setting.config, options.memory)
+    prepared, seconds = calibrate_model(task, setting.config, options.memory, setting.reconstruction)
     print(f"{describe_calibration(prepared, setting.calibration.count, seconds)}\n")
     name = f"W{options.w_bits}A{options.a_bits} {options.target}"
     gm, row = measure_converted(

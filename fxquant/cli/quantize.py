@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace, facts: dict[str, Any]) -> None:
     model = setting.source.model.to(device=device, dtype=dtype)
     dynamic = ("height", "width") if options.dynamic else ()
     task = Task(model, setting.calibration, (), device, dtype, options.seed, dynamic)
-    prepared, seconds = calibrate_model(task, setting.config, options.memory)
+    prepared, seconds = calibrate_model(task, setting.config, options.memory, setting.reconstruction)
     print(f"\n{describe_calibration(prepared, setting.calibration.count, seconds)}")
     gm = fxquant.convert(prepared, options.target, options.strict)
     report = fxquant.report(gm)

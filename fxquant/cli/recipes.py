@@ -16,6 +16,7 @@ from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import RECIPES
 from fxquant.config.recipes.placed import OBSERVERS, SoftmaxCodes
 from fxquant.config.search import Gradient, Inputs, Metric, Noise, ScaleSearch
+from fxquant.config.weight_fit import Correction, WeightFit
 from fxquant.errors import ConfigError
 from fxquant.measurement.option_values import format_value
 from fxquant.observers import GradientScale
@@ -33,6 +34,11 @@ DESCRIPTIONS = {
     "vanilla": "largest value of weights and inputs, and nothing else",
     "noisyquant": "clipping scale and noisy bias for the input of each linear layer (NoisyQuant)",
     "noisyquant_ptq4vit": "ptq4vit with noisy biases on all inputs of linear layers (NoisyQuant)",
+    "gptq": "weights rounded column by column, each making up for the errors before it (GPTQ, GPTAQ)",
+    "erq": "weights moved against the error of inputs, then rounded half by half (ERQ)",
+    "repq": "omse, after the channels of norms were brought to one range (RepQ-ViT)",
+    "rotate": "omse and GPTQ, after the residual stream and the heads were turned by random Hadamard matrices",
+    "glfq": "omse on a rotated model, attention included, whose blocks are then trained without labels (GLF-Q)",
     "fqvit": "every value between two operators is rounded, from image to logits (FQ-ViT)",
     "itpn": "results of linear layers, GELU and both attention products are rounded, norms are not (PTQ-for-iTPN)",
     "vvtq": "learned steps on all products, 8 bits for the first and last layers; for fxquant train (VVTQ)",
@@ -43,6 +49,7 @@ _CHOICES = {
     "metric": tuple(member.value for member in Metric),
     "gradient": tuple(member.value for member in Gradient),
     "inputs_from": tuple(member.value for member in Inputs),
+    "correction": tuple(member.value for member in Correction),
     "noise": tuple(member.value for member in Noise),
     "observer": tuple(OBSERVERS),
     "softmax": tuple(member.value for member in SoftmaxCodes),
@@ -100,6 +107,9 @@ def _declared(function: Callable[..., QuantConfig], plain: QuantConfig) -> Itera
         search = plain.layer and plain.layer.search
         if search:
             seen |= {field.name: getattr(search, field.name) for field in fields(ScaleSearch)}
+        fit = plain.layer and plain.layer.fit
+        if fit:
+            seen = {field.name: getattr(fit, field.name) for field in fields(WeightFit)} | seen
     yield from (_keywords(function) | seen).items()
 
 

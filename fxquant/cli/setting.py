@@ -15,6 +15,7 @@ from fxquant.cli.calibration_images import (
     refuse_contradictions,
 )
 from fxquant.cli.preprocessing import chosen_data_config
+from fxquant.cli.reconstructing import add_reconstruction_options, resolve_reconstruction
 from fxquant.cli.shared_options import (
     DTYPES,
     add_image_options,
@@ -41,6 +42,7 @@ class Setting:
 
     config: QuantConfig
     recipe_options: dict[str, Any]
+    reconstruction: dict[str, Any] | None  # what `fxquant.reconstruct` is given
     source: TimmModel
     data_config: DataConfig
     calibration: ImageBatches | TensorBatches
@@ -71,6 +73,7 @@ def add_setting_options(parser: argparse.ArgumentParser, evaluated: bool) -> Non
     group = parser.add_argument_group("quantisation")
     add_recipe_options(group)
     add_calibration_options(group)
+    add_reconstruction_options(group)
     group.add_argument("--target", choices=("int8", "fake"), default="int8", help="integer products or simulation")
     group.add_argument("--strict", action="store_true", help="fail where anything asked for stays float")
 
@@ -93,6 +96,7 @@ def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
     evaluated: images to evaluate on are drawn, and a folder whose classes are not those of the model is refused.
     """
     config, recipe_options = resolve_recipe(options)
+    reconstruction = resolve_reconstruction(options, config)
     refuse_contradictions(options)
     real = options.calib.count if options.calib.kind == "real" else 0
     if options.data is None and real:
@@ -110,7 +114,8 @@ def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
     calibration: ImageBatches | TensorBatches
     card = None
     if options.save is not None:
-        used = used_recipe(options.recipe, options.w_bits, options.a_bits, recipe_options)
+        trained = {} if reconstruction is None else {"reconstruct": options.reconstruct}
+        used = used_recipe(options.recipe, options.w_bits, options.a_bits, recipe_options | trained)
         names = _class_names(options, source, tree)
         card = ModelCard(source.name, data_config, source.num_classes, names, used)
     if real and drawn is not None and tree is not None:
@@ -125,6 +130,7 @@ def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
     return Setting(
         config,
         recipe_options,
+        reconstruction,
         source,
         data_config,
         calibration,
@@ -174,8 +180,13 @@ def describe_setting(options: argparse.Namespace, setting: Setting) -> dict[str,
         "quantise": f"recipe {options.recipe}{_shown(options.option)}, W{options.w_bits}A{options.a_bits}, "
         f"patch embedding {_on(setting.config.patch_embed)}, head {_on(setting.config.head)}, "
         f"attention products {_on(setting.config.opens_attention)}, "
+        f"{_trained(setting.reconstruction)}"
         f"batches of {options.calib_batch_size or options.batch_size}",
     }
+
+
+def _trained(reconstruction: dict[str, Any] | None) -> str:
+    return "" if reconstruction is None else f"blocks trained for {reconstruction['iterations']} iterations, "
 
 
 def setting_as_json(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
@@ -202,6 +213,7 @@ def setting_as_json(options: argparse.Namespace, setting: Setting) -> dict[str, 
             "head": setting.config.head,
             "attention": setting.config.attention,
         },
+        "reconstruction": setting.reconstruction,
         "target": options.target,
         "seed": options.seed,
     }

@@ -22,7 +22,7 @@ from fxquant.config.layer_spec import LayerSpec
 from fxquant.config.operands import check_bool
 from fxquant.config.overrides import Override, Scope
 from fxquant.config.placement import Placement
-from fxquant.errors import ConfigError
+from fxquant.errors import ConfigError, expect_whole
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -72,6 +72,9 @@ class QuantConfig:
     strict_inputs: whether a converted model raises `InputError` for images that are not finite or lie far outside of what
     calibration saw. Otherwise the former give NaN and the latter a warning, see `fxquant.ops.check_values`.
 
+    reconstruction: for how many iterations `fxquant.quantize` and the commands reconstruct each block after calibration, see
+    `fxquant.reconstruct`; 0: not at all.
+
     folds: what is folded into the weights before they are quantised, which takes example inputs; None: nothing.
     """
 
@@ -86,6 +89,7 @@ class QuantConfig:
     trunk: LayerSpec | None = None
     strict_inputs: bool = False
     folds: Folds | None = None
+    reconstruction: int = 0
 
     def __post_init__(self) -> None:
         if self.float_dtype not in (None, *FLOAT_DTYPES):
@@ -98,6 +102,7 @@ class QuantConfig:
             check_bool(f"QuantConfig.{name}", getattr(self, name))
         if self.folds is not None and not isinstance(self.folds, Folds):
             raise ConfigError(f"QuantConfig.folds must be Folds or None, got {self.folds!r}")
+        expect_whole("QuantConfig.reconstruction", self.reconstruction, least=0)
         if self.placement is not None:
             self._check_placement(self.placement)
 

@@ -16,7 +16,7 @@ _PRODUCTS = (F.scaled_dot_product_attention, torch.matmul)
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class HeadRows:
     """The output channels of a linear layer that each head of a product reads: rows of its weight, ``(H, D)`` from 0."""
 
     layer: fx.Node
@@ -33,7 +33,7 @@ class HeadPair:
     """
 
     product: fx.Node
-    sides: tuple[Rows, ...]
+    sides: tuple[HeadRows, ...]
     columns: tuple[fx.Node, Tensor] | None = None
 
     @property
@@ -46,7 +46,7 @@ def head_pairs(graph: fx.Graph) -> Iterator[HeadPair]:
     """
     Yield queries with keys, and values with what reads attention, wherever nothing but moves and numbers stand in between.
 
-    Rows that anything else reads too are left out, and so are products whose operands are normed or turned by position.
+    HeadRows that anything else reads too are left out, and so are products whose operands are normed or turned by position.
     """
     operands: dict[tuple[fx.Node, int], tuple[fx.Node, ChannelReader]] = {}
     for layer in graph.nodes:
@@ -81,7 +81,7 @@ def _pairs_of(
     if 0 in found and 1 in found:
         (query, of_query), (key, of_key) = found[0], found[1]
         sides = [(query, _heads(of_query.channels)), (key, _heads(of_key.channels if fused else of_key.channels.mT))]
-        rows = tuple(Rows(layer, heads) for layer, heads in sides if heads is not None)
+        rows = tuple(HeadRows(layer, heads) for layer, heads in sides if heads is not None)
         if len(rows) == 2:
             yield HeadPair(product, rows)
     position = 2 if fused else 1
@@ -106,7 +106,7 @@ def _values(product: fx.Node, layer: fx.Node, channels: Tensor) -> Iterator[Head
     ):
         return
     places = read[0].argsort()[torch.argsort(heads.flatten().argsort())].reshape(heads.shape)
-    yield HeadPair(product, (Rows(layer, heads),), (behind, places))
+    yield HeadPair(product, (HeadRows(layer, heads),), (behind, places))
 
 
 def _heads(channels: Tensor) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,11 +72,14 @@ def measure_float(task: Task, name: str) -> Row:
     return Row(name, result, size=count_bytes(task.model))
 
 
-def calibrate_model(task: Task, config: QuantConfig, memory: int | None = None) -> tuple[fx.GraphModule, float]:
+def calibrate_model(
+    task: Task, config: QuantConfig, memory: int | None = None, reconstruction: Mapping[str, Any] | None = None
+) -> tuple[fx.GraphModule, float]:
     """
     Return the prepared, calibrated model and the seconds that calibration took; the seed fixes its random choices.
 
-    memory: bytes that a search may hold, None for the default of `fxquant.calibrate`.
+    memory: bytes that a search may hold, None for the default of `fxquant.calibrate`. reconstruction: options of
+    `fxquant.reconstruct`, which then follows on the same images; None for none.
     """
     torch.manual_seed(task.seed)
     example = moved(Arguments.of(task.model).bind(next(iter(task.calibration))), task.device, task.dtype)
@@ -87,6 +90,8 @@ def calibrate_model(task: Task, config: QuantConfig, memory: int | None = None) 
     start = time.perf_counter()
     limits: dict[str, Any] = {} if memory is None else {"memory": memory}
     fxquant.calibrate(prepared, shard(task.calibration), seed=task.seed, **limits)
+    if reconstruction is not None:
+        fxquant.reconstruct(prepared, shard(task.calibration), seed=task.seed, **reconstruction)
     return prepared, time.perf_counter() - start
 
 

@@ -47,8 +47,8 @@ class ReconstructionFile:
             )
         self._compare(facts.get("settings"))
         try:
-            return [BlockOutcome(**outcome) for outcome in facts["outcomes"]], tensors
-        except (KeyError, TypeError) as error:
+            return [_outcome(**plain) for plain in facts["outcomes"]], tensors
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{str(self.file)!r} is damaged: it does not hold a whole state; delete it to start anew"
             ) from error
@@ -56,7 +56,7 @@ class ReconstructionFile:
     def write(self, outcomes: Sequence[BlockOutcome], found: Mapping[str, Tensor]) -> None:
         """Write what the blocks so far have found; raise `CheckpointError` where that fails."""
         if self.file is not None:
-            facts = {"format": _FORMAT, "settings": self.settings, "outcomes": [asdict(o) for o in outcomes]}
+            facts = {"format": _FORMAT, "settings": self.settings, "outcomes": [_plain(o) for o in outcomes]}
             write_tensors(self.file, _KIND, found, facts, CheckpointError)
 
     def _compare(self, found: object) -> None:
@@ -67,6 +67,15 @@ class ReconstructionFile:
                     f"{str(self.file)!r} holds another reconstruction: {name} is {saved.get(name)} there and "
                     f"{self.settings.get(name)} here. Give the same settings to go on with it, or another file, or delete it"
                 )
+
+
+def _plain(outcome: BlockOutcome) -> dict[str, Any]:
+    """Return an outcome as JSON holds it: losses as text, as a block that is not kept may have ended with none."""
+    return asdict(outcome) | {"before": repr(outcome.before), "after": repr(outcome.after)}
+
+
+def _outcome(label: str, before: str, after: str, kept: bool) -> BlockOutcome:
+    return BlockOutcome(label, float(before), float(after), kept)
 
 
 def found_by(prepared: fx.GraphModule, observers: set[Observer]) -> dict[str, Tensor]:

@@ -83,8 +83,12 @@ class BlockRun:
             bar.note(loss=f"{loss:.4g}")
             bar.update()
 
-        measure = self._measure(block, learned, wanted, references)
-        outcome = self.trainer.fit(block.label, learned, measure, len(self.outcomes), step)
+        if learned.parameters:
+            measure = self._measure(block, learned, wanted, references)
+            outcome = self.trainer.fit(block.label, learned, measure, len(self.outcomes), step)
+        else:
+            outcome = BlockOutcome(block.label, 0.0, 0.0, kept=False)
+            bar.update(self.options.iterations)
         if outcome.kept:
             learned.store()
         self.outcomes.append(outcome)

@@ -10,7 +10,6 @@ from typing import Any
 from fxquant.errors import ConfigError, expect_whole
 
 PUBLISHED_ITERATIONS = 3000
-SHORT_ITERATIONS = 100  # on a CPU
 _WEIGHT_LR, _RELATIVE_LR, _SCALE_LR = 2e-5, 0.002, 2e-4
 
 

@@ -61,3 +61,26 @@ def test_a_graph_for_any_size(folder: Path, tmp_path: Path) -> None:
     assert run_quantize(folder, "--recipe", "minmax", "--dynamic", "--out", out) == 0
     loaded = fxquant.load(out)
     assert loaded(torch.randn(1, 3, 32, 32)).shape == loaded(torch.randn(1, 3, 64, 48)).shape == (1, 3)
+
+
+def test_blocks_are_reconstructed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, state, written = (tmp_path / name for name in ("out.safetensors", "state.safetensors", "out.json"))
+    options = ["--w-bits", 4, "--reconstruct", 1, "--reconstruction", f"checkpoint={state}", "--out", out]
+    assert run_quantize(folder, "--recipe", "minmax", *options, "--json", written) == 0
+    assert "blocks trained for 1 iterations" in capsys.readouterr().out
+    assert state.is_file()
+    assert json.loads(written.read_text())["reconstruction"] == {"iterations": 1, "checkpoint": str(state)}
+    assert "reconstruct=1" in str(fxquant.load(out).card.recipe)  # type: ignore[union-attr]
+
+
+def test_options_of_a_reconstruction_are_checked_first(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.safetensors"
+    for given, said in (
+        (["--reconstruction", "batch_size=8"], "options of --reconstruct: give both"),
+        (["--reconstruct", 2, "--reconstruction", "steps=3"], "unknown option 'steps' of reconstruction"),
+        (["--reconstruct", 2, "--reconstruction", "iterations=3"], "option iterations is given twice"),
+    ):
+        assert run_quantize(folder, *given, "--out", out) == 2
+        assert said in capsys.readouterr().err

@@ -156,6 +156,22 @@ class LateTrainer(Trainer):
         return super().fit(label, learned, measure, index, step)
 
 
+def test_a_loss_without_a_value_is_not_kept_and_can_be_written(tmp_path: Path) -> None:
+    prepared, file = calibrated(tiny(depth=1)), tmp_path / "state.safetensors"
+    wild = ReconstructionOptions(iterations=2, batch_size=4, weight_lr=1e30, scale_lr=1e3)
+    outcomes = run_reconstruction(copy.deepcopy(prepared), BATCHES, wild, file, progress=False)
+    assert not any(o.kept for o in outcomes)
+    assert repr(run_reconstruction(prepared, BATCHES, wild, file, progress=False)) == repr(outcomes)
+    assert any(o.after != o.after for o in outcomes)
+
+
+def test_a_block_that_has_nothing_to_train_is_passed_over() -> None:
+    prepared = calibrated(tiny(depth=1), "itpn")
+    outcomes = run_reconstruction(prepared, BATCHES, ReconstructionOptions(**OPTIONS), progress=False)
+    assert not outcomes[-1].kept
+    assert outcomes[-1].before == outcomes[-1].after == 0
+
+
 def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
     prepared, file = calibrated(tiny(depth=1)), tmp_path / "state.safetensors"
     fxquant.reconstruct(copy.deepcopy(prepared), BATCHES, progress=False, checkpoint=file, iterations=1)

@@ -120,6 +120,7 @@ def find_expected() -> dict[str, Any]:
     torch.manual_seed(0)
     found: dict[str, Any] = {case: calibrated(case, batches()) for case in CASES}
     found["histogram"] = histogram_state(batches())
+    found["reconstructed"] = reconstructed(batches())
     found["several inputs"] = {name: conditioned(name, several_inputs()) for name in ("ema", "ptq4vit")}
     found["one batch"] = calibrated("fqvit", batches((4,)))
     evaluation = evaluated(labelled(), shared=False)
@@ -128,6 +129,13 @@ def find_expected() -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         found["labels"] = made_labels(Path(folder))
     return found
+
+
+def reconstructed(own: list[Tensor]) -> dict[str, Tensor]:
+    """Return the state of a model reconstructed with `own` batches."""
+    prepared = fxquant.calibrate(prepare(fxquant.recipe("minmax", 4, 4)), own, progress=False)
+    fxquant.reconstruct(prepared, own, progress=False, iterations=2, batch_size=5, weight_lr=1e-4)
+    return prepared.state_dict()
 
 
 def made_labels(folder: Path) -> list[CropLabels]:
@@ -174,6 +182,11 @@ def check_observers_that_do_not_summarise_see_every_batch(expected: dict[str, An
 def check_several_inputs_are_shared_out(expected: dict[str, Any]) -> None:
     for recipe, wanted in expected["several inputs"].items():
         _assert_same(recipe, conditioned(recipe, list(shard(several_inputs()))), wanted)
+
+
+def check_reconstruction_is_shared_out(expected: dict[str, Any]) -> None:
+    for name, value in reconstructed(list(shard(batches()))).items():
+        torch.testing.assert_close(value, expected["reconstructed"][name], rtol=1e-4, atol=1e-6)
 
 
 def check_a_rank_without_a_batch_takes_part(expected: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ import torch
 from fxquant.config.folds import folds_of
 from fxquant.config.quant_config import FLOAT_DTYPES, QuantConfig
 from fxquant.config.recipes.default import default
+from fxquant.config.recipes.fitted import erq, gptq
+from fxquant.config.recipes.folded import glfq, repq, rotate
 from fxquant.config.recipes.learned import vvtq
 from fxquant.config.recipes.placed import fqvit, itpn, psaq
 from fxquant.config.recipes.searched import (
@@ -66,6 +68,9 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     value), ``clip``, ``mean``, ``range``, ``weights`` (search their scales too), and as above ``metric``, ``correct_bias``,
     ``inputs_from``, ``coarse``, ``max_rows`` and ``published``. noisyquant_ptq4vit is ptq4vit with noisy biases and takes
     the options of both.
+
+    gptq and erq fit weights in closed form to what products read; activations are those of minmax. Options: ``ridge``,
+    ``published``, and all fields of `WeightFit` but rounding: see `fxquant.config.recipes.fitted`.
 
     fqvit, itpn and psaq round values between the products too, as those systems place their quantisers: see
     `fxquant.config.recipes.placed` for their options, such as ``observer``, ``power_of_two`` and ``softmax``.
@@ -128,8 +133,13 @@ RECIPES: dict[str, Callable[..., QuantConfig]] = {
     "vanilla": vanilla,
     "noisyquant": noisyquant,
     "noisyquant_ptq4vit": noisyquant_ptq4vit,
+    "gptq": gptq,
+    "erq": erq,
     "fqvit": fqvit,
     "itpn": itpn,
     "psaq": psaq,
+    "repq": repq,
+    "rotate": rotate,
+    "glfq": glfq,
     "vvtq": vvtq,
 }

@@ -12,6 +12,8 @@ from fxquant.config.weight_fit import WeightFit
 from fxquant.errors import ConfigError
 
 RIDGES = (0.3, 1.0, 3.0, 10.0)  # the one that predicts held-out images best is used, or none
+SHORT_ITERATIONS = 100  # of reconstruction, for each block
+FULL_BITS = 8  # which leave too little to train for
 CLIPPED_BITS = 6  # of weights, up to which the largest of a row are better cut off
 
 
@@ -20,7 +22,7 @@ class Effort(Enum):
 
     FAST = "fast"  # two runs over the images
     BETTER = "better"  # weights are fitted too: minutes
-    BEST = "best"  # below 8 bits, blocks are then reconstructed, which `fxquant.quantize` does
+    BEST = "best"  # below 8 bits, blocks are then reconstructed
 
 
 def effort_of(value: Effort | str) -> Effort:
@@ -39,11 +41,13 @@ def default(w_bits: int, a_bits: int, *, effort: Effort | str = Effort.BETTER) -
     Inputs of linear layers have a scale per token, channels of norms are brought to one range (RepQ-ViT), and weights are
     fitted: a ridge against the error of the inputs, chosen on held-out images, then GPTQ and the mean of the output.
 
-    effort: see `Effort`; "fast" leaves the weights as they are.
+    effort: an `Effort` or its value; "fast" leaves the weights as they are.
     """
     config = replace(dynamic(w_bits, a_bits), folds=Folds(norms=Reparameterize(strict=False)))
     if effort_of(effort) is Effort.FAST:
         return config
     fit = WeightFit(ridge=RIDGES, clip=w_bits <= CLIPPED_BITS)
     overrides = tuple(replace(o, spec=o.spec and replace(o.spec, fit=fit)) for o in config.overrides)
-    return replace(config, layer=config.layer and replace(config.layer, fit=fit), overrides=overrides)
+    layer = config.layer and replace(config.layer, fit=fit)
+    trained = effort_of(effort) is Effort.BEST and min(w_bits, a_bits) < FULL_BITS
+    return replace(config, layer=layer, overrides=overrides, reconstruction=SHORT_ITERATIONS if trained else 0)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from enum import Enum
-from typing import Any, TypeVar
+from typing import Any
 
 from fxquant.config.layer_spec import LayerSpec
 from fxquant.config.operands import TensorSpec, check_bool
 from fxquant.config.quant_config import QuantConfig
+from fxquant.config.recipes.member import member
 from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
-from fxquant.errors import ConfigError
 from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor, PerToken
 from fxquant.observers import ObserverOptions
 from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
 from fxquant.observers.twin import TwinGELU, TwinSoftmax
 
 IMAGE_BITS = 8  # of what convolutions read, pixels above all, which have 8; the published codes leave them float
-E = TypeVar("E", bound=Enum)
 
 
 def statistics(observer: Callable[..., ObserverOptions], w_bits: int, a_bits: int, **options: Any) -> QuantConfig:
@@ -123,7 +121,7 @@ def _search(published: bool, options: dict[str, Any]) -> ScaleSearch:
         options = {"metric": Metric.FISHER} | options
     for name, kind in (("metric", Metric), ("gradient", Gradient), ("inputs_from", Inputs)):
         if name in options:
-            options[name] = _member(kind, options[name])
+            options[name] = member(kind, options[name])
     return ScaleSearch(**options)
 
 
@@ -196,7 +194,7 @@ def noisyquant_ptq4vit(
 
 
 def _noisy_bias(published: bool, noise: Noise | str | None, mean: bool, range: bool) -> NoisyBias:
-    noise = (Noise.NORMAL if published else Noise.FITTED) if noise is None else _member(Noise, noise)
+    noise = (Noise.NORMAL if published else Noise.FITTED) if noise is None else member(Noise, noise)
     return NoisyBias(noise=noise, mean=mean, range=range, coarse=not published)
 
 
@@ -208,12 +206,3 @@ def _largest_value(bits: int) -> float:
 
 def _weight(bits: int, granularity: Granularity, narrow: bool = False) -> TensorSpec:
     return TensorSpec(bits, signed=True, symmetric=True, granularity=granularity, narrow=narrow)
-
-
-def _member(kind: type[E], value: object) -> E:
-    """Return the member of an enum, given as itself or by its value."""
-    try:
-        return kind(value)
-    except ValueError:
-        known = ", ".join(repr(member.value) for member in kind)
-        raise ConfigError(f"expected one of {known} or a member of {kind.__name__}, got {value!r}") from None

@@ -8,11 +8,13 @@
 
 namespace fxquant {
 
-// The smallest and the largest of the values so far, and zero.
+// The smallest and the largest of the values so far, and zero; and where a NaN was, which neither of them keeps.
 struct Range {
   __m512 minimum = _mm512_setzero_ps(), maximum = _mm512_setzero_ps();
+  __mmask16 unordered = 0;
 
   void widen(__m512 x, __mmask16 mask) {
+    unordered |= _mm512_mask_cmp_ps_mask(mask, x, x, _CMP_UNORD_Q);
     minimum = _mm512_mask_min_ps(minimum, mask, minimum, x);
     maximum = _mm512_mask_max_ps(maximum, mask, maximum, x);
   }
@@ -36,7 +38,8 @@ struct TokenCodes {
     q.qmax = qmax;
     q.offset = offset;
     const bool centred = symmetric && qmin < 0;
-    const float width = centred ? std::max(-minimum, maximum) : symmetric ? maximum : maximum - minimum;
+    const float found = centred ? std::max(-minimum, maximum) : symmetric ? maximum : maximum - minimum;
+    const float width = range.unordered ? NAN : found;
     const float steps = centred ? (qmax - qmin) / 2 : symmetric ? qmax : qmax - qmin;
     q.scale = std::max(width / steps, FLT_EPSILON);
     if (!symmetric) {

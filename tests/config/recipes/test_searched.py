@@ -84,7 +84,7 @@ def test_switches() -> None:
     [
         (("min_max",), {}, "unknown recipe 'min_max', did you mean 'minmax': expected one of "),
         (("minmax", 1), {}, "bits must be an integer from 2 to 8, got 1"),
-        (("minmax", 8, 16), {}, "bits must be an integer from 2 to 8, got 16"),
+        (("minmax", 8, 12), {}, "bits must be an integer from 2 to 8, got 12"),
         (("minmax", 8, 7.5), {}, "bits must be an integer from 2 to 8, got 7.5"),
         (("minmax",), {"head": 1}, "head must be True or False, got 1"),
         (("minmax",), {"alpha": 0.9}, "recipe 'minmax' does not take these options"),

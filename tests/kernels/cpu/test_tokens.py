@@ -144,3 +144,17 @@ def test_rows_that_do_not_fit_are_refused(rows: Any) -> None:
     codes, weight = torch.zeros(2, 8, dtype=torch.int8), torch.zeros(8, 8, dtype=torch.int8)
     with pytest.raises(RuntimeError, match="of each row"):
         cpu.linear(codes, weight, torch.ones(8), F.pad(torch.ones(8), (0, 0)), torch.float32, rows=rows)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_stays_so_in_its_row_alone(value: float, symmetric: bool) -> None:
+    low, high = code_range(8, symmetric)
+    for at in (0, 15, 16, 39):
+        x = torch.ones(3, 40)
+        x[1, at] = value
+        for row_scale in (
+            cpu.quantize_tokens(x, symmetric, low, high)[1],
+            cpu.layer_norm_quantize_tokens(x, None, None, 1e-6, symmetric, low, high)[1],
+        ):
+            assert row_scale.isfinite().flatten().tolist() == [True, False, True]
