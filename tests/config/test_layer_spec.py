@@ -49,10 +49,14 @@ LOST = "symmetric unsigned codes lose every negative value: use signed=True, or 
         (
             "softmax",
             TwinGELU(),
-            "LayerSpec.softmax must be a TensorSpec, TwinSoftmax, Log2 or None, got TwinGELU(bits=8",
+            "LayerSpec.softmax must be a TensorSpec, TwinSoftmax, AdaLogSoftmax, Log2 or None, got TwinGELU(bits=8",
         ),
-        ("gelu", TwinSoftmax(), "LayerSpec.gelu must be a TensorSpec, TwinGELU or None, got TwinSoftmax(bits=8"),
-        ("gelu", 8, "LayerSpec.gelu must be a TensorSpec, TwinGELU or None, got 8"),
+        (
+            "gelu",
+            TwinSoftmax(),
+            "LayerSpec.gelu must be a TensorSpec, TwinGELU, AdaLogGELU or None, got TwinSoftmax(bits=8",
+        ),
+        ("gelu", 8, "LayerSpec.gelu must be a TensorSpec, TwinGELU, AdaLogGELU or None, got 8"),
         (
             "activation",
             TensorSpec(granularity=RowGroups(3)),
@@ -115,7 +119,9 @@ def test_probabilities_and_gelu_may_lose_what_they_have_not() -> None:
 
 
 def test_an_integer_softmax_is_for_a_placement_alone() -> None:
-    with pytest.raises(ConfigError, match=r"must be a TensorSpec, TwinSoftmax, Log2 or None, got LogIntSoftmax"):
+    with pytest.raises(
+        ConfigError, match=r"must be a TensorSpec, TwinSoftmax, AdaLogSoftmax, Log2 or None, got LogIntSoftmax"
+    ):
         LayerSpec(softmax=LogIntSoftmax())
 
 

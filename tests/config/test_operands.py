@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from fxquant import (
+    AdaLogGELU,
+    AdaLogSoftmax,
     ConfigError,
     IntegerNorm,
     LearnedStep,
@@ -78,6 +80,8 @@ ANSWERS = [
     (TwinGELU(published=True), True, False, True, False, False),
     (TwinSoftmax(), True, False, True, False, False),
     (TwinSoftmax(published=True), True, False, False, False, False),
+    (AdaLogGELU(), True, False, True, False, False),
+    (AdaLogSoftmax(published=True), True, False, False, False, False),
     (Log2(), False, False, True, False, False),
     (LogIntSoftmax(), False, True, True, False, False),
 ]

@@ -183,17 +183,25 @@ def test_is_saved_and_loaded(stage: str, tmp_path: Path) -> None:
 def test_only_what_the_table_says_may_have_it() -> None:
     assert LayerSpec(softmax=Roots()).softmax == Roots()
     assert Placement(probabilities=Roots()).probabilities == Roots()
-    with pytest.raises(ConfigError, match=r"LayerSpec\.gelu must be a TensorSpec, TwinGELU or None, got Roots"):
+    with pytest.raises(
+        ConfigError, match=r"LayerSpec\.gelu must be a TensorSpec, TwinGELU, AdaLogGELU or None, got Roots"
+    ):
         LayerSpec(gelu=Roots())
-    with pytest.raises(ConfigError, match=r"LayerSpec\.softmax must be a TensorSpec, TwinSoftmax, Log2, Roots or None"):
+    with pytest.raises(
+        ConfigError, match=r"LayerSpec\.softmax must be a TensorSpec, TwinSoftmax, AdaLogSoftmax, Log2, Roots or None"
+    ):
         LayerSpec(softmax=Role.SOFTMAX)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"Placement\.gelu must be a TensorSpec or TwinGELU or None, got Roots"):
+    with pytest.raises(
+        ConfigError, match=r"Placement\.gelu must be a TensorSpec or TwinGELU or AdaLogGELU or None, got Roots"
+    ):
         Placement(gelu=Roots())
 
 
 def test_without_the_line_nothing_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(KINDS, Roots)
-    with pytest.raises(ConfigError, match=r"LayerSpec\.softmax must be a TensorSpec, TwinSoftmax, Log2 or None"):
+    with pytest.raises(
+        ConfigError, match=r"LayerSpec\.softmax must be a TensorSpec, TwinSoftmax, AdaLogSoftmax, Log2 or None"
+    ):
         LayerSpec(softmax=Roots())
 
 

@@ -59,9 +59,10 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     ``twin_gelu``, ``power_of_two`` (of GELU's scales), and all fields of `ScaleSearch`, such as ``inputs_from``, ``rounds``,
     ``coarse``, ``max_rows`` and ``correct_bias``; ``published=True`` makes all of them what the published code does.
 
-    adalog searches a base for the powers that softmax and GELU outputs are rounded to (AdaLog); all else is affine, weights per
-    output channel, queries, keys and values per head. Options: ``softmax``, ``gelu`` (bool, whether these are powers),
-    ``published`` (bool, the powers are those of the published tables, which are simulated) and all fields of `ScaleSearch`.
+    adalog searches a base for the powers that softmax and GELU outputs are rounded to (AdaLog). All else is affine, weights per
+    output channel, queries, keys and values per head, and norms are reparameterised. Options: ``softmax``, ``gelu`` (bool,
+    whether these are powers), ``published`` (bool, the powers are those of the published tables, which are simulated) and all
+    fields of `ScaleSearch`.
 
     vanilla takes the largest value of weights and inputs for their scale; noisyquant searches a clipping scale and a noisy
     bias for the input of each linear layer (NoisyQuant). Attention products stay float. Options: ``noise`` (`Noise` or its

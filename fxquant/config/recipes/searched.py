@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from fxquant.config.folds import Folds, Reparameterize
 from fxquant.config.layer_spec import LayerSpec
 from fxquant.config.operands import TensorSpec, check_bool
 from fxquant.config.quant_config import QuantConfig
@@ -102,7 +103,8 @@ def adalog(
         search=_search(False, {"metric": Metric.L2, "weights_first": True} | search),
     )
     patches = replace(layer, activation=TensorSpec(IMAGE_BITS), gelu=None)
-    return QuantConfig(layer, attention=True).set_object_type("conv2d", patches)
+    folds = Folds(norms=Reparameterize(strict=False))
+    return QuantConfig(layer, attention=True, folds=folds).set_object_type("conv2d", patches)
 
 
 def base_ptq(w_bits: int, a_bits: int, *, published: bool = False, **options: Any) -> QuantConfig:

@@ -37,6 +37,7 @@ from fxquant import (
     recipe,
     recipes,
 )
+from fxquant.config.folds import Folds, Reparameterize
 from fxquant.graph.meta import record_of
 from fxquant.observers import ObserverOptions
 from tests.support.models import images, small_swin, small_vit
@@ -242,6 +243,7 @@ def test_adalog() -> None:
         2,
     )
     assert (config.patch_embed, config.head, config.attention) == (True, True, True)
+    assert config.folds == Folds(norms=Reparameterize(strict=False))
     uniform = layer_of(recipe("adalog", 6, 5, softmax=False, gelu=False))
     assert (uniform.gelu, uniform.softmax) == (None, layer.query)
 
