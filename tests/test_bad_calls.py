@@ -27,7 +27,7 @@ wrong: Any = None  # typed so that calls with it can be written down
 
 
 def prepared() -> fx.GraphModule:
-    return fxquant.prepare(MODEL, None, BATCH)
+    return fxquant.prepare(MODEL, fxquant.recipe("minmax"), BATCH)
 
 
 CALLS: list[tuple[str, Callable[[], object]]] = [
@@ -79,7 +79,7 @@ def test_progress_is_silent_where_it_is_not_wanted(
     labelled = [(BATCH, torch.zeros(4, dtype=torch.int64))]
     fxquant.calibrate(prepared(), [BATCH])
     evaluate(MODEL, labelled)
-    fxquant.quantize(MODEL, [BATCH])
+    fxquant.quantize(MODEL, [BATCH], "minmax")
     assert capsys.readouterr().err.splitlines() == [
         "calibrate: 1 of 1, 100%",
         "evaluate: 1 of 1, 100%",

@@ -55,7 +55,7 @@ def _rows_file() -> RowsFile:
     order = {key: index for index, key in enumerate(ENTRIES)}
     facts = {
         "format": 2,
-        "recipe": "default W8A8, two batches of two random images",
+        "recipe": "omse W8A8, two batches of two random images",
         "seed": 0,
         "libraries": _versions(),
     }

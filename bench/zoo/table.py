@@ -21,7 +21,7 @@ _TEXT = """\
 
 A variant of each transformer family of timm, of its hybrids and of models that mix tokens otherwise, the same as feature
 pyramids, and the vision transformers of torchvision and of Hugging Face's transformers. Small images and few blocks, where the
-model has an option for them. Random weights, recipe `default` at W8A8, calibrated on two batches of two random images. Written
+model has an option for them. Random weights, recipe `omse` at W8A8, calibrated on two batches of two random images. Written
 by `python -m bench.zoo`; transformers comes with the extra `hf`.
 
 {done} of {total} trace, calibrate, convert, run and load, with {versions}.

@@ -70,7 +70,7 @@ class _Steps:
         self.row |= {"capture": capture.method, "verified": capture.verified}
 
     def prepare(self) -> None:
-        self.gm = fxquant.prepare(self.gm, fxquant.recipe("default"))
+        self.gm = fxquant.prepare(self.gm, fxquant.recipe("omse"))
 
     def calibrate(self) -> None:
         fxquant.calibrate(self.gm, self.batches, progress=False)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fxquant.calibration.moments import damped
+from fxquant.calibration.moments import factor_damped
 
 Round = Callable[[Tensor], Tensor]  # weights (O, n) to the nearest values of their rows' grids
 
@@ -34,7 +34,7 @@ def gptq(
     """
     order = second.diagonal().argsort(descending=True, stable=True) if act_order else torch.arange(len(second))
     order = order.to(second.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped(second, damping)[order][:, order]))
+    inverse = torch.cholesky_inverse(factor_damped(second[order][:, order], damping))
     upper = torch.linalg.cholesky(inverse, upper=True)
     passed_on = -upper / upper.diagonal()[:, None]
     own = None

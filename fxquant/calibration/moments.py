@@ -67,6 +67,25 @@ def total(parts: Sequence[Moments]) -> Moments:
     return first
 
 
+MOST_DAMPING = 1e6
+
+
+def factor_damped(second: Tensor, damping: float) -> Tensor:
+    """
+    Return the lower Cholesky factor of second moments ``(K, K)`` under `damping`, or under the next power of ten that has one.
+
+    Moments about the mean of a few rows that hardly differ are rounding errors, and may be negative in some direction. Raises
+    ``LinAlgError`` where no damping helps, as for what is not finite.
+    """
+    while damping < MOST_DAMPING:
+        found = torch.linalg.cholesky_ex(damped(second, damping))
+        if not found.info:
+            factor: Tensor = found.L
+            return factor
+        damping *= 10
+    raise torch.linalg.LinAlgError("second moments have no Cholesky factor")  # type: ignore[attr-defined]
+
+
 def damped(second: Tensor, damping: float) -> Tensor:
     """
     Return second moments ``(K, K)`` with `damping` times their mean added to each channel's own, so that they have an inverse.

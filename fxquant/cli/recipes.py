@@ -22,7 +22,7 @@ from fxquant.measurement.option_values import format_value
 from fxquant.observers import GradientScale
 
 DESCRIPTIONS = {
-    "default": "most accurate without training: scales per token, norms reparameterised, weights fitted (ridge, GPTQ)",
+    "default": "most accurate: scales per token, norms reparameterised, weights fitted",
     "minmax": "smallest and largest value seen",
     "ema": "moving average of each batch's minimum and maximum",
     "percentile": "moving average of two quantiles of each batch",
@@ -83,7 +83,11 @@ def describe_recipe(name: str) -> str:
 
 
 def recipe_defaults(name: str) -> dict[str, Any]:
-    """Return the options of the recipe `name` and their defaults, enumerations by value; those of all recipes come last."""
+    """
+    Return the options of the recipe `name` and their defaults, enumerations by value; those of all recipes come last.
+
+    folds is None, which leaves a recipe those of its own.
+    """
     plain = fxquant.recipe(name)
     defaults = {}
     for option, declared in _declared(RECIPES[name], plain):
@@ -91,7 +95,7 @@ def recipe_defaults(name: str) -> dict[str, Any]:
             found = [value for value in _candidates(option, declared) if _means(name, option, value, plain)]
             if found:
                 defaults[option] = found[0]
-    return defaults | {switch: getattr(plain, switch) for switch in SWITCHES}
+    return defaults | {switch: getattr(plain, switch) for switch in SWITCHES} | {"folds": None}
 
 
 def _declared(function: Callable[..., QuantConfig], plain: QuantConfig) -> Iterator[tuple[str, Any]]:

@@ -96,3 +96,15 @@ def test_gptaq_makes_up_for_the_error_of_the_input(block: int) -> None:
         )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert loss(found, read) < loss(gptq(W, second, to_grid, **options), read)
+
+
+def test_moments_that_are_rounding_errors_are_damped_until_they_have_an_inverse() -> None:
+    noise = drawn(12, 12, seed=3) * 1e-16
+    rounded = gptq(W, noise + noise.T, to_grid, **ROUND)
+    assert torch.equal(rounded, to_grid(rounded))
+    assert (rounded - W).abs().max() < 4 * STEP
+
+
+def test_moments_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+        gptq(W, H * torch.nan, to_grid, **ROUND)

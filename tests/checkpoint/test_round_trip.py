@@ -23,7 +23,8 @@ def test_every_stage(name: str, stage: str, tmp_path: Path) -> None:
     assert_same(gm, round_trip(gm, tmp_path), [images(name)])
 
 
-@pytest.mark.parametrize("recipe", fxquant.recipes())
+# Those that turn a residual stream need one, and `conv` has none.
+@pytest.mark.parametrize("recipe", [name for name in fxquant.recipes() if name not in ("rotate", "glfq")])
 def test_every_recipe(recipe: str, tmp_path: Path) -> None:
     for stage in ("prepared", "calibrated", "int8"):
         gm = at_stage("conv", stage, recipe)

@@ -50,7 +50,7 @@ def test_listed_options_are_the_recipes_own() -> None:
         "head",
         "decoder",
         "attention",
-        *("strict_inputs", "float_dtype"),
+        *("strict_inputs", "float_dtype", "folds"),
     }
 
 

@@ -94,7 +94,7 @@ def test_figures_of_other_images_do_not_mix(
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        (["--recipes", "gptq"], "unknown recipe 'gptq'"),
+        (["--recipes", "gptr"], "unknown recipe 'gptr'"),
         (["--ablations", "bits"], "unknown ablation bits"),
         (["--bits", "8"], "expected bits such as W8A8"),
         (["--calib", "1000000"], "size of the calibration part"),

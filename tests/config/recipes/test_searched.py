@@ -126,7 +126,10 @@ def test_refused(arguments: tuple[Any, ...], options: dict[str, Any], message: s
         recipe(*arguments, **options)
 
 
-@pytest.mark.parametrize("name", recipes())
+TURNED = {"rotate", "glfq"}  # which need a residual stream that norms read
+
+
+@pytest.mark.parametrize("name", [name for name in recipes() if name not in TURNED])
 def test_each_recipe_quantises(name: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -150,11 +153,11 @@ MODELS = {"vit": small_vit(), "swin": small_swin()}
 
 @pytest.mark.parametrize(
     ("name", "model"),
-    [(name, model) for name in recipes() for model in MODELS if model == "vit" or name not in {"default", *OBSERVERS}],
+    [(name, model) for name in recipes() for model in MODELS if model == "vit" or name not in {*TURNED, *OBSERVERS}],
 )
 def test_each_recipe_runs_on_int8(name: str, model: str) -> None:
     x = images(2)
-    prepared = fxquant.prepare(MODELS[model], recipe(name))
+    prepared = fxquant.prepare(MODELS[model], recipe(name), x)
     fxquant.calibrate(prepared, [x], progress=False)
     fake, int8 = (fxquant.convert(prepared, target) for target in ("fake", "int8"))  # type: ignore[arg-type]
     with torch.no_grad():
@@ -166,7 +169,9 @@ def test_each_recipe_runs_on_int8(name: str, model: str) -> None:
         assert row.int8 or row.reason is not None
         assert row.int8 or not row.requested
     attention = [row.int8 for row in fxquant.report(int8) if "attn.q" in row.name and "qkv" not in row.name]
-    assert not attention or all(attention) == (name.endswith(("ptq", "ptq4vit", "vvtq", "adalog")) or name in PLACED)
+    assert not attention or all(attention) == (
+        name.endswith(("ptq", "ptq4vit", "vvtq", "adalog", "glfq")) or name in PLACED
+    )
 
 
 def layer_of(config: QuantConfig, operator: str | None = None) -> LayerSpec:
