@@ -22,7 +22,7 @@ SMALL = ["--img-size", "32", "--num-classes", "3", "--batch-size", "8", "--worke
 
 
 def run_eval(folder: Path, *arguments: object) -> int:
-    return main(["eval", MODEL, "--data", str(folder), *SMALL, *map(str, arguments)])
+    return main(["eval", MODEL, "--data", str(folder), "--recipe", "minmax", *SMALL, *map(str, arguments)])
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ SMALL = ["--img-size", "32", "--num-classes", "3", "--calib", "9", "--batch-size
 
 
 def run_quantize(folder: Path, *arguments: object) -> int:
-    return main(["quantize", MODEL, "--data", str(folder), *SMALL, *map(str, arguments)])
+    return main(["quantize", MODEL, "--data", str(folder), "--recipe", "minmax", *SMALL, *map(str, arguments)])
 
 
 def test_the_model_is_that_of_eval(
