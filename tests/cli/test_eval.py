@@ -24,7 +24,7 @@ SMALL = ["--img-size", "32", "--num-classes", "3", "--calib", "9", "--batch-size
 
 
 def run_eval(folder: Path, *arguments: object) -> int:
-    return main(["eval", MODEL, "--data", str(folder), *SMALL, *map(str, arguments)])
+    return main(["eval", MODEL, "--data", str(folder), "--recipe", "minmax", *SMALL, *map(str, arguments)])
 
 
 def measure_directly(model: nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -164,7 +164,7 @@ def test_class_map_gives_a_part_of_the_classes_their_indices(
     ("arguments", "message"),
     [
         (["--recipe", "nope"], "unknown recipe 'nope': expected one of default"),
-        (["--option", "nope=1"], "recipe 'default' does not take these options: .*nope"),
+        (["--option", "nope=1"], "recipe 'minmax' does not take these options: .*nope"),
         (["--recipe", "ptq4vit", "--option", "metric=l3"], "expected one of 'cosine', .* got 'l3'"),
         (["--option", "head=1"], "option head must be True or False, got 1"),
         (["--option", "head=false", "--no-head"], "option head is given twice, as False and False"),
