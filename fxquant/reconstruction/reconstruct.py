@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from torch import Tensor, fx
+from torch import fx
 
+from fxquant.calibration.restored import held, put_back, restored_on_failure
 from fxquant.calibration.run_batches import collect_batches
 from fxquant.distributed import from_first, only_first, refuse_different
 from fxquant.errors import CheckpointError, expect_path, expect_whole
@@ -25,8 +25,6 @@ from fxquant.reconstruction.over_blocks import BlockRun
 from fxquant.reconstruction.reconstruction_options import ReconstructionOptions, make_options
 from fxquant.reconstruction.train_block import BlockOutcome
 from fxquant.reconstruction.unfit import refuse_unfit
-
-Held = list[tuple[Observer, dict[str, Tensor | None]]]  # observers and their buffers
 
 
 def reconstruct(
@@ -87,38 +85,17 @@ def run_reconstruction(
 
     blocks = find_blocks(prepared)
     total, done = len(blocks) * options.iterations, len(outcomes) * options.iterations
-    with _restored_on_failure(prepared), Bar(total, "reconstruct", "step", done=done, shown=progress) as bar:
+    with restored_on_failure(prepared), Bar(total, "reconstruct", "step", done=done, shown=progress) as bar:
         run, first, results = (
             BlockRun(prepared, images, options, seed, outcomes, keep),
-            _held(prepared),
+            held(prepared),
             blocks[-1].targets,
         )
         before = run.whole_error(results)
         put_found(prepared, found)
         outcomes, after = run.over(blocks, bar), run.whole_error(results)
         if after > before:
-            _put_back(first)
+            put_back(first)
             bar.say(f"held-out error of the whole model {before:.4g} -> {after:.4g}: all blocks reverted")
             return [replace(outcome, kept=False) for outcome in outcomes]
         return outcomes
-
-
-@contextmanager
-def _restored_on_failure(prepared: fx.GraphModule) -> Iterator[None]:
-    """Let the observers hold what they held before where the block does not end well."""
-    before = _held(prepared)
-    try:
-        yield
-    except BaseException:
-        _put_back(before)
-        raise
-
-
-def _held(prepared: fx.GraphModule) -> Held:
-    """Return what the observers hold."""
-    return [(m, dict(m._buffers)) for m in prepared.modules() if isinstance(m, Observer)]
-
-
-def _put_back(held: Held) -> None:
-    for observer, buffers in held:
-        observer._buffers.update(buffers)

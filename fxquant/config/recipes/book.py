@@ -73,6 +73,9 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     gptq and erq fit weights in closed form to what products read; activations are those of minmax. Options: ``ridge``,
     ``published``, and all fields of `WeightFit` but rounding: see `fxquant.config.recipes.fitted`.
 
+    default gives inputs a scale per token, reparameterises norms and fits weights; ``effort`` says for how long: see
+    `fxquant.config.recipes.default`. repq, rotate and glfq fold first: see `fxquant.config.recipes.folded`.
+
     fqvit, itpn and psaq round values between the products too, as those systems place their quantisers: see
     `fxquant.config.recipes.placed` for their options, such as ``observer``, ``power_of_two`` and ``softmax``.
     """
