@@ -33,13 +33,14 @@ from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.lowering.obstacles import obstacle
 from fxquant.lowering.quantized import INT8_PRODUCTS, factors, is_quantized, product_scale, quantized
 from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_behind, quantizer_site
+from fxquant.lowering.token_site import codes_of
 from fxquant.numerics.granularity import PerToken
 from fxquant.observers.operand_spec import OperandSpec
 from fxquant.ops import attention, attention_quantize
 from fxquant.ops.onednn_linear import onednn_linear
 
 _FLOAT_PRODUCTS = (*PRODUCTS, attention, attention_quantize, KERNELS.cpu_attention.default)
-_INT8 = (*INT8_PRODUCTS, onednn_linear, KERNELS.cpu_gemm.default)
+_INT8 = (*INT8_PRODUCTS, onednn_linear, KERNELS.cpu_gemm.default, KERNELS.cpu_gemm_tokens.default)
 _ATTENTION = (F.scaled_dot_product_attention, attention, attention_quantize, KERNELS.cpu_attention.default)
 
 
@@ -297,7 +298,7 @@ def multiply_accumulates(node: fx.Node) -> int | None:
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    known = value_of(value)
+    known = value_of(codes_of(value))
     return tuple(known.shape) if known is not None else None
 
 
