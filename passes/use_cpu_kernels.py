@@ -47,9 +47,9 @@ def use_cpu_kernels(gm: fx.GraphModule) -> PassResult:
     Becomes: y = cpu_gemm(q, w_packed, compensation, s, None, b, None, x, None, None, None, None, None, 0, 0, True)
 
     Quantisers of one scale, `layer_norm_quantize` and `attention_quantize` become `cpu_quantize`, `cpu_layer_norm_quantize` and
-    `cpu_attention`, and those of a scale per token `cpu_quantize_tokens` and `cpu_layer_norm_quantize_tokens`. Codes per token of
-    what a product gives, and GELU between the two, join the product, as `cpu_gemm_tokens`. What the kernels do not take, such
-    as an affine weight, stays.
+    `cpu_attention`, and those of a scale per token `cpu_quantize_tokens` and `cpu_layer_norm_quantize_tokens`. The latter codes
+    of what a product gives, and GELU between the two, join the product, as `cpu_gemm_tokens`. What the kernels do not take,
+    such as an affine weight, stays.
     """
     return rewrite(gm, RULES, "use_cpu_kernels")
 
