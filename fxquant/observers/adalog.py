@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fxquant.errors import CalibrationError, ConfigError
-from fxquant.numerics.adalog import GRID, RESOLUTION, grid_powers, look_up, powers
+from fxquant.numerics.adalog import GRID, RESOLUTION, exact_powers, grid_powers, look_up, powers
 from fxquant.numerics.arithmetic import EPS, GELU_MINIMUM, storage_offset
 from fxquant.numerics.granularity import PerTensor
 from fxquant.observers.base import Summary
@@ -187,6 +187,11 @@ class AdaLogObserver(MinMaxObserver):
             levels = self._levels(qparams)
         else:
             levels = (self._grid(qparams) - self._zero_point(qparams)) * qparams.scale
+        return look_up(x, qparams.largest, qparams.step, levels, self.spec.shift)
+
+    def unrounded(self, x: Tensor, qparams: AdaLogQParams) -> Tensor:
+        """Return `x` as the powers themselves that it is rounded to, which no table holds, float32."""
+        levels = exact_powers(qparams.base, 2**self.spec.bits) * qparams.largest - self.spec.shift
         return look_up(x, qparams.largest, qparams.step, levels, self.spec.shift)
 
     def _at(self, largest: Tensor, base: int) -> AdaLogQParams:

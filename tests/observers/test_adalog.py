@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import fxquant
 from fxquant import AdaLogGELU, AdaLogSoftmax, LayerSpec, QuantConfig, ScaleSearch, TensorSpec
 from fxquant.errors import CalibrationError, ConfigError
+from fxquant.numerics.adalog import RESOLUTION
 from fxquant.observers.adalog import AdaLogObserver
 from fxquant.ops import dequantize, fake_quantize_adalog, quantize_adalog
 from tests.support.searching import observers
@@ -105,7 +106,7 @@ class Mixed(nn.Module):
         return F.softmax(x @ x.mT, -1) @ x
 
 
-def test_a_search_finds_a_better_base_than_two() -> None:
+def test_a_search_finds_a_better_base_than_two_and_tells_what_the_table_adds() -> None:
     x = 1.5 * torch.randn(2, 2, 12, 8, generator=torch.Generator().manual_seed(3))
     layer = LayerSpec(activation=None, softmax=AdaLogSoftmax(3), value=TensorSpec(8), search=ScaleSearch(rounds=1))
     prepared = fxquant.prepare(Mixed().eval(), QuantConfig(layer, attention=True))
@@ -122,3 +123,12 @@ def test_a_search_finds_a_better_base_than_two() -> None:
     best = float(observer.calculate_qparams().base)
     assert error(best) < 0.9 * error(37.0)
     assert error(best) <= 1.02 * min(error(float(q)) for q in range(1, 129))
+
+    (told,) = [o.table_error for row in fxquant.report(prepared) for o in row.operands if o.table_error is not None]
+    (values,) = [o for o in observers(prepared).values() if isinstance(o.spec, TensorSpec) and not o.frozen]
+    value = values.fake_quantize(x, values.calculate_qparams())
+    codes = torch.round(-torch.log2(probabilities) * RESOLUTION / best)
+    powers = torch.where(codes < 8, torch.exp2(-codes * best / RESOLUTION), 0.0)
+    change = (torch.round(255 * powers) / 255 - powers) @ value
+    in_all = observer.fake_quantize(probabilities, observer.calculate_qparams()) @ value - y
+    assert told == pytest.approx([float(each.norm() / y.norm()) for each in (change, in_all)], rel=1e-3)
