@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -64,7 +65,18 @@ def test_before_a_search_the_smallest_power_is_a_step_of_the_grid() -> None:
     assert [float(observed(AdaLogSoftmax(b), peaked()).initial_qparams().base) for b in (3, 4, 6)] == [42, 20, 5]
     assert float(observed(AdaLogSoftmax(6, published=True), peaked()).initial_qparams().base) == 10
     x = activations()
-    torch.testing.assert_close(observed(AdaLogGELU(), x).initial_qparams().largest, x.max() + 0.16997124)
+    published = observed(AdaLogGELU(published=True), x).initial_qparams().largest
+    torch.testing.assert_close(published, x.max() + 0.16997124)
+
+
+@pytest.mark.parametrize("largest", [0.5, 7.0, 40.0, 50.0])
+def test_the_shift_is_a_whole_number_of_steps_where_it_is_one_at_all(largest: float) -> None:
+    observer = observed(AdaLogGELU(), torch.tensor([-0.1, largest]))
+    found, before = observer.initial_qparams(), largest + 0.16997124
+    steps = 0.16997124 * 255 / before
+    assert float(found.largest) == pytest.approx(before if steps < 1 else before * steps / math.floor(steps))
+    least = float(observer.fake_quantize(torch.tensor(-0.17), found))
+    assert (least == pytest.approx(-0.16997124, rel=1e-5)) is (steps >= 1)
 
 
 @pytest.mark.parametrize(("spec", "count"), [(AdaLogSoftmax(), 128), (AdaLogGELU(published=True), 16 * 128)])
