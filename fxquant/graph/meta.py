@@ -41,11 +41,16 @@ class Product(Enum):
 
 @dataclass(frozen=True)
 class Operand:
-    """One operand of a product: its role, the name used in errors and buffers, and its spec (None: stays float)."""
+    """
+    One operand of a product: its role, the name used in errors and buffers, and its spec (None: stays float).
+
+    token_ratio: how many times the median token's range the widest token has, where that decided about the granularity.
+    """
 
     role: Role
     name: str
     spec: OperandSpec | None
+    token_ratio: float | None = None
 
 
 @dataclass(frozen=True)

@@ -51,13 +51,24 @@ _COUNTED_NAMESPACES = ("aten", "prims", "fxquant")
 
 @dataclass(frozen=True)
 class OperandReport:
-    """One operand: its dtype at run time ("int8", "uint4", "float32"), granularity and scale (the largest of several)."""
+    """
+    One operand: its dtype at run time ("int8", "uint4", "float32"), granularity and scale (the largest of several).
+
+    token_ratio: how many times the median token's range the widest token has, where that decided about the granularity.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...] | None
     granularity: str | None
     scale: float | None
+    token_ratio: float | None = None
+
+    @property
+    def granularity_reason(self) -> str | None:
+        """Why calibration chose this granularity, None where the config did."""
+        ratio = self.token_ratio
+        return None if ratio is None else f"the widest token has {ratio:.1f} times the median token's range"
 
 
 @dataclass(frozen=True)
@@ -248,11 +259,18 @@ def _operands(node: fx.Node, record: Record | None) -> tuple[OperandReport, ...]
         value = values[index] if index < len(values) else None
         name = operand.name.rpartition(".")[2] if operand else ("input", "weight", "value")[min(index, 2)]
         spec = operand.spec if operand else None
-        if spec is None:
+        if operand is None or spec is None:
             result.append(OperandReport(name, _dtype(value), _shape(value), None, None))
             continue
         result.append(
-            OperandReport(name, spec.dtype, _shape(value), str(spec.granularity), _scale(quantizer_site(value)))
+            OperandReport(
+                name,
+                spec.dtype,
+                _shape(value),
+                str(spec.granularity),
+                _scale(quantizer_site(value)),
+                operand.token_ratio,
+            )
         )
     return tuple(result)
 
@@ -270,7 +288,8 @@ def _int8_operands(node: fx.Node, record: Record | None) -> tuple[OperandReport,
         elif operand.role is Role.WEIGHT and any(_is_per_token(o.spec) for o in record.operands):
             scale = float(tensor_of(product_scale(node)).max())  # that of a token is known at run time
         name, granularity = operand.name.rpartition(".")[2], str(spec.granularity) if spec else None
-        reports.append(OperandReport(name, spec.dtype if spec else "float", _shape(value), granularity, scale))
+        dtype = spec.dtype if spec else "float"
+        reports.append(OperandReport(name, dtype, _shape(value), granularity, scale, operand.token_ratio))
     return tuple(reports)
 
 
@@ -315,5 +334,5 @@ def _row(r: ProductReport) -> tuple[str, ...]:
 
 def _shown_scale(operand: OperandReport) -> str:
     if operand.granularity == str(PerToken()):
-        return " per token"
+        return " per token" if operand.token_ratio is None else f" per token (outlier {operand.token_ratio:.1f}x)"
     return "" if operand.scale is None else f" {operand.scale:.3g}"
