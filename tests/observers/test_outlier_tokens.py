@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ def observed(batches: list[Tensor], ratio: float = 3.0, symmetric: bool = False)
     return observer
 
 
+@settings(max_examples=25)
 @given(symmetric=st.booleans(), count=st.integers(1, 4), tokens=st.integers(1, 6), seed=st.integers(0, 2**31))
 def test_the_widest_token_of_all_is_compared_with_the_median_one(
     symmetric: bool, count: int, tokens: int, seed: int
