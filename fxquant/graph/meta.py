@@ -46,12 +46,14 @@ class Operand:
 
     table_error: how far an 8-bit table of powers moves the output of the product, and how far all quantisation does, as
     `fxquant.calibration.table_error` says; None where there is no such table, or nothing was searched.
+    token_ratio: how many times the median token's range the widest token has, where that decided about the granularity.
     """
 
     role: Role
     name: str
     spec: OperandSpec | None
     table_error: tuple[float, float] | None = None
+    token_ratio: float | None = None
 
 
 @dataclass(frozen=True)

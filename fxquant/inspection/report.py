@@ -59,6 +59,7 @@ class OperandReport:
 
     table_error: of AdaLog's powers, how far rounding them to 8-bit codes moves the output of the product, and how far all
     quantisation of the product does, as fractions of the output's norm; measured where scales are searched, else None.
+    token_ratio: how many times the median token's range the widest token has, where that decided about the granularity.
     """
 
     name: str
@@ -67,6 +68,13 @@ class OperandReport:
     granularity: str | None
     scale: float | None
     table_error: tuple[float, float] | None = None
+    token_ratio: float | None = None
+
+    @property
+    def granularity_reason(self) -> str | None:
+        """Why calibration chose this granularity, None where the config did."""
+        ratio = self.token_ratio
+        return None if ratio is None else f"the widest token has {ratio:.1f} times the median token's range"
 
 
 @dataclass(frozen=True)
@@ -269,7 +277,8 @@ def _operands(node: fx.Node, record: Record | None) -> tuple[OperandReport, ...]
             result.append(OperandReport(name, _dtype(value), _shape(value), None, None))
             continue
         scale, granularity = _scale(quantizer_site(value)), str(spec.granularity)
-        result.append(OperandReport(name, spec.dtype, _shape(value), granularity, scale, operand.table_error))
+        measured = (operand.table_error, operand.token_ratio)
+        result.append(OperandReport(name, spec.dtype, _shape(value), granularity, scale, *measured))
     return tuple(result)
 
 
@@ -287,7 +296,8 @@ def _int8_operands(node: fx.Node, record: Record | None) -> tuple[OperandReport,
             scale = float(tensor_of(product_scale(node)).max())  # that of a token is known at run time
         name, granularity = operand.name.rpartition(".")[2], str(spec.granularity) if spec else None
         dtype = spec.dtype if spec else "float"
-        reports.append(OperandReport(name, dtype, _shape(value), granularity, scale, operand.table_error))
+        measured = (operand.table_error, operand.token_ratio)
+        reports.append(OperandReport(name, dtype, _shape(value), granularity, scale, *measured))
     return tuple(reports)
 
 
@@ -332,7 +342,7 @@ def _row(r: ProductReport) -> tuple[str, ...]:
 
 def _shown_scale(operand: OperandReport) -> str:
     if operand.granularity == str(PerToken()):
-        return " per token"
+        return " per token" if operand.token_ratio is None else f" per token (outlier {operand.token_ratio:.1f}x)"
     return "" if operand.scale is None else f" {operand.scale:.3g}"
 
 

@@ -55,6 +55,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in ("minmax", "ema", "percentile", "omse", "psaq", "fqvit", "vanilla", "ptq4vit")},
     "omse of the last batch": ("omse", {"last_batch_only": True}),
     "powers of two alone": ("fqvit", {"softmax": "log2", "observer": "ema"}),
+    "outlier tokens": ("dynamic", {"outliers": 1.5}),
     "twins by statistics": ("base_ptq", {"twin_softmax": True, "twin_gelu": True, "weights": False, "inputs": False}),
     "noisyquant": ("noisyquant", {"noise": "uniform", "correct_bias": True}),
     "noisyquant_ptq4vit": ("noisyquant_ptq4vit", {"noise": "uniform", "metric": "hessian"}),
