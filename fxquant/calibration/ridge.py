@@ -10,8 +10,6 @@ from torch import Tensor
 
 from fxquant.calibration.moments import Moments, factor_damped, total
 
-JUDGES = 256  # rows of a weight, evenly spread, by which a penalty is chosen
-
 
 def fit_ridge(weight: Tensor, halves: Sequence[Moments], penalties: Sequence[float]) -> Tensor:
     """
@@ -20,14 +18,10 @@ def fit_ridge(weight: Tensor, halves: Sequence[Moments], penalties: Sequence[flo
     halves: the moments of two halves of the images. penalties: of several, the one that leaves the least error on each half
     when it is fitted to the other, or none where the error is least without; a single one is used as it is.
     """
-    penalty = penalties[0]
+    penalty: float | None = penalties[0]
     if len(penalties) > 1:
-        judges = weight[:: -(-len(weight) // JUDGES)]
-        best = _best([Regression.of(judges, half) for half in halves], penalties)
-        if best is None:
-            return weight
-        penalty = best
-    return weight + Regression.of(weight, total(halves)).change(penalty)
+        penalty = _best([Regression.of(weight, half) for half in halves], penalties)
+    return weight if penalty is None else weight + Regression.of(weight, total(halves)).change(penalty)
 
 
 @dataclass(frozen=True, eq=False)
