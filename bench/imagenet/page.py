@@ -56,9 +56,10 @@ def _cells(job: Job, row: Row | None) -> list[str]:
     figure = job.figure
     images = f"{job.calibration}{'' if figure.synthesis is None else ' synthetic'}"
     cells = [figure.model.name, figure.bits, figure.method, job.constants, images]
-    known = figure.top1 is not None
-    published = [f"{figure.float_top1:.2f}", f"{figure.top1:.2f}{figure.evidence.value}" if known else "-"]
-    drop = f"{figure.float_top1 - figure.top1:.2f}" if known else "-"
+    published, drop = [f"{figure.float_top1:.2f}", "-"], "-"
+    if figure.top1 is not None:
+        published[1] = f"{figure.top1:.2f}{figure.evidence.value}"
+        drop = f"{figure.float_top1 - figure.top1:.2f}"
     if row is None or not is_done(row):
         missing = "-" if row is None else "error"
         return [*cells, published[0], "-", published[1], missing, drop, "-"]
