@@ -39,7 +39,7 @@ _ROWS = (
             "one for a tensor in most papers; in FIMA-Q's settings for 4 bits a constant one for each position of "
             "a token, which fits one resolution alone; groups chosen at run time in IGQ"
         ),
-        "one for a tensor; in `default` and `dynamic` one for each token, computed at run time",
+        "one for a tensor; in `default` and `dynamic` one for each token of inputs of linear layers, computed at run time",
     ),
     (
         "scales of weights",
