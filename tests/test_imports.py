@@ -21,6 +21,7 @@ def test_fxquant_alone_imports_nothing_large() -> None:
     found = imported_by("import fxquant")
     assert {name for name in found if name.startswith("fxquant")} == {
         "fxquant",
+        "fxquant.lazy",
         "fxquant.registration",
         "fxquant.version",
     }
@@ -69,7 +70,19 @@ def test_timm_knows_the_models_whichever_is_imported_first(order: str) -> None:
 def test_submodules_are_attributes_as_ever() -> None:
     assert fxquant.ops is import_module("fxquant.ops")
     assert fxquant.kernels is import_module("fxquant.kernels")
-    assert {"quantize", "models", "TensorSpec"} <= set(dir(fxquant))
+
+
+def test_only_public_names_are_listed() -> None:
+    assert fxquant.passes  # what was fetched is not listed for it
+    assert set(dir(fxquant)) == {*fxquant.__all__, "__version__"}
+
+
+@pytest.mark.parametrize("package", ["data", "distillation", "synthesis", "training"])
+def test_packages_give_their_public_names(package: str) -> None:
+    room = import_module(f"fxquant.{package}")
+    assert all(getattr(room, name) is not None for name in room.__all__)
+    with pytest.raises(AttributeError, match=f"module 'fxquant.{package}' has no attribute 'nonsense'"):
+        room.nonsense  # noqa: B018
 
 
 def test_a_misspelt_name_is_an_attribute_error() -> None:
