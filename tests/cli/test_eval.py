@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import fxquant
-from fxquant.cli.eval import add_arguments
 from fxquant.cli.main import main
+from fxquant.cli.options.eval import add_arguments
 from fxquant.cli.setting import resolve_setting
 from tests.support.folders import CLASSES, MODEL, VAL, load_folder
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from fxquant.cli import synthesize as command
 from fxquant.cli.main import main
-from fxquant.cli.synthesize import synthesis_option
+from fxquant.cli.options.synthesize import synthesis_option
 from fxquant.synthesis import load_images, synthesize
 from tests.support.folders import MODEL
 

@@ -165,10 +165,10 @@ def test_help_tells_what_is_possible(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert "bits of weights, 1 to 8 (4)" in told
+    assert "bits of weights, 1 to 8 (default: 4)" in told
     assert "vvtq, the only recipe with learned steps" in told
     assert "--attention" not in told
-    assert "--evaluate OUT/best.pt --save F saves that of the best" in told
+    assert "--evaluate OUT/best.pt --save FILE saves that of the best" in told
 
 
 def test_asked_to_stop_it_says_how_to_go_on_and_does(
