@@ -24,6 +24,12 @@ class HelpFormatter(argparse.HelpFormatter):
         width = min(WIDTH, shutil.get_terminal_size().columns - 2)
         super().__init__(prog, **({"max_help_position": 30, "width": width} | options))
 
+    def add_argument(self, action: argparse.Action) -> None:
+        """Add an action; the names of commands, which Python 3.11 does not count as indented, get the room they need."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length += self._indent_increment
+
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
         if action.required and action.option_strings:

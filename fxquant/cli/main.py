@@ -31,12 +31,12 @@ COMMANDS = {
     "completion": "print a script by which a shell completes fxquant",
 }
 _EPILOG = """examples:
-  fxquant COMMAND --help
   fxquant demo
-  fxquant COMMAND --debug     show where an error happened
+  fxquant quantize --help
+  fxquant quantize deit_small_patch16_224.fb_in1k --pretrained --data imagenet --out deit_int8.safetensors
 
-exit codes: 0 done, 1 an error that nobody foresaw, 2 an error of the call, the data or the machine, 130 interrupted,
-141 the reader of the standard output went away"""
+exit codes: 0 done, 1 an error that nobody foresaw, 2 an error of the call, the data or the
+machine, 130 interrupted, 141 the reader of the standard output went away"""
 
 
 def build_parser(known: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
@@ -44,12 +44,12 @@ def build_parser(known: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentP
     parser = argparse.ArgumentParser(
         prog="fxquant",
         usage="fxquant COMMAND [OPTION...]",
-        description=__doc__,
+        description="Quantise Vision Transformers, measure them, and say what of them runs on int8.",
         epilog=_EPILOG,
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"fxquant {__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND", prog="fxquant")
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", prog="fxquant")
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary)
         subparser.set_defaults(command=name)

@@ -72,7 +72,7 @@ def test_examples_at_the_end_can_be_typed(command: str) -> None:
 def test_defaults_are_said_in_one_way() -> None:
     told = " ".join(parser_of("eval").format_help().split())
     for said in (
-        "seed N of every random choice (default: 0)",
+        "--seed N seed of every random choice (default: 0)",
         "--data DIR the image folder (required)",
         "(default: real:32)",
     ):

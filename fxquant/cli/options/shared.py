@@ -100,7 +100,7 @@ def add_device(group: argparse._ArgumentGroup, shared: bool = False) -> None:
 
 def add_dtype(group: argparse._ArgumentGroup, what: str, choices: tuple[str, ...] = DTYPES) -> None:
     """Add the dtype of `what`."""
-    group.add_argument("--dtype", choices=choices, default="float32", help=f"of {what}")
+    group.add_argument("--dtype", choices=choices, default="float32", help=f"dtype of {what}")
 
 
 def add_workers(group: argparse._ArgumentGroup) -> None:
@@ -111,7 +111,7 @@ def add_workers(group: argparse._ArgumentGroup) -> None:
 
 def add_seed(group: argparse._ArgumentGroup, threads: int | None = None) -> None:
     """Add what every command that computes has: the seed, and threads (None: as many as torch likes)."""
-    group.add_argument("--seed", type=seed, default=0, metavar="N", help="of every random choice")
+    group.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of every random choice")
     usual = "" if threads else " (default: torch's own)"
     group.add_argument("--threads", type=thread_count, default=threads, metavar="N", help=f"CPU threads{usual}")
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--iterations",
         type=positive,
         metavar="N",
-        help=f"of each of the two rounds (default: {SynthesisOptions.iterations})",
+        help=f"iterations of each of the two rounds (default: {SynthesisOptions.iterations})",
     )
     group.add_argument("--published", action="store_true", help="as the authors' code, its oversights included")
     names = ", ".join(field.name for field in fields(SynthesisOptions))

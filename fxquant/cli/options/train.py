@@ -35,24 +35,24 @@ EXAMPLES = (
 _DEFAULTS = {field.name: field.default for field in fields(TrainingOptions)}
 # Name, type and help; the flag is the name with hyphens.
 _TRAINING: tuple[tuple[str, Any, str], ...] = (
-    ("epochs", positive, "a pass that shows C crops of each image counts as C"),
+    ("epochs", positive, "length of the training; a pass that shows C crops of each image counts as C"),
     ("batch_size", positive, "crops per step, over all processes together"),
-    ("crops", positive, "of each image in a pass, with --soft-labels"),
+    ("crops", positive, "crops of each image in a pass, with --soft-labels"),
     ("lr", float, "learning rate"),
-    ("min_lr", float, "where its half cosine ends"),
-    ("warmup_epochs", natural, "over which it rises"),
-    ("warmup_lr", float, "from this"),
-    ("weight_decay", float, "of weights, not of norms, biases, positions and steps"),
-    ("eps", float, "of AdamW"),
+    ("min_lr", float, "learning rate at the end of its half cosine"),
+    ("warmup_epochs", natural, "epochs over which the learning rate rises"),
+    ("warmup_lr", float, "learning rate that it rises from"),
+    ("weight_decay", float, "decay of weights, not of norms, biases, positions and steps"),
+    ("eps", float, "constant of AdamW"),
     ("clip_grad", float, "largest norm of the gradient (default: no limit)"),
     ("ema_decay", float, "keep a moving average of the model, such as 0.9999 (default: none)"),
 )
 _REGULARISER: tuple[tuple[str, Any, str], ...] = (
-    ("regulariser_weight", float, "of the pull to the middle of bins at the end"),
-    ("oscillation_momentum", float, "of the average that tells oscillating weights"),
+    ("regulariser_weight", float, "pull of weights to the middle of their bins at the end"),
+    ("oscillation_momentum", float, "momentum of the average that tells oscillating weights"),
     ("freeze_threshold", float, "freeze weights that oscillate more often than this, such as 0.1 (default: none)"),
-    ("budget", float, "of 1e9 bit operations per image, for learned bit widths (default: none)"),
-    ("budget_weight", float, "of the square of what is above the budget in the loss"),
+    ("budget", float, "largest number of bit operations per image, in 1e9, for learned bit widths (default: none)"),
+    ("budget_weight", float, "weight in the loss of the square of what is above the budget"),
     ("bits_ratio", float, "part of the epochs in which bit widths are learned"),
 )
 
@@ -98,7 +98,9 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--init", type=Path, dest="checkpoint", metavar="FILE", help="--checkpoint by another name")
     _add(group, _TRAINING)
     group.add_argument("--drop-path", type=float, default=0.1, metavar="X", help="rate of dropped residual branches")
-    group.add_argument("--betas", type=float, nargs=2, default=_DEFAULTS["betas"], metavar="X", help="of AdamW")
+    group.add_argument(
+        "--betas", type=float, nargs=2, default=_DEFAULTS["betas"], metavar="X", help="constants of AdamW"
+    )
     group.add_argument("--bf16", action="store_true", help="compute in bfloat16 by autocast, quantisers in float32")
     group.add_argument("--no-regulariser", action="store_true", help="do not pull weights to the middle of their bins")
     group.add_argument("--track-oscillations", action="store_true", help="log how many weights jump between two codes")
@@ -133,7 +135,7 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
         "--evaluate OUT/best.pt --save FILE saves that of the best",
     )
     group.add_argument(
-        "--checkpoint-minutes", type=float, default=10.0, metavar="X", help="between checkpoints, 0: each step"
+        "--checkpoint-minutes", type=float, default=10.0, metavar="X", help="minutes between checkpoints; 0: each step"
     )
     group.add_argument("--tensorboard", action="store_true", help="write events for TensorBoard to OUT as well")
     add_json(group)
