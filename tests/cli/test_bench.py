@@ -15,8 +15,8 @@ from fxquant.benchmark.competitors import BASELINE, COMPETITORS
 from fxquant.cli.main import main
 from fxquant.cli.options.bench import BASELINE as NAME_OF_BASELINE
 from fxquant.cli.options.bench import ENGINES
+from tests.support.folders import MODEL
 
-MODEL = "test_vit"
 SMALL = ["--img-size", "32", "--num-classes", "3", "--calib", "4", "--rounds", "2", "--recipe", "minmax"]
 
 

@@ -42,8 +42,8 @@ def test_float_is_measured_as_plain_torch_does_and_int8_beside_it(
     assert run_eval(folder, "--checkpoint", checkpoint, "--json", written, "--save", saved, "--strict") == 0
     out = capsys.readouterr().out
     assert f"float model: top-1 {wanted:.2f} %" in out
-    assert f"{MODEL}.{TAG}, 0.3 M parameters, float32 on cpu" in out
-    assert "3x32x32, interpolation bicubic, crop_pct 0.95, crop_mode center, mean (0.5, 0.5, 0.5)" in out
+    assert f"{MODEL}.{TAG}, 0.1 M parameters, float32 on cpu" in out
+    assert "3x32x32, interpolation bicubic, crop_pct 0.9, crop_mode center, mean (0.5, 0.5, 0.5)" in out
     assert f"9 of 30 images in {folder}/train, seed 0" in out
     assert f"21 of 21 images in {folder}/val, 3 classes" in out
     assert max(map(len, out[out.index("top-1 %") : out.index("saved ")].splitlines())) <= 100

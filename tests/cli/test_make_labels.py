@@ -33,7 +33,7 @@ def test_labels_are_those_of_the_function_and_it_is_said_what_was_written(
     options = ["--seed", 3, "--scale", 0.5, 1, "--flip", 0, "--images-per-shard", 16, "--json", written]
     assert run(folder, checkpoint, out, *options) == 0
     printed = capsys.readouterr().out
-    assert f"{MODEL}.{TAG}, 0.3 M parameters, float32 on cpu" in printed
+    assert f"{MODEL}.{TAG}, 0.1 M parameters, float32 on cpu" in printed
     assert "4 crops of 3x32x32 per image, smoothing, seed 3" in printed
     assert f"{4 * IMAGES} crops of {IMAGES} images, smoothing labels of 3 classes, in " in printed
     assert f"{out}, 2 files, " in printed

@@ -15,9 +15,8 @@ from safetensors.torch import save_file
 import fxquant
 from fxquant.cli.main import main
 from fxquant.data import read_images
-from tests.support.folders import CLASSES, VAL
+from tests.support.folders import CLASSES, MODEL, VAL
 
-MODEL = "test_vit"
 SIZE = ["--img-size", "32", "--num-classes", "3", "--workers", "0"]
 OWN = ["--mean", "0.4", "0.5", "0.6", "--std", "0.2", "--interpolation", "bilinear", "--crop-pct", "1"]
 

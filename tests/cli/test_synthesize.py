@@ -35,7 +35,7 @@ def test_images_are_those_of_the_function_and_everything_is_written(
     given: dict[str, Any] = {"iterations": 2, "jitter": (1, 2, 3), "tv_weight": 0.1}
     assert torch.equal(images, synthesize(model, 2, size=32, seed=3, **given))
     printed = capsys.readouterr().out
-    assert f"{MODEL}.{TAG}, 0.3 M parameters, float32 on cpu" in printed
+    assert f"{MODEL}.{TAG}, 0.1 M parameters, float32 on cpu" in printed
     assert "2 of 3x32x32, 2 together, seed 3" in printed
     assert "3 rounds of 2 iterations" in printed
     assert f"total {metadata['losses']['total']:.3f}, entropy" in printed
