@@ -14,6 +14,7 @@ from fxquant.cli import demo
 from fxquant.cli.main import main
 from fxquant.digits import Digits, build_digits_vit, load_test_digits
 
+QUICK = ("--recipe", "minmax", "--rounds", "1")
 ROWS = ["float32", "bfloat16"] + [f"W{b}A{b} {target}" for b in (8, 6, 4) for target in ("fake", "int8")]
 
 
@@ -70,7 +71,7 @@ def test_without_a_compiler_the_table_says_so(
     monkeypatch.setattr(demo, "BITS", (8,))
     monkeypatch.setattr(torch, "compile", compiler)
     written = tmp_path / "demo.json"
-    assert main(["demo", "--rounds", "1", "--batch-size", "2", "--json", str(written)]) == 0
+    assert main(["demo", *QUICK, "--batch-size", "2", "--json", str(written)]) == 0
     assert capsys.readouterr().out.count("no C++ compiler") == 3
     assert json.loads(written.read_text())["timings"]["compiled"]["float32"] == {
         "failed": "torch.compile failed: no C++ compiler"
@@ -81,7 +82,7 @@ def test_compiled_models_are_timed_too(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(fxquant, "compile", lambda gm: gm)
     monkeypatch.setattr(demo, "BITS", (8,))
     monkeypatch.setattr(torch, "compile", lambda model: model)
-    assert main(["demo", "--rounds", "1", "--batch-size", "70"]) == 0
+    assert main(["demo", *QUICK, "--batch-size", "70"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("W8A8 int8"))
     assert float(row.split()[-1]) > 0  # ms compiled
     assert float(row.split()[-2]) > 0  # ms eager
