@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import fx
 
-from fxquant.graph.calls import arguments_of
+from fxquant.graph.calls import arguments_of, operator_name
 from fxquant.graph.dataflow import moves_values
 from fxquant.graph.meta import Product, module_path, record_of
 from fxquant.graph.products import product_of
@@ -56,12 +56,6 @@ def result_of(node: fx.Node) -> str | None:
         return _OF_MATMUL.get(record.product if record is not None else product_of(node), "matmul")
     name = operator_name(node).removeprefix("cpu_")
     return _RESULTS.get(name, name)
-
-
-def operator_name(node: fx.Node) -> str:
-    """Return the name of the function or method that a node calls, without the overload of an ATen operator."""
-    name = str(getattr(node.target, "__name__", node.target))
-    return name.removesuffix(".default")
 
 
 def _results(graph: fx.Graph) -> defaultdict[tuple[str, str], list[fx.Node]]:

@@ -73,15 +73,15 @@ def _pairs(
     """Yield each linked node with what its counterpart gives and what it gives itself."""
     float_run, wanted = run_nodes(reference, inputs), set(linked.values())
     held: dict[fx.Node, Tensor | None] = {}
-    for node, value in run_nodes(measured, inputs):
+    for node, values in run_nodes(measured, inputs):
         known = linked.get(node)
         if known is None:
             continue
         while known not in held:
             passed, exact = next(float_run)
             if passed in wanted:
-                held[passed] = real_value(passed, exact)
-        x, y = held.pop(known), real_value(node, value)
+                held[passed] = real_value(passed, exact[passed])
+        x, y = held.pop(known), real_value(node, values[node])
         pair = None if x is None or y is None else _alike(x, y)
         if pair is not None:
             yield node, *pair

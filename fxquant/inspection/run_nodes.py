@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +17,9 @@ from fxquant.observers.input_recorder import InputRecorder
 from fxquant.ops import dequantize, dequantize_tokens, dequantize_twin
 
 
-def run_nodes(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> Iterator[tuple[fx.Node, Any]]:
+def run_nodes(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> Iterator[tuple[fx.Node, Mapping[fx.Node, Any]]]:
     """
-    Yield each node of `gm` with its value for `inputs`, in order; a value is dropped once nothing reads it any more.
+    Yield each node of `gm` in order, with the values for `inputs` that it has: its own, those it reads, and what is read later.
 
     Observers of a prepared graph see nothing of it: what they read passes by them.
     """
@@ -27,8 +27,8 @@ def run_nodes(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> Iterator[tuple[fx
     run.args_iter = iter(inputs)
     for node in gm.graph.nodes:
         with torch.no_grad():  # not around the loop, whose body is the caller's
-            value = run.env[node] = run.run_node(node)
-        yield node, value
+            run.env[node] = run.run_node(node)
+        yield node, run.env
         for unread in run.user_to_last_uses.get(node, ()):
             del run.env[unread]
 
