@@ -119,7 +119,7 @@ function figures(stage, index) {
 
 function name(cell) {
   const entry = cell.getData();
-  const label = entry.flat ? entry.id.replace("/", " ") : entry.name;
+  const label = entry.flat ? `${entry.module} ${entry.name}` : entry.name;
   return element("span", { title: entry.id }, label, entry.type ? element("small", {}, ` ${entry.type}`) : "");
 }
 
