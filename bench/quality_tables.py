@@ -84,3 +84,18 @@ def _accuracy(rows: Sequence[Data]) -> str:
 def _spread(values: Sequence[float]) -> str:
     spread = f" ± {pstdev(values):.2f}" if len(values) > 1 else ""
     return f"{fmean(values):.2f}{spread} ({len(values)})" if values else "-"
+
+
+def softmax_codes(data: Data) -> str:
+    """Return what each kind of codes for probabilities gives, and its error beside that of the last one."""
+    last = data["rows"][-1]["error"]
+    rows = [
+        [row["form"], f"{row['error']:.3f}", f"{row['error'] / last:.1f}", f"{row['top1']:.1f}"] for row in data["rows"]
+    ]
+    head = ("probabilities", "error of the logits", "times that of the last line", "top-1 %")
+    note = (
+        f"The DINOv2 of [accuracy.md](../accuracy.md#a-real-pretrained-model), {data['bits']}, glyphs at {data['px']} px: "
+        f"{data['images']} to read, {data['calib']} to calibrate; float top-1 {data['float_top1']:.1f} %. "
+        f"`python -m bench.softmax_codes`, {data['date'][:10]}."
+    )
+    return f"{markdown(head, rows, text=1)}\n\n{note}"

@@ -17,8 +17,9 @@ from typing import Any
 from bench.harness.results import RESULTS, ROOT
 from bench.latency.table import every_engine, summary
 from bench.markdown import put
-from bench.quality_tables import datafree, noise_gain, qat
-from bench.real.table import real
+from bench.quality_tables import datafree, noise_gain, qat, softmax_codes
+from bench.real.settings import UNTRAINED
+from bench.real.table import real, real_recipe
 from bench.robustness.table import robustness
 from bench.time_tables import (
     calibration,
@@ -55,8 +56,10 @@ TABLES = (
     Table("gemm-limit", "docs/benchmarks.md", "gemm_limit", gemm_limit),
     Table("calibration", "docs/benchmarks.md", "calibration", calibration),
     Table("real", "docs/accuracy.md", "real", real),
-    Table("noise", "docs/recipes.md", "noise", noise),
-    Table("noise-gain", "docs/recipes.md", "noise_gain", noise_gain),
+    *(Table(f"real-{name}", f"docs/recipes/{name}.md", "real", partial(real_recipe, name)) for name in UNTRAINED),
+    Table("noise", "docs/recipes/noisyquant.md", "noise", noise),
+    Table("noise-gain", "docs/recipes/noisyquant.md", "noise_gain", noise_gain),
+    Table("softmax-codes", "docs/recipes/fqvit.md", "softmax_codes", softmax_codes),
     Table("synthesis", "docs/data-free.md", "synthesis", synthesis),
     Table("datafree", "docs/data-free.md", "datafree", datafree),
     Table("train-step", "docs/training.md", "train_step", train_step),

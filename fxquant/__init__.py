@@ -37,7 +37,15 @@ if TYPE_CHECKING:
     from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe
     from fxquant.inspection.inspect import Inspection, inspect
     from fxquant.inspection.report import Report, report
-    from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
+    from fxquant.numerics.granularity import (
+        OutlierTokens,
+        PerChannel,
+        PerHead,
+        PerProjection,
+        PerTensor,
+        PerToken,
+        RowGroups,
+    )
     from fxquant.observers import (
         EMA,
         OMSE,
@@ -85,6 +93,7 @@ __all__ = [
     "ModelCard",
     "Noise",
     "NoisyBias",
+    "OutlierTokens",
     "PassError",
     "PerChannel",
     "PerHead",
@@ -146,7 +155,7 @@ _HOMES = {
     "graph.card": "MeasuredAccuracy ModelCard UsedRecipe",
     "inspection.inspect": "Inspection inspect",
     "inspection.report": "Report report",
-    "numerics.granularity": "PerChannel PerHead PerProjection PerTensor PerToken RowGroups",
+    "numerics.granularity": "OutlierTokens PerChannel PerHead PerProjection PerTensor PerToken RowGroups",
     "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",
     "observers.adalog": "AdaLogGELU AdaLogSoftmax",
     "observers.log2": "Log2 LogIntSoftmax",

@@ -53,6 +53,7 @@ from fxquant.passes.lower_linear import lower_linear
 from fxquant.passes.lower_matmul import lower_matmul
 from fxquant.passes.observe_values import ObserveValues
 from fxquant.passes.own_products import own_products
+from fxquant.passes.place_token_scales import place_token_scales
 from fxquant.passes.quantize_early import quantize_early
 from fxquant.passes.quantize_operands import quantize_operands
 from fxquant.passes.record_inputs import RecordInputs
@@ -137,7 +138,8 @@ END_TRAINING: tuple[Pass, ...] = (
 )
 
 CONVERT: tuple[Pass, ...] = (
-    correct_bias,  # first: a denoised bias is no tensor of the model any more
+    place_token_scales,  # before quantize_operands: each observer then knows its granularity
+    correct_bias,  # before add_noise: a denoised bias is no tensor of the model any more
     add_noise,
     quantize_operands,
     dequantize_late,

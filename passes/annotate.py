@@ -24,7 +24,7 @@ from fxquant.graph.positions import works_on_positions
 from fxquant.graph.products import OF_ACTIVATIONS, fitted, operand_role, product_of, unique_label
 from fxquant.graph.rewrite import edit
 from fxquant.graph.values import is_complex
-from fxquant.numerics.granularity import PerHead, PerProjection, PerTensor, PerToken, RowGroups
+from fxquant.numerics.granularity import OfTokens, PerHead, PerProjection, PerTensor, RowGroups
 
 _OPERATORS: dict[Any, str] = {
     F.linear: "linear",
@@ -102,7 +102,7 @@ class Annotate:
             return None
         if type(spec) is not TensorSpec or spec.trained:
             return None
-        return fold if isinstance(fold, Smooth) or isinstance(spec.granularity, PerTensor | PerToken) else None
+        return fold if isinstance(fold, Smooth) or isinstance(spec.granularity, PerTensor | OfTokens) else None
 
     def _layer_of(self, node: fx.Node, product: Product) -> LayerSpec | None:
         """Return the spec of a product without an override."""
@@ -190,9 +190,11 @@ def _switched_off(config: QuantConfig, product: Product, operator: str, module: 
 def _refuse_per_token(operands: tuple[Operand, ...]) -> None:
     """Raise `ConfigError` for operands that have no tokens on their last axis, or no int8 product with a scale for each."""
     for operand in operands:
-        if operand.spec is not None and isinstance(operand.spec.granularity, PerToken):
+        granularity = operand.spec.granularity if operand.spec is not None else None
+        if isinstance(granularity, OfTokens):
+            kind = type(granularity).__name__
             raise ConfigError(
-                f"operand {operand.name!r}: PerToken is for the inputs of linear layers, not of convolutions or attention: "
+                f"operand {operand.name!r}: {kind} is for the inputs of linear layers, not of convolutions or attention: "
                 'give these a spec of their own, as by set_object_type("conv2d", ...) or LayerSpec(query=...)'
             )
 

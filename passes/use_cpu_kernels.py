@@ -10,7 +10,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
-from fxquant.graph.calls import arguments_of, call, call_again
+from fxquant.graph.calls import arguments_of, call, call_again, parameters
 from fxquant.graph.match import Call, Match
 from fxquant.graph.meta import record_of, set_record, value_of
 from fxquant.graph.rewrite import Rule, rewrite
@@ -47,8 +47,9 @@ def use_cpu_kernels(gm: fx.GraphModule) -> PassResult:
     Becomes: y = cpu_gemm(q, w_packed, compensation, s, None, b, None, x, None, None, None, None, None, 0, 0, True)
 
     Quantisers of one scale, `layer_norm_quantize` and `attention_quantize` become `cpu_quantize`, `cpu_layer_norm_quantize` and
-    `cpu_attention`, and those of a scale per token `cpu_quantize_tokens` and `cpu_layer_norm_quantize_tokens`. GELU between a
-    product and the former joins the product. What the kernels do not take, such as an affine weight, stays.
+    `cpu_attention`, and those of a scale per token `cpu_quantize_tokens` and `cpu_layer_norm_quantize_tokens`. The latter codes
+    of what a product gives, and GELU between the two, join the product, as `cpu_gemm_tokens`. What the kernels do not take,
+    such as an affine weight, stays.
     """
     return rewrite(gm, RULES, "use_cpu_kernels")
 
@@ -98,6 +99,18 @@ def _layer_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
 def _tokens(graph: fx.Graph, m: Match) -> fx.Node | None:
     given = arguments_of(m["root"])
     return call(graph, KERNELS.cpu_quantize_tokens.default, given) if _is_float(given["x"]) else None
+
+
+def _product_tokens(graph: fx.Graph, m: Match) -> fx.Node | None:
+    """Let the product make the codes of its own rows."""
+    root, gemm = m["root"], m["gemm"]
+    given, record, target = arguments_of(gemm), record_of(gemm), KERNELS.cpu_gemm_tokens.default
+    if len(gemm.users) > 1 or given["q_scale"] is not None or given["residual"] is not None or record is None:
+        return None
+    product = {name: value for name, value in given.items() if name in parameters(target)}
+    new = call(graph, target, product | {name: arguments_of(root)[name] for name in ("symmetric", "qmin", "qmax")})
+    set_record(new, record)
+    return new
 
 
 def _layer_norm_tokens(graph: fx.Graph, m: Match) -> fx.Node | None:
@@ -164,4 +177,5 @@ RULES: tuple[Rule, ...] = (
     (Call(quantize_tokens, ...), _tokens),
     (Call(layer_norm_quantize_tokens, ...), _layer_norm_tokens),
     (Call(F.gelu, Call(KERNELS.cpu_gemm.default, ..., name="gemm"), ...), _gelu),
+    (Call(KERNELS.cpu_quantize_tokens.default, Call(KERNELS.cpu_gemm.default, ..., name="gemm"), ...), _product_tokens),
 )

@@ -57,6 +57,7 @@ def test_the_order_of_the_passes() -> None:
     assert names(placed)[-3:] == ["observe_values", "insert_observers", "record_inputs"]
     assert names(pipeline.guard(())) == ["guard_inputs"]
     assert names(pipeline.CONVERT) == [
+        "place_token_scales",
         "correct_bias",
         "add_noise",
         "quantize_operands",
@@ -103,7 +104,7 @@ def test_every_graph_is_dumped_in_order(tmp_path: Path, monkeypatch: pytest.Monk
     assert "dropout" not in (folder / "01_canonicalize.txt").read_text()
     assert "scaled_dot_product_attention" in (folder / "09_annotate.txt").read_text()
     assert "scaled_dot_product_attention" not in (folder / "10_decompose_attention.txt").read_text()
-    assert "extract_patches" in (folder / "20_lower_convolution.txt").read_text()
+    assert "extract_patches" in (folder / "21_lower_convolution.txt").read_text()
 
 
 def test_nothing_is_written_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

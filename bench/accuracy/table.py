@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.accuracy.comparability import comparability
 from bench.harness.results import ROOT, Row, results_file
 from bench.markdown import markdown
 from bench.real.table import chapter
@@ -147,7 +148,7 @@ points of top-1."""
 def render(data: Mapping[str, Any]) -> str:
     """Return the page for the content of the results file; the table of the real model is of its own file."""
     rows = [row for row in data["rows"].values() if "top1" in row]
-    parts = ["# Accuracy of the recipes", chapter(), _head(data, rows)]
+    parts = ["# Accuracy of the recipes", chapter(), comparability(), _head(data, rows)]
     for name, baseline in data["baselines"].items():
         model, outliers = name.split(" ")
         mine = [row for row in rows if _model(row) == name]

@@ -1,5 +1,5 @@
 """
-The published ImageNet tables of PTQ4ViT, NoisyQuant, FQ-ViT and PSAQ-ViT, measured again.
+The published ImageNet tables of PTQ4ViT, NoisyQuant, FQ-ViT and PSAQ-ViT, and of methods for few bits, measured again.
 
 ``python -m bench.imagenet --data DIR`` takes an ImageNet-1k folder with ``train`` and ``val``. Each row is written to the
 JSON file as soon as it is measured, and found there by the next run, so that a run can be stopped and started again. On

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.imagenet.tables import FIGURES, Figure, Synthesis
+from bench.imagenet.figure import Figure, Synthesis
+from bench.imagenet.tables import FIGURES
 from fxquant.data.folder import ImageTree
 from fxquant.errors import InputError
 from fxquant.measurement.option_values import format_value
@@ -71,7 +72,7 @@ class Job:
         return f"on {self.limit or 'all'} of {self.images[1]}"
 
     def _with_constants(self, source: Figure | Synthesis) -> dict[str, Any]:
-        return dict(source.options) | (dict(source.published) if self.constants == "published" else {})
+        return dict(source.options) | (dict(source.published or ()) if self.constants == "published" else {})
 
 
 def choices(name: str) -> list[str]:
@@ -120,9 +121,16 @@ def list_jobs(options: argparse.Namespace, tree: ImageTree) -> list[Job]:
             shared,
         )
         for figure in choose_figures(options)
-        for name in dict.fromkeys(options.constants)
-        if name == "published" or figure.departs or "published" not in options.constants  # else both are the same
+        for name in forms(figure, options.constants)
     ]
+
+
+def forms(figure: Figure, constants: Sequence[str]) -> list[str]:
+    """Return with which of the `constants` a figure has rows: with one where both are the same, or there is but one."""
+    if figure.published is None:
+        return [name for name in dict.fromkeys(constants) if name == "fxquant"]
+    both = figure.departs or "published" not in constants
+    return [name for name in dict.fromkeys(constants) if name == "published" or both]
 
 
 def _listed(options: Mapping[str, Any]) -> str:

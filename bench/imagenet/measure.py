@@ -79,7 +79,8 @@ class Bench:
         calibration = self._calibration(job, source, drawn)
         task = Task(source.model, calibration, evaluation, self.device, torch.float32, job.seed)
         reference = self._measure_float(job, task)
-        prepared, seconds = calibrate_model(task, config, options.memory)
+        trained = {"iterations": config.reconstruction} if config.reconstruction else None
+        prepared, seconds = calibrate_model(task, config, options.memory, trained)
         gm = fxquant.convert(prepared, job.target)  # type: ignore[arg-type]
         result = evaluate(gm, evaluation, device=self.device, description=figure.method)
         return {

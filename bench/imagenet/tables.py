@@ -3,92 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from enum import Enum
-from typing import Any
+from dataclasses import replace
 
-Options = tuple[tuple[str, Any], ...]
-
-
-class PublishedEvidence(Enum):
-    """How we know a figure; the value is its mark in the printed table."""
-
-    SOURCE = ""  # read in what `Figure.source` names
-    QUOTED = "*"  # not seen in the paper itself: as a later paper quotes it
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model by its short name and its full timm tag; `timm_top1` is timm's own figure for that tag."""
-
-    name: str
-    tag: str
-    timm_top1: float
-
-
-@dataclass(frozen=True)
-class Synthesis:
-    """That calibration images are made from the model. options, published: of `fxquant.synthesize`, as those of `Figure`."""
-
-    options: Options = ()
-    published: Options = ()
-
-
-@dataclass(frozen=True)
-class Figure:
-    """
-    One published accuracy.
-
-    table: one of "ptq4vit", "noisyquant", "fqvit" and "psaq". calibration: images. options: make the recipe quantise what
-    the paper quantises. published: with these as well, it has the constants of the published method; without, those of
-    fxquant. batch: calibration images at a time, where statistics depend on it; None: as many as are evaluated at a time.
-    synthesis: None where the images are real.
-    """
-
-    table: str
-    method: str
-    model: Model
-    w_bits: int
-    a_bits: int
-    float_top1: float
-    top1: float
-    recipe: str
-    calibration: int
-    source: str
-    evidence: PublishedEvidence = PublishedEvidence.SOURCE
-    options: Options = ()
-    published: Options = (("published", True),)
-    batch: int | None = None
-    synthesis: Synthesis | None = None
-
-    @property
-    def bits(self) -> str:
-        """Bits of weights and activations, such as "W4A8"."""
-        return f"W{self.w_bits}A{self.a_bits}"
-
-    @property
-    def departs(self) -> bool:
-        """Whether the published constants are others than those of fxquant."""
-        return bool(self.published or (self.synthesis and self.synthesis.published))
-
-
-# The figures are older than some of timm's default tags. These tags are those whose float accuracy, in timm's
-# results/results-imagenet.csv, is the published one: ViT-B's default today is augreg2 (85.10) and its first was orig (81.79).
-VIT_S32 = Model("ViT-S/32", "vit_small_patch32_224.augreg_in21k_ft_in1k", 75.994)
-VIT_S = Model("ViT-S", "vit_small_patch16_224.augreg_in21k_ft_in1k", 81.384)
-VIT_B = Model("ViT-B", "vit_base_patch16_224.augreg_in21k_ft_in1k", 84.532)
-VIT_B_AUGREG2 = Model("ViT-B augreg2", "vit_base_patch16_224.augreg2_in21k_ft_in1k", 85.096)
-VIT_L = Model("ViT-L", "vit_large_patch16_224.augreg_in21k_ft_in1k", 85.834)
-VIT_B_384 = Model("ViT-B/384", "vit_base_patch16_384.augreg_in21k_ft_in1k", 85.996)
-DEIT_T = Model("DeiT-T", "deit_tiny_patch16_224.fb_in1k", 72.172)
-DEIT_S = Model("DeiT-S", "deit_small_patch16_224.fb_in1k", 79.844)
-DEIT_B = Model("DeiT-B", "deit_base_patch16_224.fb_in1k", 81.992)
-DEIT_B_384 = Model("DeiT-B/384", "deit_base_patch16_384.fb_in1k", 83.106)
-SWIN_T = Model("Swin-T", "swin_tiny_patch4_window7_224.ms_in1k", 81.376)
-SWIN_S = Model("Swin-S", "swin_small_patch4_window7_224.ms_in1k", 83.208)
-SWIN_B = Model("Swin-B", "swin_base_patch4_window7_224.ms_in22k_ft_in1k", 85.272)
-SWIN_B_1K = Model("Swin-B 1k", "swin_base_patch4_window7_224.ms_in1k", 83.606)  # FQ-ViT's, trained on 1k alone
-SWIN_B_384 = Model("Swin-B/384", "swin_base_patch4_window12_384.ms_in22k_ft_in1k", 86.438)
+from bench.imagenet.figure import Figure, Options, PublishedEvidence, Synthesis
+from bench.imagenet.low_bits import low_bits
+from bench.imagenet.models import (
+    DEIT_B,
+    DEIT_B_384,
+    DEIT_S,
+    DEIT_T,
+    SWIN_B,
+    SWIN_B_1K,
+    SWIN_B_384,
+    SWIN_S,
+    SWIN_T,
+    VIT_B,
+    VIT_B_384,
+    VIT_B_AUGREG2,
+    VIT_L,
+    VIT_S,
+    VIT_S32,
+)
 
 # model, float, BasePTQ W8A8 and W6A6, PTQ4ViT W8A8 and W6A6
 _PTQ4VIT = (
@@ -214,4 +149,4 @@ def _psaq() -> Iterator[Figure]:
             yield replace(figure, published=(), batch=32, synthesis=Synthesis(published=published))
 
 
-FIGURES: tuple[Figure, ...] = (*_ptq4vit(), *_noisyquant_code(), *_noisyquant_paper(), *_fqvit(), *_psaq())
+FIGURES: tuple[Figure, ...] = (*_ptq4vit(), *_noisyquant_code(), *_noisyquant_paper(), *_fqvit(), *_psaq(), *low_bits())

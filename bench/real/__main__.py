@@ -19,14 +19,12 @@ from bench.harness.bits import parse_bits
 from bench.harness.results import MeasuredOnce, Row, describe_run, open_cells, results_file
 from bench.real.cells import RealCell
 from bench.real.run import measure_cells
-from bench.real.settings import CALIBRATION_BATCH, CALIBRATION_IMAGES, HELD_OUT, SPLITS
+from bench.real.settings import CALIBRATION_BATCH, CALIBRATION_IMAGES, HELD_OUT, SPLITS, UNTRAINED
 from bench.real.table import BITS
 from bench.real.tasks import TASKS
 from fxquant.errors import FxquantError
 
 FILE = results_file("real")
-# vvtq has nothing before training, and the training of glfq is for a GPU.
-UNTRAINED = tuple(name for name in fxquant.recipes() if name not in ("vvtq", "glfq"))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -69,6 +69,19 @@ def real(data: Mapping[str, Any]) -> str:
     return "\n\n".join([*filter(None, parts), _note(data, rows)])
 
 
+def real_recipe(recipe: str, data: Mapping[str, Any]) -> str:
+    """Return a line for each task that one recipe was measured on, for its own page."""
+    rows = [row for row in data["rows"].values() if row["recipe"] == recipe]
+    if not rows:
+        return f"Not measured yet: `python -m bench.real --recipes {recipe}` does it."
+    lines = []
+    for task, (title, figures, *_) in _TASKS.items():
+        for _, *cells in _lines(task, [row for row in rows if row["task"] == task], "{recipe}"):
+            lines.append([title, figures, *cells])
+    table = markdown(("task", "figures", *BITS, "s"), lines, text=2)
+    return f"{table}\n\n[accuracy.md](../accuracy.md#a-real-pretrained-model) has all recipes, and says how it was measured."
+
+
 def _order(row: Row) -> int:
     """Return where a recipe stands among all; one that is no more comes last."""
     known = fxquant.recipes()

@@ -32,7 +32,7 @@ CLASSES: dict[OpClass, tuple[str, ...]] = {
         *("linear", "conv2d", "conv1d", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum"),
         *("int8_linear", "int8_linear_twin", "int8_matmul", "int8_matmul_twin", "onednn_linear"),
         *("int8_linear_add", "int8_linear_gelu_quantize", "int8_linear_twin_add", "int8_linear_gelu_quantize_twin"),
-        "cpu_gemm",
+        *("cpu_gemm", "cpu_gemm_tokens"),
     ),
     OpClass.QUANTISE: (
         *("quantize", "dequantize", "quantize_twin", "dequantize_twin", "fake_quantize_summed_twin"),

@@ -20,6 +20,7 @@ from fxquant.calibration.shared_batches import adopt_first
 from fxquant.calibration.sharing import Found, Sharing, assign, put_found, scorer_for, sharing_of, what_was_found
 from fxquant.calibration.sides import Part, Side
 from fxquant.calibration.sites import Site, find_sites, refuse_unsearchable
+from fxquant.calibration.table_error import table_error
 from fxquant.calibration.walk import Walk
 from fxquant.config.search import Gradient, ScaleSearch
 from fxquant.distributed import rank, together, world_size
@@ -73,7 +74,9 @@ def run_searches(prepared: fx.GraphModule, batches: Sequence[Inputs], progress: 
         for product in site.products:
             record = record_of(product)
             if record is not None and (record.search is not None or record.noise is not None):
-                set_record(product, replace(record, tokens=(sample.tokens, sample.total)))
+                first, *others = record.operands
+                operands = (replace(first, table_error=search.table_errors.get(sites.index(site))), *others)
+                set_record(product, replace(record, operands=operands, tokens=(sample.tokens, sample.total)))
 
 
 @dataclass(eq=False)
@@ -96,6 +99,7 @@ class _Searches:
         }
         self.owners = assign(self.samples) if self.sharing is Sharing.SITES else dict[Site, int]()
         self.found: dict[int, Found] = {}  # by the number of the site
+        self.table_errors: dict[int, tuple[float, float]] = {}  # likewise
         self.gradients: dict[Gradient, Gradients] = {}
         for site in self.sites:
             options = site.record.search
@@ -126,13 +130,17 @@ class _Searches:
             observer.noise = noise
         if options.correct_bias and not site.activations:
             _correct_bias(site, problem.mean_error(noise))
+        number, error = self.sites.index(site), table_error(problem, noise)
+        if error is not None:
+            self.table_errors[number] = error
         if world_size() > 1:
-            self.found[self.sites.index(site)] = what_was_found(site)
+            self.found[number] = what_was_found(site)
 
     def exchange(self) -> None:
         """Give all ranks what each of them found."""
         if world_size() == 1:
             return
+        self.table_errors = {n: own for each in together(lambda: self.table_errors) for n, own in each.items()}
         if self.sharing is Sharing.SITES:
             found = {number: own for each in together(lambda: self.found) for number, own in each.items()}
             for number in sorted(found):  # sites may share an observer, which then holds what the later one found

@@ -23,11 +23,19 @@ from fxquant.data.data_config import DataConfig
 from fxquant.errors import CheckpointError
 from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe
 from fxquant.graph.meta import Capture, Operand, Record
-from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
+from fxquant.numerics.granularity import (
+    OutlierTokens,
+    PerChannel,
+    PerHead,
+    PerProjection,
+    PerTensor,
+    PerToken,
+    RowGroups,
+)
 from fxquant.observers.base import ObserverOptions
 
 _CARDS = (ModelCard, UsedRecipe, MeasuredAccuracy, DataConfig)
-_GRANULARITIES = (PerTensor, PerChannel, PerToken, PerHead, RowGroups, PerProjection)
+_GRANULARITIES = (PerTensor, PerChannel, PerToken, OutlierTokens, PerHead, RowGroups, PerProjection)
 
 
 def type_named(name: str) -> type | None:

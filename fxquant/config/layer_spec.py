@@ -10,7 +10,7 @@ from fxquant.config.operands import Role, TensorSpec
 from fxquant.config.search import NoisyBias, ScaleSearch
 from fxquant.config.weight_fit import WeightFit
 from fxquant.errors import ConfigError
-from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
+from fxquant.numerics.granularity import OfTokens, PerChannel, PerHead, PerProjection, PerTensor, RowGroups
 from fxquant.observers.operand_spec import OperandSpec
 
 _INPUTS = (Role.ACTIVATION, Role.NORM, Role.GELU, Role.GATED)  # of linear layers and convolutions
@@ -109,9 +109,9 @@ class LayerSpec:
 def _nonsense(role: Role, spec: TensorSpec) -> str | None:
     """Return why no operand of `role` can be quantised by `spec`, None where one can."""
     granularity = spec.granularity
-    if role not in _INPUTS and isinstance(granularity, PerToken):
+    if role not in _INPUTS and isinstance(granularity, OfTokens):
         kind = "a weight has no tokens" if role is Role.WEIGHT else "operands of attention have no scale per token"
-        return f"{kind}: PerToken is for the inputs of linear layers"
+        return f"{kind}: {type(granularity).__name__} is for the inputs of linear layers"
     if role is Role.WEIGHT and isinstance(granularity, PerHead):
         return "a weight has no heads: use PerTensor, PerChannel(0) or RowGroups(n)"
     if role is not Role.WEIGHT and isinstance(granularity, RowGroups | PerProjection):

@@ -7,10 +7,12 @@ from enum import Enum
 
 from fxquant.errors import ConfigError
 from fxquant.numerics.codes import Codes
-from fxquant.numerics.granularity import Granularity, PerTensor, PerToken
+from fxquant.numerics.granularity import Granularity, OfTokens, OutlierTokens, PerTensor, PerToken
 from fxquant.observers.base import Observer, ObserverOptions
 from fxquant.observers.minmax import MinMax
 from fxquant.observers.operand_spec import OperandSpec
+from fxquant.observers.outlier_tokens import OutlierTokensObserver
+from fxquant.observers.per_token import PerTokenObserver
 
 
 def check_bool(name: str, value: object) -> None:
@@ -76,8 +78,8 @@ class TensorSpec(Codes, OperandSpec):
             raise ConfigError(f"bits must be an integer from 2 to 8, got {self.bits!r}")
         if not isinstance(self.granularity, Granularity):
             raise ConfigError(
-                "granularity must be PerTensor, PerChannel, PerToken, PerHead, RowGroups or PerProjection, got "
-                f"{self.granularity!r}"
+                "granularity must be PerTensor, PerChannel, PerToken, OutlierTokens, PerHead, RowGroups or PerProjection, "
+                f"got {self.granularity!r}"
             )
         if not isinstance(self.observer, ObserverOptions):
             raise ConfigError(f"observer must be observer options such as MinMax(), got {self.observer!r}")
@@ -85,9 +87,9 @@ class TensorSpec(Codes, OperandSpec):
             check_bool(f"TensorSpec.{name}", getattr(self, name))
         if self.narrow and not self.signed:
             raise ConfigError("narrow leaves out the smallest of the signed codes: use it with signed=True")
-        if isinstance(self.granularity, PerToken) and type(self.observer) not in (ObserverOptions, MinMax):
+        if isinstance(self.granularity, OfTokens) and type(self.observer) not in (ObserverOptions, MinMax):
             raise ConfigError(
-                f"PerToken takes the range of each token at run time, and none is observed: use MinMax(), got {self.observer!r}"
+                f"{type(self.granularity).__name__} takes the whole range of each token: use MinMax(), got {self.observer!r}"
             )
         self.observer.check(self)
 
@@ -103,6 +105,10 @@ class TensorSpec(Codes, OperandSpec):
 
     def build(self, name: str) -> Observer:
         """Return a fresh observer for this spec; `name` is the operand it will be named by in errors."""
+        if isinstance(self.granularity, PerToken):
+            return PerTokenObserver(self, name)
+        if isinstance(self.granularity, OutlierTokens):
+            return OutlierTokensObserver(self, name)
         return self.observer.build(self, name)
 
 

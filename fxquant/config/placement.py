@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fxquant.config.kinds import may_have, specs_for
 from fxquant.config.operands import TensorSpec, Value
 from fxquant.errors import ConfigError
-from fxquant.numerics.granularity import PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
+from fxquant.numerics.granularity import OfTokens, PerChannel, PerHead, PerProjection, PerTensor, RowGroups
 from fxquant.observers.operand_spec import OperandSpec
 
 _HEADS = (Value.SCORES, Value.BIASED_SCORES, Value.PROBABILITIES, Value.CONTEXT)
@@ -83,9 +83,10 @@ def _check_granularity(value: Value, spec: TensorSpec) -> None:
         raise ConfigError(
             f"Placement.{value.value}: {granularity} is for the rows of a weight: use PerTensor, PerChannel(-1) or PerHead"
         )
-    if isinstance(granularity, PerToken):
+    if isinstance(granularity, OfTokens):
         raise ConfigError(
-            f"Placement.{value.value}: PerToken is for the inputs of linear layers: use a LayerSpec and no placement"
+            f"Placement.{value.value}: {type(granularity).__name__} is for the inputs of linear layers: use a LayerSpec and no "
+            "placement"
         )
     if spec.symmetric and not spec.signed and value is not Value.PROBABILITIES:
         raise ConfigError(

@@ -41,11 +41,19 @@ class Product(Enum):
 
 @dataclass(frozen=True)
 class Operand:
-    """One operand of a product: its role, the name used in errors and buffers, and its spec (None: stays float)."""
+    """
+    One operand of a product: its role, the name used in errors and buffers, and its spec (None: stays float).
+
+    table_error: how far an 8-bit table of powers moves the output of the product, and how far all quantisation does, as
+    `fxquant.calibration.table_error` says; None where there is no such table, or nothing was searched.
+    token_ratio: how many times the median token's range the widest token has, where that decided about the granularity.
+    """
 
     role: Role
     name: str
     spec: OperandSpec | None
+    table_error: tuple[float, float] | None = None
+    token_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Record:
 
     def left_float(self, reason: str) -> Record:
         """Return this record with every operand float, because of `reason`."""
-        operands = tuple(replace(o, spec=None) for o in self.operands)
+        operands = tuple(replace(o, spec=None, table_error=None) for o in self.operands)
         return replace(self, operands=operands, reason=reason, search=None, noise=None, fit=None, fold=None)
 
 

@@ -39,7 +39,7 @@ def kernel_of(node: fx.Node, backend: str) -> str:
 
 def runs_on_cpu_kernel(node: fx.Node) -> bool:
     """Say whether `node` calls one of the kernels directly, as after `fxquant.compile`."""
-    return node.target in (KERNELS.cpu_gemm.default, KERNELS.cpu_attention.default)
+    return node.target in (KERNELS.cpu_gemm.default, KERNELS.cpu_gemm_tokens.default, KERNELS.cpu_attention.default)
 
 
 def _fits_cpu(node: fx.Node) -> bool:

@@ -34,13 +34,14 @@ from fxquant.kernels.cpu.operators import KERNELS
 from fxquant.lowering.obstacles import obstacle
 from fxquant.lowering.quantized import INT8_PRODUCTS, factors, is_quantized, product_scale, quantized
 from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_behind, quantizer_site
+from fxquant.lowering.token_site import codes_of
 from fxquant.numerics.granularity import PerToken
 from fxquant.observers.operand_spec import OperandSpec
 from fxquant.ops import attention, attention_quantize
 from fxquant.ops.onednn_linear import onednn_linear
 
 _FLOAT_PRODUCTS = (*PRODUCTS, attention, attention_quantize, KERNELS.cpu_attention.default)
-_INT8 = (*INT8_PRODUCTS, onednn_linear, KERNELS.cpu_gemm.default)
+_INT8 = (*INT8_PRODUCTS, onednn_linear, KERNELS.cpu_gemm.default, KERNELS.cpu_gemm_tokens.default)
 _ATTENTION = (F.scaled_dot_product_attention, attention, attention_quantize, KERNELS.cpu_attention.default)
 
 
@@ -48,17 +49,33 @@ _ATTENTION = (F.scaled_dot_product_attention, attention, attention_quantize, KER
 _COUNTED = 0.001
 # Of operators whose matrix products torch's own counter sees.
 _COUNTED_NAMESPACES = ("aten", "prims", "fxquant")
+# The part of the error of a product from which on it is told that the 8-bit form of powers makes it.
+TABLE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class OperandReport:
-    """One operand: its dtype at run time ("int8", "uint4", "float32"), granularity and scale (the largest of several)."""
+    """
+    One operand: its dtype at run time ("int8", "uint4", "float32"), granularity and scale (the largest of several).
+
+    table_error: of AdaLog's powers, how far rounding them to 8-bit codes moves the output of the product, and how far all
+    quantisation of the product does, as fractions of the output's norm; measured where scales are searched, else None.
+    token_ratio: how many times the median token's range the widest token has, where that decided about the granularity.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...] | None
     granularity: str | None
     scale: float | None
+    table_error: tuple[float, float] | None = None
+    token_ratio: float | None = None
+
+    @property
+    def granularity_reason(self) -> str | None:
+        """Why calibration chose this granularity, None where the config did."""
+        ratio = self.token_ratio
+        return None if ratio is None else f"the widest token has {ratio:.1f} times the median token's range"
 
 
 @dataclass(frozen=True)
@@ -153,6 +170,14 @@ class Report:
         if sampled:
             used, total = min(sampled, key=lambda tokens: tokens[0] / tokens[1])
             lines.append(f"searched on part of the tokens: {len(sampled)} products, the least {used} of {total}")
+        tables = [(*o.table_error, r.name) for r in self.records for o in r.operands if o.table_error is not None]
+        coarse = [(own, whole, name) for own, whole, name in tables if own > TABLE_SHARE * whole]
+        if coarse:
+            own, whole, name = max(coarse)
+            lines.append(
+                f"8-bit tables of powers are over {TABLE_SHARE:.0%} of the error of {len(coarse)} products, of {len(tables)} "
+                f"that read them: {own:.1%} of {whole:.1%} in {name}"
+            )
         if self.capture is not None and not self.capture.verified:
             lines.append("not verified: the graph was not compared with its model; give fxquant.trace an example input")
         if abs(self._missing) >= _COUNTED:
@@ -278,12 +303,12 @@ def _operands(node: fx.Node, record: Record | None) -> tuple[OperandReport, ...]
         value = values[index] if index < len(values) else None
         name = operand.name.rpartition(".")[2] if operand else ("input", "weight", "value")[min(index, 2)]
         spec = operand.spec if operand else None
-        if spec is None:
+        if operand is None or spec is None:
             result.append(OperandReport(name, _dtype(value), _shape(value), None, None))
             continue
-        result.append(
-            OperandReport(name, spec.dtype, _shape(value), str(spec.granularity), _scale(quantizer_site(value)))
-        )
+        scale, granularity = _scale(quantizer_site(value)), str(spec.granularity)
+        measured = (operand.table_error, operand.token_ratio)
+        result.append(OperandReport(name, spec.dtype, _shape(value), granularity, scale, *measured))
     return tuple(result)
 
 
@@ -300,7 +325,9 @@ def _int8_operands(node: fx.Node, record: Record | None) -> tuple[OperandReport,
         elif operand.role is Role.WEIGHT and any(_is_per_token(o.spec) for o in record.operands):
             scale = float(tensor_of(product_scale(node)).max())  # that of a token is known at run time
         name, granularity = operand.name.rpartition(".")[2], str(spec.granularity) if spec else None
-        reports.append(OperandReport(name, spec.dtype if spec else "float", _shape(value), granularity, scale))
+        dtype = spec.dtype if spec else "float"
+        measured = (operand.table_error, operand.token_ratio)
+        reports.append(OperandReport(name, dtype, _shape(value), granularity, scale, *measured))
     return tuple(reports)
 
 
@@ -327,7 +354,7 @@ def multiply_accumulates(node: fx.Node) -> int | None:
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    known = value_of(value)
+    known = value_of(codes_of(value))
     return tuple(known.shape) if known is not None else None
 
 
@@ -337,7 +364,7 @@ def _dtype(value: Any) -> str:
 
 
 def _row(r: ProductReport) -> tuple[str, ...]:
-    operands = ", ".join(f"{o.name} {o.dtype}{_shown_scale(o)}" for o in r.operands)
+    operands = ", ".join(f"{o.name} {o.dtype}{_shown_scale(o)}{_shown_table(o)}" for o in r.operands)
     macs = "?" if r.macs is None else f"{r.macs / 1e6:.1f}M"
     where = f"int8: {r.kernel}" if r.int8 else f"float: {r.reason}" if r.reason else "simulated"
     return (r.name, operands, str(r.output_shape or "?"), macs, where)
@@ -345,5 +372,12 @@ def _row(r: ProductReport) -> tuple[str, ...]:
 
 def _shown_scale(operand: OperandReport) -> str:
     if operand.granularity == str(PerToken()):
-        return " per token"
+        return " per token" if operand.token_ratio is None else f" per token (outlier {operand.token_ratio:.1f}x)"
     return "" if operand.scale is None else f" {operand.scale:.3g}"
+
+
+def _shown_table(operand: OperandReport) -> str:
+    if operand.table_error is None:
+        return ""
+    own, whole = operand.table_error
+    return f" (8-bit table {own:.1%} of {whole:.1%} error)"

@@ -43,7 +43,7 @@ INT8_PRODUCTS = (*INT8_LINEARS, int8_matmul, int8_matmul_twin)
 _FACTORS: dict[Any, tuple[str, ...]] = {
     **dict.fromkeys((*INT8_LINEARS, onednn_linear), ("codes", "weight")),
     **dict.fromkeys((int8_matmul, int8_matmul_twin), ("a", "b")),
-    KERNELS.cpu_gemm.default: ("codes", "packed"),
+    **dict.fromkeys((KERNELS.cpu_gemm.default, KERNELS.cpu_gemm_tokens.default), ("codes", "packed")),
     **dict.fromkeys((attention, attention_quantize, KERNELS.cpu_attention.default), ("q", "k", "v")),
 }
 

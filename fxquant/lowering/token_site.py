@@ -19,6 +19,7 @@ TOKEN_QUANTIZERS = (
     layer_norm_quantize_tokens,
     KERNELS.cpu_quantize_tokens.default,
     KERNELS.cpu_layer_norm_quantize_tokens.default,
+    KERNELS.cpu_gemm_tokens.default,
 )
 
 
@@ -44,6 +45,13 @@ def token_site(value: object) -> TokenSite | None:
     if not isinstance(value, fx.Node) or value.target is not dequantize_tokens:
         return None
     return TokenSite(**arguments_of(value))
+
+
+def codes_of(value: Any) -> Any:
+    """Return the codes that a call gives beside their scales; any other value itself."""
+    if not isinstance(value, fx.Node) or value.target not in TOKEN_QUANTIZERS:
+        return value
+    return next((user for user in value.users if user.target is operator.getitem and user.args[1] == 0), value)
 
 
 def quantize_tokens_site(

@@ -37,10 +37,15 @@ def powers(base: Tensor, count: int) -> Tensor:
     return _with_zero(mantissa * torch.exp2(-shifts))
 
 
-def grid_powers(base: Tensor, count: int) -> Tensor:
-    """Return ``2^(-q base / 37)`` for q in 0..count-1, and 0 last, ``(count + 1,)`` float32, in whole steps of 1/255."""
+def exact_powers(base: Tensor, count: int) -> Tensor:
+    """Return ``2^(-q base / 37)`` for q in 0..count-1, and 0 last, ``(count + 1,)`` float32."""
     exponents = torch.arange(count, device=base.device) * base
-    return _with_zero(torch.round(GRID * torch.exp2(-exponents / RESOLUTION)))
+    return _with_zero(torch.exp2(-exponents / RESOLUTION))
+
+
+def grid_powers(base: Tensor, count: int) -> Tensor:
+    """Return the same in whole steps of 1/255, so that none is off by more than 1/510."""
+    return torch.round(GRID * exact_powers(base, count))
 
 
 def _with_zero(values: Tensor) -> Tensor:

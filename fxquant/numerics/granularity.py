@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fxquant.errors import ConfigError
@@ -38,6 +39,28 @@ class PerToken:
     @property
     def axis(self) -> None:
         """No scale is known that would run along an axis."""
+        return None
+
+
+@dataclass(frozen=True)
+class OutlierTokens:
+    """
+    One scale for the whole tensor; but one per token, as `PerToken`, where a few tokens would decide about that of all.
+
+    ratio: from how many times the median token's range on a token is such an outlier. Calibration finds out, and `convert` puts
+    `PerToken` or `PerTensor` in the place of this. For the inputs of linear layers. Source: RegCache (arXiv 2510.04547).
+    """
+
+    ratio: float = 3.0
+
+    def __post_init__(self) -> None:
+        ratio = self.ratio
+        if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1 <= ratio < math.inf:
+            raise ConfigError(f"OutlierTokens.ratio must be a finite number of at least 1, got {ratio!r}")
+
+    @property
+    def axis(self) -> None:
+        """Neither one scale nor those of tokens run along an axis."""
         return None
 
 
@@ -94,4 +117,5 @@ def _check_integer(expected: str, value: object) -> None:
         raise ConfigError(f"{expected}, got {value!r}")
 
 
-Granularity = PerTensor | PerChannel | PerToken | PerHead | RowGroups | PerProjection
+OfTokens = PerToken | OutlierTokens
+Granularity = PerTensor | PerChannel | PerToken | OutlierTokens | PerHead | RowGroups | PerProjection

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fxquant.errors import CalibrationError, ConfigError
-from fxquant.numerics.adalog import GRID, RESOLUTION, grid_powers, look_up, powers
+from fxquant.numerics.adalog import GRID, RESOLUTION, exact_powers, grid_powers, look_up, powers
 from fxquant.numerics.arithmetic import EPS, GELU_MINIMUM, storage_offset
 from fxquant.numerics.granularity import PerTensor
 from fxquant.observers.base import Summary
@@ -87,8 +87,8 @@ class AdaLogGELU(_AdaLog):
     How the output of GELU is quantised: less the least value of GELU it is a scale times powers of a base (AdaLog).
 
     bits, published: as of `AdaLogSoftmax`; scale and base are searched together. The shift by the least value becomes the zero
-    point of the 8-bit codes, and thus part of the bias of the product. minimum: the least value of the function; `prepare` puts
-    that of SiLU, say, in its place where it finds one.
+    point of the 8-bit codes, and thus part of the bias of the product; scales are such that it is a whole number, if it is 1 or
+    more. minimum: the least value of the function; `prepare` puts that of SiLU, say, in its place where it finds one.
     """
 
     minimum: float = GELU_MINIMUM
@@ -153,7 +153,7 @@ class AdaLogObserver(MinMaxObserver):
         return AdaLogQParams(*self.found_scale.unbind())
 
     def initial_qparams(self) -> AdaLogQParams:  # type: ignore[override]
-        """Return the largest value and the base with which the smallest power is 2^-8 of it, or the nearest there is."""
+        """Return the largest value, or a little more, and the base whose smallest power is 2^-8 of it, or the nearest."""
         base = round(RESOLUTION * OCTAVES / (2**self.spec.bits - 1))
         return self._at(self.largest(), max(self.spec.smallest_base, base))
 
@@ -189,8 +189,18 @@ class AdaLogObserver(MinMaxObserver):
             levels = (self._grid(qparams) - self._zero_point(qparams)) * qparams.scale
         return look_up(x, qparams.largest, qparams.step, levels, self.spec.shift)
 
+    def unrounded(self, x: Tensor, qparams: AdaLogQParams) -> Tensor:
+        """Return `x` as the powers themselves that it is rounded to, which no table holds, float32."""
+        levels = exact_powers(qparams.base, 2**self.spec.bits) * qparams.largest - self.spec.shift
+        return look_up(x, qparams.largest, qparams.step, levels, self.spec.shift)
+
     def _at(self, largest: Tensor, base: int) -> AdaLogQParams:
-        return AdaLogQParams(largest.clamp(min=EPS), torch.full_like(largest, base))
+        """Return a quantisation with the largest value raised until the shift is a whole number of 8-bit steps, if any."""
+        largest = largest.clamp(min=EPS)
+        steps = torch.floor(self.spec.shift * GRID / largest)
+        if self.spec.has_codes:  # a zero point that were rounded would move all values the same way
+            largest = torch.where(steps < 1, largest, self.spec.shift * GRID / steps.clamp(min=1))
+        return AdaLogQParams(largest, torch.full_like(largest, base))
 
     def _levels(self, qparams: AdaLogQParams) -> Tensor:
         return powers(qparams.base, 2**self.spec.bits) * qparams.largest - self.spec.shift

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fxquant.errors import CalibrationError
-from fxquant.numerics.arithmetic import affine_qparams, dequantize, quantize, symmetric_scale
+from fxquant.numerics.arithmetic import affine_qparams, dequantize, quantize, quantize_tokens, symmetric_scale
 from fxquant.numerics.codes import Codes
-from fxquant.numerics.granularity import Granularity, RowGroups
+from fxquant.numerics.granularity import Granularity, PerToken, RowGroups
 from fxquant.observers.take_in import take_in
 
 Summary = tuple[Tensor, ...]
@@ -85,7 +85,6 @@ class Observer(nn.Module):
     trained = False  # whether it is trained with the model
     integer_softmax = False  # whether the softmax that gives the operand is computed on the codes of its scores
     reads_last = False  # whether it keeps something of the latest batch that depends on all batches before
-    at_run_time = False  # whether its scales are computed from the values at run time, so that there is nothing to find
     # Whether a search leaves the other operand float, as PTQ4ViT's code does for a softmax split.
     searched_alone = False
     # Whether all candidates are scored, as the loss has no slope along them that leads to the best.
@@ -184,7 +183,7 @@ class Observer(nn.Module):
         """Let the next step of the optimiser leave the bit width as it is."""
 
     def settle(self) -> bool:
-        """Fix what was learned of `spec`, such as the bit width, as training is over; say whether anything was."""
+        """Fix what was found of `spec`, such as a learned bit width, as nothing more will be seen; say whether anything was."""
         return False
 
     def settled_weight(self, weight: Tensor) -> Tensor | None:
@@ -248,7 +247,11 @@ class Observer(nn.Module):
 
     def fake_quantize(self, x: Tensor, qparams: QParams) -> Tensor:
         """Return `x` as it will be after `convert`, float32."""
-        spec, params = self.spec, self.per_row(qparams, x)
+        spec = self.spec
+        if self.at_run_time:
+            codes, scale, zero_point = quantize_tokens(x, cast(Codes, spec).symmetric, spec.qmin, spec.qmax)
+            return dequantize(codes, scale[..., None], zero_point[..., None])
+        params = self.per_row(qparams, x)
         codes = quantize(x, params.scale, params.zero_point, spec.qmin, spec.qmax, params.axis)
         return dequantize(codes, params.scale, params.zero_point, params.axis)
 
@@ -279,6 +282,16 @@ class Observer(nn.Module):
         if self.axis is None:
             return QParams(scale.reshape(()), None if zero_point is None else zero_point.reshape(()), None)
         return QParams(scale, zero_point, self.axis)
+
+    @property
+    def granularity(self) -> Granularity:
+        """Over which values a scale is shared: what `spec` says, unless the statistics decide."""
+        return self.spec.granularity
+
+    @property
+    def at_run_time(self) -> bool:
+        """Whether its scales are computed from the values at run time, so that there is nothing to find."""
+        return isinstance(self.granularity, PerToken)
 
     @property
     def axis(self) -> int | None:

@@ -8,19 +8,15 @@ import torch
 from torch import Tensor
 
 from fxquant.numerics.codes import Codes
-from fxquant.numerics.granularity import PerToken
 from fxquant.observers.base import ObservedSpec, Observer, ObserverOptions, Summary
-from fxquant.observers.per_token import PerTokenObserver
 
 
 @dataclass(frozen=True)
 class MinMax(ObserverOptions):
-    """The range is the smallest and the largest value ever seen; where each token has a scale, those of the token."""
+    """The range is the smallest and the largest value ever seen."""
 
-    def build(self, spec: Codes, name: str) -> Observer:
-        """Return a `MinMaxObserver`, or a `PerTokenObserver` where the range is that of each row."""
-        if isinstance(spec.granularity, PerToken):
-            return PerTokenObserver(spec, name)
+    def build(self, spec: Codes, name: str) -> MinMaxObserver:
+        """Return a `MinMaxObserver`."""
         return MinMaxObserver(spec, name)
 
 

@@ -57,7 +57,7 @@ class StraightThrough:
 def is_uniform(observer: Observer) -> bool:
     """Say whether an observer stands for codes with even steps, whose scale is a constant of the model."""
     even = isinstance(observer.spec, Codes) and type(observer).fake_quantize is Observer.fake_quantize
-    return even and isinstance(observer.spec.granularity, PerTensor | PerChannel | PerHead | RowGroups)
+    return even and isinstance(observer.granularity, PerTensor | PerChannel | PerHead | RowGroups)
 
 
 def has_trainable_scale(observer: Observer) -> bool:
@@ -66,4 +66,4 @@ def has_trainable_scale(observer: Observer) -> bool:
 
     Not those of channels, which layer norms may have to compute with shifts alone.
     """
-    return is_uniform(observer) and isinstance(observer.spec.granularity, PerTensor | PerHead)
+    return is_uniform(observer) and isinstance(observer.granularity, PerTensor | PerHead)

@@ -15,6 +15,7 @@ from fxquant import (
     Metric,
     Noise,
     NoisyBias,
+    OutlierTokens,
     PerChannel,
     PerHead,
     PerProjection,
@@ -77,6 +78,11 @@ LOST = "symmetric unsigned codes lose every negative value: use signed=True, or 
             "weight",
             TensorSpec(signed=True, symmetric=True, granularity=PerToken()),
             "LayerSpec.weight: a weight has no tokens: PerToken is for the inputs of linear layers",
+        ),
+        (
+            "value",
+            TensorSpec(granularity=OutlierTokens()),
+            "LayerSpec.value: operands of attention have no scale per token: OutlierTokens is for the inputs of linear layers",
         ),
         *(
             (

@@ -42,11 +42,13 @@ from fxquant.observers.operand_spec import OperandSpec
         ({"narrow": True}, "narrow leaves out the smallest of the signed codes: use it with signed=True"),
         (
             {"granularity": "per_channel"},
-            "granularity must be PerTensor, PerChannel, PerToken, PerHead, RowGroups or PerProjection, got 'per_channel'",
+            "granularity must be PerTensor, PerChannel, PerToken, OutlierTokens, PerHead, RowGroups or PerProjection, "
+            "got 'per_channel'",
         ),
         (
             {"granularity": PerTensor},
-            f"granularity must be PerTensor, PerChannel, PerToken, PerHead, RowGroups or PerProjection, got {PerTensor!r}",
+            "granularity must be PerTensor, PerChannel, PerToken, OutlierTokens, PerHead, RowGroups or PerProjection, "
+            f"got {PerTensor!r}",
         ),
         ({"observer": "minmax"}, "observer must be observer options such as MinMax(), got 'minmax'"),
     ],

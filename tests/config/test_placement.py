@@ -16,6 +16,7 @@ from fxquant import (
     ConfigError,
     IntegerNorm,
     LayerSpec,
+    OutlierTokens,
     PerChannel,
     PerHead,
     PerProjection,
@@ -308,8 +309,10 @@ def test_sums_that_are_no_values() -> None:
     assert not set(kinds) & {Value.RESIDUAL, Value.POSITION, Value.EMBEDDING}
 
 
-def test_a_value_has_no_scale_per_token() -> None:
+@pytest.mark.parametrize("granularity", [PerToken(), OutlierTokens()])
+def test_a_value_has_no_scale_per_token(granularity: Any) -> None:
+    name = type(granularity).__name__
     with pytest.raises(
-        ConfigError, match=r"Placement\.norm: PerToken is for the inputs of linear layers: use a LayerSpec"
+        ConfigError, match=rf"Placement\.norm: {name} is for the inputs of linear layers: use a LayerSpec"
     ):
-        Placement(norm=TensorSpec(granularity=PerToken()))
+        Placement(norm=TensorSpec(granularity=granularity))

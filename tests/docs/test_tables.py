@@ -43,7 +43,7 @@ def test_the_zoo_is_what_its_results_give() -> None:
 
 def test_pages_are_written_where_they_differ(tmp_path: Path) -> None:
     for page in dict.fromkeys(table.page for table in TABLES):
-        (tmp_path / page).parent.mkdir(exist_ok=True)
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / page).write_text(documents.page(page), encoding="utf-8")
     readme = tmp_path / "README.md"
     readme.write_text(put(documents.page("README.md"), "latency", "old", "README.md"), encoding="utf-8")

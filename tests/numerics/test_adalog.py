@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxquant.numerics.adalog import GRID, RESOLUTION, grid_powers, look_up, powers
+from fxquant.numerics.adalog import GRID, RESOLUTION, exact_powers, grid_powers, look_up, powers
 from fxquant.numerics.arithmetic import dequantize_log2, quantize_log2
 
 ONE = torch.tensor(1.0)
@@ -46,6 +46,7 @@ def test_mantissas_are_rounded_as_published_and_even_steps_by_half_of_one() -> N
     assert powers(number(base), count)[:-1].tolist() == pytest.approx(shifted, rel=1e-6)
     assert shifted != pytest.approx(exact, rel=1e-3)
     assert grid_powers(number(base), count)[:-1].tolist() == [round(GRID * power) for power in exact]
+    assert exact_powers(number(base), count).tolist() == pytest.approx([*exact, 0])
 
 
 def test_a_value_becomes_the_nearest_exponent() -> None:

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 import fxquant
 from fxquant.config.operands import TensorSpec
 from fxquant.errors import CalibrationError, ConfigError
-from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor, PerToken, RowGroups
+from fxquant.numerics.granularity import (
+    Granularity,
+    OutlierTokens,
+    PerChannel,
+    PerHead,
+    PerProjection,
+    PerTensor,
+    PerToken,
+    RowGroups,
+)
 
 UNTYPED: Any = fxquant  # for what a type checker would refuse
 
@@ -55,6 +64,8 @@ def test_granularities_that_look_alike_are_not_equal() -> None:
     alike = [
         PerTensor(),
         PerToken(),
+        OutlierTokens(),
+        OutlierTokens(4),
         PerChannel(0),
         PerChannel(1),
         PerHead(),
@@ -71,6 +82,13 @@ def test_granularities_that_look_alike_are_not_equal() -> None:
         (lambda: RowGroups(0), "RowGroups needs at least one group, got 0"),
         (lambda: UNTYPED.RowGroups(1.5), "RowGroups needs a whole number of groups, got 1.5"),
         (lambda: UNTYPED.RowGroups(True), "RowGroups needs a whole number of groups, got True"),
+        *(
+            (
+                lambda ratio=ratio: UNTYPED.OutlierTokens(ratio),
+                f"OutlierTokens.ratio must be a finite number of at least 1, got {ratio!r}",
+            )
+            for ratio in (0.9, float("nan"), float("inf"), True, "3")
+        ),
         (lambda: UNTYPED.PerProjection(1), "PerProjection.heads must be True or False, got 1"),
         (lambda: UNTYPED.PerChannel("rows"), "PerChannel needs an integer axis, got 'rows'"),
     ],

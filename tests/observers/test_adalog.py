@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 import fxquant
 from fxquant import AdaLogGELU, AdaLogSoftmax, LayerSpec, QuantConfig, ScaleSearch, TensorSpec
 from fxquant.errors import CalibrationError, ConfigError
+from fxquant.numerics.adalog import RESOLUTION
 from fxquant.observers.adalog import AdaLogObserver
 from fxquant.ops import dequantize, fake_quantize_adalog, quantize_adalog
 from tests.support.searching import observers
@@ -63,7 +65,18 @@ def test_before_a_search_the_smallest_power_is_a_step_of_the_grid() -> None:
     assert [float(observed(AdaLogSoftmax(b), peaked()).initial_qparams().base) for b in (3, 4, 6)] == [42, 20, 5]
     assert float(observed(AdaLogSoftmax(6, published=True), peaked()).initial_qparams().base) == 10
     x = activations()
-    torch.testing.assert_close(observed(AdaLogGELU(), x).initial_qparams().largest, x.max() + 0.16997124)
+    published = observed(AdaLogGELU(published=True), x).initial_qparams().largest
+    torch.testing.assert_close(published, x.max() + 0.16997124)
+
+
+@pytest.mark.parametrize("largest", [0.5, 7.0, 40.0, 50.0])
+def test_the_shift_is_a_whole_number_of_steps_where_it_is_one_at_all(largest: float) -> None:
+    observer = observed(AdaLogGELU(), torch.tensor([-0.1, largest]))
+    found, before = observer.initial_qparams(), largest + 0.16997124
+    steps = 0.16997124 * 255 / before
+    assert float(found.largest) == pytest.approx(before if steps < 1 else before * steps / math.floor(steps))
+    least = float(observer.fake_quantize(torch.tensor(-0.17), found))
+    assert (least == pytest.approx(-0.16997124, rel=1e-5)) is (steps >= 1)
 
 
 @pytest.mark.parametrize(("spec", "count"), [(AdaLogSoftmax(), 128), (AdaLogGELU(published=True), 16 * 128)])
@@ -105,7 +118,7 @@ class Mixed(nn.Module):
         return F.softmax(x @ x.mT, -1) @ x
 
 
-def test_a_search_finds_a_better_base_than_two() -> None:
+def test_a_search_finds_a_better_base_than_two_and_tells_what_the_table_adds() -> None:
     x = 1.5 * torch.randn(2, 2, 12, 8, generator=torch.Generator().manual_seed(3))
     layer = LayerSpec(activation=None, softmax=AdaLogSoftmax(3), value=TensorSpec(8), search=ScaleSearch(rounds=1))
     prepared = fxquant.prepare(Mixed().eval(), QuantConfig(layer, attention=True))
@@ -122,3 +135,12 @@ def test_a_search_finds_a_better_base_than_two() -> None:
     best = float(observer.calculate_qparams().base)
     assert error(best) < 0.9 * error(37.0)
     assert error(best) <= 1.02 * min(error(float(q)) for q in range(1, 129))
+
+    (told,) = [o.table_error for row in fxquant.report(prepared) for o in row.operands if o.table_error is not None]
+    (values,) = [o for o in observers(prepared).values() if isinstance(o.spec, TensorSpec) and not o.frozen]
+    value = values.fake_quantize(x, values.calculate_qparams())
+    codes = torch.round(-torch.log2(probabilities) * RESOLUTION / best)
+    powers = torch.where(codes < 8, torch.exp2(-codes * best / RESOLUTION), 0.0)
+    change = (torch.round(255 * powers) / 255 - powers) @ value
+    in_all = observer.fake_quantize(probabilities, observer.calculate_qparams()) @ value - y
+    assert told == pytest.approx([float(each.norm() / y.norm()) for each in (change, in_all)], rel=1e-3)

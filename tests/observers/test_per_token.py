@@ -45,7 +45,7 @@ def test_it_is_calibrated_once_it_saw_a_batch() -> None:
 
 
 def test_no_observer_can_find_such_a_range_beforehand() -> None:
-    with pytest.raises(ConfigError, match="PerToken takes the range of each token at run time, and none is observed"):
+    with pytest.raises(ConfigError, match="PerToken takes the whole range of each token"):
         TensorSpec(granularity=PerToken(), observer=OMSE())
 
 

@@ -11,7 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import ConfigError, LayerSpec, PerChannel, PerHead, PerTensor, PerToken, QuantConfig, Role, TensorSpec
+from fxquant import (
+    ConfigError,
+    LayerSpec,
+    OutlierTokens,
+    PerChannel,
+    PerHead,
+    PerTensor,
+    PerToken,
+    QuantConfig,
+    Role,
+    TensorSpec,
+)
 from fxquant.graph.meta import Record, record_of
 from fxquant.passes.annotate import Annotate
 from tests.support.check_pass import check_pass, check_unchanged, render
@@ -370,18 +381,19 @@ def test_phases_stay_float_unless_an_override_names_their_layer() -> None:
     assert reasons(QuantConfig().set_module_name("oak", FOUR)) == {"oak": None, "elm": None}
 
 
-def test_only_inputs_of_linear_layers_have_a_scale_per_token() -> None:
-    tokens = LayerSpec(activation=TensorSpec(granularity=PerToken()))
+@pytest.mark.parametrize("granularity", [PerToken(), OutlierTokens()])
+def test_only_inputs_of_linear_layers_have_a_scale_per_token(granularity: Any) -> None:
+    tokens, name = LayerSpec(activation=TensorSpec(granularity=granularity)), type(granularity).__name__
     with pytest.raises(
-        ConfigError, match=r"operand 'patch_embed\.proj\.input': PerToken is for the inputs of linear layers"
+        ConfigError, match=rf"operand 'patch_embed\.proj\.input': {name} is for the inputs of linear layers"
     ):
         fxquant.prepare(small_vit(), QuantConfig(tokens))
     config = QuantConfig(tokens).set_object_type("conv2d", LayerSpec())
     with pytest.raises(
-        ConfigError, match=r"operand 'blocks\.0\.attn\.attention\.query': PerToken is for the inputs of linear"
+        ConfigError, match=rf"operand 'blocks\.0\.attn\.attention\.query': {name} is for the inputs of linear"
     ):
         fxquant.prepare(small_vit(), replace(config, attention=True))
     gm = fxquant.prepare(small_vit(), config)
     records = [r for r in map(record_of, gm.graph.nodes) if r is not None and r.reason is None]
-    per_token = [r.label for r in records if "PerToken" in str(r.operands[0].spec)]
+    per_token = [r.label for r in records if name in str(r.operands[0].spec)]
     assert len(per_token) == len(records) - 1

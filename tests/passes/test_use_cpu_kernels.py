@@ -13,6 +13,7 @@ from fxquant import LayerSpec, PerChannel, PerToken, QuantConfig, TensorSpec, Tw
 from fxquant.graph.attributes import get_tensor
 from fxquant.graph.meta import record_of
 from fxquant.graph.stages import Stage
+from fxquant.inspection.report import report
 from fxquant.passes.fuse_attention import fuse_attention
 from fxquant.passes.fuse_gelu import fuse_gelu
 from fxquant.passes.fuse_layer_norm import fuse_layer_norm
@@ -239,17 +240,17 @@ norm.bias, 1e-05, False, 0, 255)
             getitem = cpu_layer_norm_quantize_tokens.default[0]
             getitem_1 = cpu_layer_norm_quantize_tokens.default[1]
             getitem_2 = cpu_layer_norm_quantize_tokens.default[2]
-            cpu_gemm.default = cpu_gemm.default(getitem, fc1.weight_packed, fc1.compensation, fc1.scale, None, \
-fc1.bias_folded, fc1.gelu_table, None, None, None, None, None, None, 0, 0, False, getitem_1, getitem_2)
-            cpu_quantize_tokens.default = cpu_quantize_tokens.default(cpu_gemm.default, False, 0, 255)
-            getitem_3 = cpu_quantize_tokens.default[0]
-            getitem_4 = cpu_quantize_tokens.default[1]
-            getitem_5 = cpu_quantize_tokens.default[2]
-            cpu_gemm.default_1 = cpu_gemm.default(getitem_3, fc2.weight_packed, fc2.compensation, fc2.scale, None, \
+            cpu_gemm_tokens.default = cpu_gemm_tokens.default(getitem, fc1.weight_packed, fc1.compensation, fc1.scale, \
+None, fc1.bias_folded, fc1.gelu_table, False, 0, 255, False, getitem_1, getitem_2)
+            getitem_3 = cpu_gemm_tokens.default[0]
+            getitem_4 = cpu_gemm_tokens.default[1]
+            getitem_5 = cpu_gemm_tokens.default[2]
+            cpu_gemm.default = cpu_gemm.default(getitem_3, fc2.weight_packed, fc2.compensation, fc2.scale, None, \
 fc2.bias_folded, None, check_input, None, None, None, None, None, 0, 0, False, getitem_4, getitem_5)
-            return cpu_gemm.default_1
+            return cpu_gemm.default
         """,
         stage=Stage.LOWERED,
         tolerance=1e-6,  # a table gives GELU
     )
     assert [r.label for r in map(record_of, gm.graph.nodes) if r is not None] == ["fc1", "fc2"]
+    assert [r.macs for r in report(gm)] == [r.macs for r in report(fused(MLP(), config=config))]

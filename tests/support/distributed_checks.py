@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import CalibrationError, FxquantError
+from fxquant import AdaLogGELU, CalibrationError, FxquantError, LayerSpec, QuantConfig, ScaleSearch
 from fxquant.calibration import sharing
 from fxquant.data.folder import read_image_tree
 from fxquant.distillation import CropLabels, make_labels, open_labels, shards
@@ -47,6 +47,7 @@ from fxquant.ops.train_modules import BatchNorm
 from fxquant.progress import say
 from fxquant.training import initialise_scales
 from tests.support.models import Conditioned, conditions, images, small_vit
+from tests.support.searching import X, mlp
 from tests.support.soft_labels import DATA_CONFIG, TinyTeacher, equal, make_images
 
 WORLD = 2
@@ -54,6 +55,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in ("minmax", "ema", "percentile", "omse", "psaq", "fqvit", "vanilla", "ptq4vit")},
     "omse of the last batch": ("omse", {"last_batch_only": True}),
     "powers of two alone": ("fqvit", {"softmax": "log2", "observer": "ema"}),
+    "outlier tokens": ("dynamic", {"outliers": 1.5}),
     "twins by statistics": ("base_ptq", {"twin_softmax": True, "twin_gelu": True, "weights": False, "inputs": False}),
     "noisyquant": ("noisyquant", {"noise": "uniform", "correct_bias": True}),
     "noisyquant_ptq4vit": ("noisyquant_ptq4vit", {"noise": "uniform", "metric": "hessian"}),
@@ -85,6 +87,14 @@ def histogram_state(own: list[Tensor]) -> dict[str, Tensor]:
     weight = PerChannelMinMaxObserver.with_args(dtype=torch.qint8, qscheme=torch.per_channel_symmetric)
     prepared = prepare(QConfig(HistogramObserver, weight))
     return fxquant.calibrate(prepared, own, progress=False).state_dict()
+
+
+def table_errors(own: list[Tensor]) -> list[tuple[float, float] | None]:
+    """Return what 8-bit tables of powers add to the error of each operand of two layers, each searched by another rank."""
+    search = ScaleSearch(steps=4, smallest=0.5, rounds=1)
+    prepared = fxquant.prepare(mlp(), QuantConfig(LayerSpec(gelu=AdaLogGELU(), search=search)))
+    fxquant.calibrate(prepared, own, progress=False)
+    return [operand.table_error for row in fxquant.report(prepared) for operand in row.operands]
 
 
 def conditioned(recipe: str, own: Any) -> dict[str, Tensor]:
@@ -120,6 +130,7 @@ def find_expected() -> dict[str, Any]:
     torch.manual_seed(0)
     found: dict[str, Any] = {case: calibrated(case, batches()) for case in CASES}
     found["histogram"] = histogram_state(batches())
+    found["table errors"] = table_errors(list(X.split(20)))
     found["reconstructed"] = reconstructed(batches())
     found["several inputs"] = {name: conditioned(name, several_inputs()) for name in ("ema", "ptq4vit")}
     found["one batch"] = calibrated("fqvit", batches((4,)))
@@ -177,6 +188,12 @@ def check_statistics_and_searches_equal_those_of_one_process(expected: dict[str,
 
 def check_observers_that_do_not_summarise_see_every_batch(expected: dict[str, Any]) -> None:
     _assert_same("histogram", histogram_state(list(shard(batches()))), expected["histogram"])
+
+
+def check_errors_of_tables_are_told_to_all(expected: dict[str, Any]) -> None:
+    found = table_errors(list(shard(X.split(20))))
+    assert [each is not None for each in found] == [False, False, True, False]
+    assert found == expected["table errors"]
 
 
 def check_several_inputs_are_shared_out(expected: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from fxquant.observers.learned_step import LearnedStepQuantizer
 from fxquant.observers.omse import OMSEObserver
 from fxquant.observers.twin import TwinObserver, TwinSoftmaxObserver
 
-_PER_SCALE = ("minimum", "maximum", "found_scale", "found_zero_point", "exponent", "origin", "size", "factor")
+_PER_SCALE = ("minimum", "maximum", "widest", "found_scale", "found_zero_point", "exponent", "origin", "size", "factor")
 
 
 def check_statistics(gm: fx.GraphModule, values: Mapping[fx.Node, Any]) -> None:
@@ -56,6 +56,7 @@ def _check_observer(observer: Observer, node: fx.Node, value: Tensor | None) -> 
         needed = observer.calibrated and name in (
             "minimum",
             "maximum",
+            "widest",
             "histogram",
             "exponent",
             "origin",
@@ -68,9 +69,9 @@ def _check_observer(observer: Observer, node: fx.Node, value: Tensor | None) -> 
 
 def _count(observer: Observer, value: Tensor | None) -> int | None:
     """Return how many scales an operand has; None where its shape is not known."""
-    if value is None:
-        return None if observer.axis is not None else 1
-    return int(observer.rows(value).shape[0])
+    if observer.axis is None:
+        return 1
+    return None if value is None else int(observer.rows(value).shape[0])
 
 
 def _sizes(observer: Observer, name: str, scales: int | None) -> list[tuple[int, ...]] | None:

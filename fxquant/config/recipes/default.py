@@ -10,6 +10,7 @@ from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.searched import dynamic
 from fxquant.config.weight_fit import WeightFit
 from fxquant.errors import ConfigError
+from fxquant.numerics.granularity import OutlierTokens
 
 RIDGES = (0.3, 1.0, 3.0, 10.0)  # the one that predicts held-out images best is used, or none
 SHORT_ITERATIONS = 100  # of reconstruction, for each block
@@ -38,12 +39,13 @@ def default(w_bits: int, a_bits: int, *, effort: Effort | str = Effort.BETTER) -
     """
     Return the config of what is most accurate on a pretrained DINOv2, without training.
 
-    Inputs of linear layers have a scale per token, channels of norms are brought to one range (RepQ-ViT), and weights are
-    fitted: a ridge against the error of the inputs, chosen on held-out images, then GPTQ and the mean of the output.
+    Inputs of linear layers have a scale per token, at 8 bits only where a norm or GELU computes it on the way or where there
+    are outlier tokens. Channels of norms are brought to one range (RepQ-ViT), and weights are fitted: a ridge against the error
+    of the inputs, chosen on held-out images, then GPTQ and the mean of the output.
 
     effort: an `Effort` or its value; "fast" leaves the weights as they are.
     """
-    config = replace(dynamic(w_bits, a_bits), folds=Folds(norms=Reparameterize(strict=False)))
+    config = replace(_dynamic(w_bits, a_bits), folds=Folds(norms=Reparameterize(strict=False)))
     if effort_of(effort) is Effort.FAST:
         return config
     fit = WeightFit(ridge=RIDGES, clip=w_bits <= CLIPPED_BITS)
@@ -51,3 +53,13 @@ def default(w_bits: int, a_bits: int, *, effort: Effort | str = Effort.BETTER) -
     layer = config.layer and replace(config.layer, fit=fit)
     trained = effort_of(effort) is Effort.BEST and min(w_bits, a_bits) < FULL_BITS
     return replace(config, layer=layer, overrides=overrides, reconstruction=SHORT_ITERATIONS if trained else 0)
+
+
+def _dynamic(w_bits: int, a_bits: int) -> QuantConfig:
+    """Return `dynamic`; at 8 bits, without the scales per token that cost time and gain little."""
+    config = dynamic(w_bits, a_bits)
+    if config.layer is None or a_bits < FULL_BITS:
+        return config
+    few = dynamic(w_bits, a_bits, outliers=OutlierTokens().ratio).layer
+    tokens = config.layer.activation
+    return replace(config, layer=few and replace(few, norm=tokens, gelu=tokens))

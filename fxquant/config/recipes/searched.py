@@ -12,7 +12,15 @@ from fxquant.config.operands import TensorSpec, check_bool
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.member import member
 from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
-from fxquant.numerics.granularity import Granularity, PerChannel, PerHead, PerProjection, PerTensor, PerToken
+from fxquant.numerics.granularity import (
+    Granularity,
+    OutlierTokens,
+    PerChannel,
+    PerHead,
+    PerProjection,
+    PerTensor,
+    PerToken,
+)
 from fxquant.observers import ObserverOptions
 from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
 from fxquant.observers.twin import TwinGELU, TwinSoftmax
@@ -25,17 +33,20 @@ def statistics(observer: Callable[..., ObserverOptions], w_bits: int, a_bits: in
     return QuantConfig(LayerSpec(_weight(w_bits, PerChannel(0)), TensorSpec(a_bits, observer=observer(**options))))
 
 
-def dynamic(w_bits: int, a_bits: int, *, symmetric: bool = False) -> QuantConfig:
+def dynamic(w_bits: int, a_bits: int, *, symmetric: bool = False, outliers: float | None = None) -> QuantConfig:
     """
     Return a config in which the input of each linear layer has a scale per token, computed at run time.
 
-    symmetric: without zero points. What convolutions read, and operands of attention, have one scale, by minimum and maximum.
+    symmetric: without zero points. outliers: only where a token has more than so many times the median token's range, see
+    `OutlierTokens`; None for everywhere. What convolutions read, and operands of attention, have one scale, by minimum and
+    maximum.
     """
     check_bool("option symmetric", symmetric)
     weight, static = _weight(w_bits, PerChannel(0)), TensorSpec(a_bits)
+    tokens = PerToken() if outliers is None else OutlierTokens(outliers)
     layer = LayerSpec(
         weight,
-        TensorSpec(a_bits, signed=symmetric, symmetric=symmetric, granularity=PerToken()),
+        TensorSpec(a_bits, signed=symmetric, symmetric=symmetric, granularity=tokens),
         query=static,
         key=static,
         softmax=static,

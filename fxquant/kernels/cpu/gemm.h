@@ -89,6 +89,7 @@ struct Epilogue {
   const Quantizer* quantizer;
   void* out;
   int64_t outputs;
+  int64_t out_row = 0;  // which of the rows `out` begins with
 };
 
 enum class Result { FLOAT, CODES, TWIN_CODES };
@@ -100,7 +101,7 @@ inline void finish_rows(const Epilogue& e, const int32_t* sums, const int32_t* b
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < (WHOLE ? PANEL : columns); j += LANES) {
       const __mmask16 mask = WHOLE ? 0xFFFF : tail_mask(columns - j);
-      const int64_t c = column + j, at = (row + i) * e.outputs + c;
+      const int64_t c = column + j, at = (row + i - e.out_row) * e.outputs + c;
       const __m512 scale = load(e.scale + c, mask), bias = load(e.bias + c, mask);
       __m512i sum = _mm512_load_si512(sums + i * PANEL + j);
       if constexpr (INPUT == Input::TOKENS) {  // less the zero point times the sum of the weight
@@ -157,7 +158,7 @@ inline void prefetch(const Epilogue& e, int64_t row, int64_t rows, int64_t colum
   constexpr int64_t LINE = 64;
   const int64_t width = e.quantizer != nullptr ? 1 : sizeof(T);
   for (int64_t i = row; i < row + rows; ++i) {
-    const int64_t at = i * e.outputs + column;
+    const int64_t at = (i - e.out_row) * e.outputs + column;
     for (int64_t byte = 0; byte < columns * width; byte += LINE) __builtin_prefetch(static_cast<char*>(e.out) + at * width + byte, 1);
     if (e.residual == nullptr) continue;
     for (int64_t byte = 0; byte < columns * static_cast<int64_t>(sizeof(T)); byte += LINE)

@@ -12,6 +12,7 @@ namespace {
 
 using namespace fxquant;
 constexpr int64_t ROWS = 16;  // of a layer norm that one task normalizes
+constexpr int64_t TOKEN_ROWS = 24;  // that one task makes codes of: their values stay in the second-level cache
 
 bool is_bfloat16(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16; }
 
@@ -66,29 +67,6 @@ std::tuple<Tensor, Tensor> pack(Tensor weight, int64_t outputs, int64_t depth) {
   return {packed, compensation};
 }
 
-template <typename T, Input INPUT>
-void multiply_blocks(const Tensor& codes, const Tensor& packed, int64_t rows, int64_t depth, const Epilogue& e) {
-  const int64_t panels = (e.outputs + PANEL - 1) / PANEL, threads = torch::stable::get_num_threads();
-  // Few rows: smaller blocks, so that every thread has some.
-  int64_t block = BLOCK_ROWS;
-  while (block > TILE_ROWS && panels * ((rows + block - 1) / block) < 4 * threads) block = round_up(block / 2, TILE_ROWS);
-  const int64_t blocks = (rows + block - 1) / block;
-  const int8_t *a = pointer<int8_t>(codes), *b = pointer<int8_t>(packed);
-  share(blocks * panels, [&] {
-    return [&](int64_t task) {
-      const int64_t first = task / panels * block;
-      gemm_block<T, INPUT>(a, b, depth, first, std::min(rows, first + block), task % panels * PANEL, e);
-    };
-  });
-}
-
-template <typename T>
-void multiply_all(const Tensor& codes, const Tensor& packed, int64_t rows, int64_t depth, const Epilogue& e) {
-  if (e.scale_low) multiply_blocks<T, Input::TWIN>(codes, packed, rows, depth, e);
-  else if (e.row_scale) multiply_blocks<T, Input::TOKENS>(codes, packed, rows, depth, e);
-  else multiply_blocks<T, Input::ONE_SCALE>(codes, packed, rows, depth, e);
-}
-
 // Scale and zero point of each row of codes (..., K), which are of the shape (...), or none of the two.
 void read_rows(Maybe& scale, Maybe& zero_point, const Tensor& codes, bool twin) {
   if (scale.has_value() != zero_point.has_value()) refuse("expected both scale and zero point of each row, or neither of the two");
@@ -123,36 +101,85 @@ void refuse_any(std::initializer_list<const Maybe*> parts) {
     if (part->has_value()) refuse("expected the scale of a quantiser beside its zero point, low scale, split or noise");
 }
 
+// What is multiplied, and what becomes of the sums before a residual or a quantiser.
+struct Product {
+  Tensor codes, packed, compensation, scale, bias;
+  Maybe scale_low, activation, row_scale, row_zero_point;
+
+  int64_t depth() const { return codes.size(codes.dim() - 1); }
+  int64_t rows() const { return codes.numel() / depth(); }
+  int64_t outputs() const { return scale.size(0); }
+  std::vector<int64_t> sizes() const { return sizes_with_last(codes, outputs()); }
+
+  void read_all() {
+    if (codes.scalar_type() != ScalarType::Char || codes.dim() == 0) refuse("expected codes in int8 with rows, found ", show(codes));
+    check_memory(codes, "codes");
+    codes = whole(codes);
+    check_depth(depth());
+    scale = read(scale, "the scale", ScalarType::Float, {ANY});
+    const int64_t width = round_up(outputs(), LANES);
+    if (outputs() == 0) refuse("expected a scale for at least one output");
+    scale_low = read(scale_low, "the low scale of the input", ScalarType::Float, {outputs()});
+    bias = read(bias, "the bias", ScalarType::Float, {outputs()});
+    packed = read(packed, "the packed weight", ScalarType::Char, {width * depth()});
+    compensation = read(compensation, "the compensation", ScalarType::Int, {width});
+    activation = read(activation, "the table of the activation", ScalarType::Float, {TABLE_ROWS, SEGMENTS});
+    read_rows(row_scale, row_zero_point, codes, scale_low.has_value());
+  }
+
+  Epilogue epilogue() const {
+    return {pointer<int32_t>(compensation), pointer<float>(scale), pointer<float>(scale_low), pointer<float>(row_scale),
+            pointer<int32_t>(row_zero_point), pointer<float>(bias), pointer<float>(activation), nullptr, nullptr, nullptr,
+            outputs()};
+  }
+};
+
+// Rows for a task: as many as `most`, fewer where not every thread would have some of the `panels` of each block.
+int64_t rows_of_block(int64_t rows, int64_t panels, int64_t most) {
+  const int64_t threads = torch::stable::get_num_threads();
+  int64_t block = most;
+  while (block > TILE_ROWS && panels * ((rows + block - 1) / block) < 4 * threads) block = round_up(block / 2, TILE_ROWS);
+  return block;
+}
+
+template <typename T, Input INPUT>
+void multiply_blocks(const Product& p, const Epilogue& e) {
+  const int64_t rows = p.rows(), panels = (e.outputs + PANEL - 1) / PANEL, block = rows_of_block(rows, panels, BLOCK_ROWS);
+  const int64_t blocks = (rows + block - 1) / block;
+  const int8_t *codes = pointer<int8_t>(p.codes), *packed = pointer<int8_t>(p.packed);
+  share(blocks * panels, [&] {
+    return [&](int64_t task) {
+      const int64_t first = task / panels * block;
+      gemm_block<T, INPUT>(codes, packed, p.depth(), first, std::min(rows, first + block), task % panels * PANEL, e);
+    };
+  });
+}
+
+template <typename T>
+void multiply_all(const Product& p, const Epilogue& e) {
+  if (e.scale_low) multiply_blocks<T, Input::TWIN>(p, e);
+  else if (e.row_scale) multiply_blocks<T, Input::TOKENS>(p, e);
+  else multiply_blocks<T, Input::ONE_SCALE>(p, e);
+}
+
 Tensor gemm(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Maybe scale_low, Tensor bias,
             Maybe activation, Maybe residual, Maybe q_scale, Maybe q_zero_point, Maybe q_low, Maybe q_split,
             Maybe q_noise, int64_t qmin, int64_t qmax, bool bfloat16, Maybe row_scale, Maybe row_zero_point) {
   const ScalarType dtype = bfloat16 ? ScalarType::BFloat16 : ScalarType::Float;
-  if (codes.scalar_type() != ScalarType::Char || codes.dim() == 0) refuse("expected codes in int8 with rows, found ", show(codes));
-  check_memory(codes, "codes");
-  codes = whole(codes);
-  const int64_t depth = codes.size(codes.dim() - 1);
-  check_depth(depth);
-  scale = read(scale, "the scale", ScalarType::Float, {ANY});
-  const int64_t rows = codes.numel() / depth, outputs = scale.size(0), width = round_up(outputs, LANES);
-  if (outputs == 0) refuse("expected a scale for at least one output");
-  scale_low = read(scale_low, "the low scale of the input", ScalarType::Float, {outputs});
-  bias = read(bias, "the bias", ScalarType::Float, {outputs});
-  packed = read(packed, "the packed weight", ScalarType::Char, {width * depth});
-  compensation = read(compensation, "the compensation", ScalarType::Int, {width});
-  activation = read(activation, "the table of the activation", ScalarType::Float, {TABLE_ROWS, SEGMENTS});
-  const std::vector<int64_t> sizes = sizes_with_last(codes, outputs);
+  Product p{codes, packed, compensation, scale, bias, scale_low, activation, row_scale, row_zero_point};
+  p.read_all();
+  const std::vector<int64_t> sizes = p.sizes();
   if (residual.has_value()) residual = read_residual(*residual, dtype, sizes, q_scale.has_value() || activation.has_value());
-  read_rows(row_scale, row_zero_point, codes, scale_low.has_value());
-  Tensor out = make(codes, sizes, q_scale.has_value() ? ScalarType::Char : dtype);
+  Tensor out = make(p.codes, sizes, q_scale.has_value() ? ScalarType::Char : dtype);
   Quantizer q{};
-  if (q_scale.has_value()) q = read_quantizer(*q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax, outputs);
+  if (q_scale.has_value()) q = read_quantizer(*q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax, p.outputs());
   else refuse_any({&q_zero_point, &q_low, &q_split, &q_noise});
-  const Epilogue e{pointer<int32_t>(compensation), pointer<float>(scale), pointer<float>(scale_low),
-                   pointer<float>(row_scale), pointer<int32_t>(row_zero_point), pointer<float>(bias),
-                   pointer<float>(activation), pointer<void>(residual), q_scale.has_value() ? &q : nullptr,
-                   out.mutable_data_ptr(), outputs};
-  if (bfloat16) multiply_all<bf16>(codes, packed, rows, depth, e);
-  else multiply_all<float>(codes, packed, rows, depth, e);
+  Epilogue e = p.epilogue();
+  e.residual = pointer<void>(residual);
+  e.quantizer = q_scale.has_value() ? &q : nullptr;
+  e.out = out.mutable_data_ptr();
+  if (bfloat16) multiply_all<bf16>(p, e);
+  else multiply_all<float>(p, e);
   return out;
 }
 
@@ -199,8 +226,8 @@ Tensor layer_norm_quantize(Tensor x, Maybe weight, Maybe bias, double epsilon, T
 
 using Tokens = std::tuple<Tensor, Tensor, Tensor>;  // codes, scales, zero points
 
-Tokens make_tokens(const Tensor& x) {
-  const std::vector<int64_t> sizes(x.sizes().begin(), x.sizes().end()), rows(sizes.begin(), sizes.end() - 1);
+Tokens make_tokens(const Tensor& x, const std::vector<int64_t>& sizes) {
+  const std::vector<int64_t> rows(sizes.begin(), sizes.end() - 1);
   return {make(x, sizes, ScalarType::Char), make(x, rows, ScalarType::Float), make(x, rows, ScalarType::Int)};
 }
 
@@ -221,7 +248,7 @@ TokenCodes token_codes(Tokens& out, bool symmetric, int64_t qmin, int64_t qmax) 
 Tokens layer_norm_quantize_tokens(Tensor x, Maybe weight, Maybe bias, double epsilon, bool symmetric, int64_t qmin,
                                   int64_t qmax) {
   read_norm(x, weight, bias, epsilon);
-  Tokens out = make_tokens(x);
+  Tokens out = make_tokens(x, {x.sizes().begin(), x.sizes().end()});
   const TokenCodes tokens = token_codes(out, symmetric, qmin, qmax);
   const auto finish = [&](int64_t i, float* row, const auto& normalize) {
     Range range;
@@ -242,19 +269,50 @@ void quantize_token_rows(const Tensor& x, const TokenCodes& tokens) {
   const int64_t some = 1 + 16384 / width;
   share((rows + some - 1) / some, [&] {
     return [&](int64_t task) {
-      for (int64_t i = task * some; i < std::min(rows, (task + 1) * some); ++i) {
-        const T* row = pointer<T>(x) + i * width;
-        Range range;
-        for (int64_t j = 0; j < width; j += LANES) range.widen(load(row + j, tail_mask(width - j)), 0xFFFF);
-        tokens.write(i, row, range);
-      }
+      for (int64_t i = task * some; i < std::min(rows, (task + 1) * some); ++i) tokens.write(i, pointer<T>(x) + i * width);
     };
   });
 }
 
+// A block of rows goes through all panels, and becomes codes while it is in the cache.
+template <typename T, Input INPUT>
+void multiply_to_tokens(const Product& p, const TokenCodes& tokens) {
+  const int64_t rows = p.rows(), outputs = p.outputs(), block = rows_of_block(rows, 1, TOKEN_ROWS);
+  const int8_t *codes = pointer<int8_t>(p.codes), *packed = pointer<int8_t>(p.packed);
+  share((rows + block - 1) / block, [&] {
+    return [&, values = std::vector<T>(block * outputs), e = p.epilogue()](int64_t task) mutable {
+      const int64_t first = task * block, last = std::min(rows, first + block);
+      e.out = values.data();
+      e.out_row = first;
+      for (int64_t column = 0; column < outputs; column += PANEL)
+        gemm_block<T, INPUT>(codes, packed, p.depth(), first, last, column, e);
+      for (int64_t i = first; i < last; ++i) tokens.write(i, values.data() + (i - first) * outputs);
+    };
+  });
+}
+
+template <typename T>
+void multiply_all_to_tokens(const Product& p, const TokenCodes& tokens) {
+  if (p.scale_low.has_value()) multiply_to_tokens<T, Input::TWIN>(p, tokens);
+  else if (p.row_scale.has_value()) multiply_to_tokens<T, Input::TOKENS>(p, tokens);
+  else multiply_to_tokens<T, Input::ONE_SCALE>(p, tokens);
+}
+
+Tokens gemm_tokens(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Maybe scale_low, Tensor bias,
+                   Maybe activation, bool symmetric, int64_t qmin, int64_t qmax, bool bfloat16, Maybe row_scale,
+                   Maybe row_zero_point) {
+  Product p{codes, packed, compensation, scale, bias, scale_low, activation, row_scale, row_zero_point};
+  p.read_all();
+  Tokens out = make_tokens(p.codes, p.sizes());
+  const TokenCodes tokens = token_codes(out, symmetric, qmin, qmax);
+  if (bfloat16) multiply_all_to_tokens<bf16>(p, tokens);
+  else multiply_all_to_tokens<float>(p, tokens);
+  return out;
+}
+
 Tokens quantize_tokens(Tensor x, bool symmetric, int64_t qmin, int64_t qmax) {
   x = read_values(x, "values");
-  Tokens out = make_tokens(x);
+  Tokens out = make_tokens(x, {x.sizes().begin(), x.sizes().end()});
   const TokenCodes tokens = token_codes(out, symmetric, qmin, qmax);
   if (is_bfloat16(x)) quantize_token_rows<bf16>(x, tokens);
   else quantize_token_rows<float>(x, tokens);
@@ -369,6 +427,7 @@ Tensor attention(Tensor q, Tensor k, Tensor v, double scale, Maybe bias, Maybe m
 STABLE_TORCH_LIBRARY_IMPL(fxquant, CPU, m) {
   m.impl("cpu_pack", TORCH_BOX(&pack));
   m.impl("cpu_gemm", TORCH_BOX(&gemm));
+  m.impl("cpu_gemm_tokens", TORCH_BOX(&gemm_tokens));
   m.impl("cpu_layer_norm_quantize", TORCH_BOX(&layer_norm_quantize));
   m.impl("cpu_layer_norm_quantize_tokens", TORCH_BOX(&layer_norm_quantize_tokens));
   m.impl("cpu_quantize", TORCH_BOX(&quantize_tensor));

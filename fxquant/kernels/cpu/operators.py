@@ -39,6 +39,12 @@ torch.library.define(
     "int qmin, int qmax, bool bfloat16, Tensor? row_scale=None, Tensor? row_zero_point=None) -> Tensor",
 )
 torch.library.define(
+    "fxquant::cpu_gemm_tokens",
+    "(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Tensor? scale_low, Tensor bias, Tensor? activation, "
+    "bool symmetric, int qmin, int qmax, bool bfloat16, Tensor? row_scale=None, Tensor? row_zero_point=None) "
+    "-> (Tensor, Tensor, Tensor)",
+)
+torch.library.define(
     "fxquant::cpu_layer_norm_quantize",
     "(Tensor x, Tensor? weight, Tensor? bias, float epsilon, Tensor scale, Tensor? zero_point, int qmin, int qmax, "
     "Tensor? noise) -> Tensor",
@@ -187,6 +193,31 @@ def quantize_tokens(x: Tensor, symmetric: bool, qmin: int, qmax: int) -> tuple[T
     return made
 
 
+def packed_linear_tokens(
+    codes: Tensor,
+    packed: Tensor,
+    compensation: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    dtype: torch.dtype,
+    symmetric: bool,
+    qmin: int,
+    qmax: int,
+    *,
+    low: Tensor | None = None,
+    gelu: str | None = None,
+    rows: Rows = NO_ROWS,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `quantize_tokens` does of `packed_linear`, whose values never leave the cache."""
+    table = None if gelu is None else gelu_table(gelu)
+    made: tuple[Tensor, Tensor, Tensor] = torch.ops.fxquant.cpu_gemm_tokens(
+        *(codes, packed, compensation, scale, low, bias, table),
+        *(symmetric, qmin, qmax, dtype is torch.bfloat16),
+        *rows,
+    )
+    return made
+
+
 def quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
     """Return the int8 codes of `x`, any shape, float32 or bfloat16."""
     q = quantizer
@@ -245,18 +276,33 @@ def _(
     row_scale: Tensor | None = None,
     row_zero_point: Tensor | None = None,
 ) -> Tensor:
-    dtype = torch.bfloat16 if bfloat16 else torch.float32
-    rows = (row_scale, row_zero_point)
-    check_linear(codes, None, scale, bias, dtype, low=scale_low, residual=residual, rows=rows)
-    outputs, depth = scale.shape[0], codes.shape[-1]
-    _check_depth(depth)
-    check_tensor("packed weight", packed, torch.int8, (_width(outputs) * depth,))
-    check_tensor("compensation", compensation, torch.int32, (_width(outputs),))
-    check_optional("table of the activation", activation, torch.float32, (DEGREE + 1, SEGMENTS))
+    product = (codes, packed, compensation, scale, scale_low, bias, activation)
+    dtype = _check_product(*product, residual, bfloat16, (row_scale, row_zero_point))
     if residual is not None and (activation is not None or q_scale is not None):
         raise InputError("a residual is added to float results without GELU only")
-    check_result(q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax, columns=outputs)
-    return codes.new_empty((*codes.shape[:-1], outputs), dtype=dtype if q_scale is None else torch.int8)
+    check_result(q_scale, q_zero_point, q_low, q_split, q_noise, qmin, qmax, columns=scale.shape[0])
+    return codes.new_empty((*codes.shape[:-1], scale.shape[0]), dtype=dtype if q_scale is None else torch.int8)
+
+
+@register_fake("fxquant::cpu_gemm_tokens")
+def _(
+    codes: Tensor,
+    packed: Tensor,
+    compensation: Tensor,
+    scale: Tensor,
+    scale_low: Tensor | None,
+    bias: Tensor,
+    activation: Tensor | None,
+    symmetric: bool,
+    qmin: int,
+    qmax: int,
+    bfloat16: bool,
+    row_scale: Tensor | None = None,
+    row_zero_point: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    product = (codes, packed, compensation, scale, scale_low, bias, activation)
+    _check_product(*product, None, bfloat16, (row_scale, row_zero_point))
+    return _tokens_like(codes, (*codes.shape[:-1], scale.shape[0]), qmin, qmax)
 
 
 @register_fake("fxquant::cpu_layer_norm_quantize")
@@ -285,13 +331,13 @@ def _(
     check_layer_norm(x, weight, bias, epsilon)
     for name, each in (("weight", weight), ("bias", bias)):
         check_optional(name, each, torch.float32, x.shape[-1:])
-    return _tokens_like(x, qmin, qmax)
+    return _tokens_like(x, x.shape, qmin, qmax)
 
 
 @register_fake("fxquant::cpu_quantize_tokens")
 def _(x: Tensor, symmetric: bool, qmin: int, qmax: int) -> tuple[Tensor, Tensor, Tensor]:
     check_rows(x)
-    return _tokens_like(x, qmin, qmax)
+    return _tokens_like(x, x.shape, qmin, qmax)
 
 
 @register_fake("fxquant::cpu_quantize")
@@ -336,10 +382,33 @@ def _(
     return q.new_empty((q.shape[0], q.shape[2], width), dtype=q.dtype if q_scale is None else torch.int8)
 
 
-def _tokens_like(x: Tensor, qmin: int, qmax: int) -> tuple[Tensor, Tensor, Tensor]:
+def _check_product(
+    codes: Tensor,
+    packed: Tensor,
+    compensation: Tensor,
+    scale: Tensor,
+    scale_low: Tensor | None,
+    bias: Tensor,
+    activation: Tensor | None,
+    residual: Tensor | None,
+    bfloat16: bool,
+    rows: Rows,
+) -> torch.dtype:
+    """Refuse what is not the operands of a product with a packed weight, and return the dtype of its float result."""
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    check_linear(codes, None, scale, bias, dtype, low=scale_low, residual=residual, rows=rows)
+    outputs, depth = scale.shape[0], codes.shape[-1]
+    _check_depth(depth)
+    check_tensor("packed weight", packed, torch.int8, (_width(outputs) * depth,))
+    check_tensor("compensation", compensation, torch.int32, (_width(outputs),))
+    check_optional("table of the activation", activation, torch.float32, (DEGREE + 1, SEGMENTS))
+    return dtype
+
+
+def _tokens_like(x: Tensor, shape: tuple[int, ...], qmin: int, qmax: int) -> tuple[Tensor, Tensor, Tensor]:
     check_range(qmin, qmax)
-    rows = x.shape[:-1]
-    kinds = ((x.shape, torch.int8), (rows, torch.float32), (rows, torch.int32))
+    rows = shape[:-1]
+    kinds = ((shape, torch.int8), (rows, torch.float32), (rows, torch.int32))
     codes, scale, zero_point = (x.new_empty(shape, dtype=dtype) for shape, dtype in kinds)
     return codes, scale, zero_point
 

@@ -50,6 +50,13 @@ struct TokenCodes {
   }
 
   template <typename T>
+  void write(int64_t row, const T* values) const {
+    Range range;
+    for (int64_t j = 0; j < width; j += LANES) range.widen(load(values + j, tail_mask(width - j)), 0xFFFF);
+    write(row, values, range);
+  }
+
+  template <typename T>
   void write(int64_t row, const T* values, const Range& range) const {
     const Quantizer q = quantizer(range);
     scale[row] = q.scale;

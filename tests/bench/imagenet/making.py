@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from bench.imagenet import jobs, measure
 from bench.imagenet.__main__ import main
-from bench.imagenet.tables import Figure, Model
+from bench.imagenet.figure import Figure, Model
 from fxquant.models.timm_model import build_timm_model
 from tests.support.folders import CLASSES, make_class
 

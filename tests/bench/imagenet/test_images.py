@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import fxquant
+from bench.imagenet.figure import Synthesis
 from bench.imagenet.images import synthetic_images
-from bench.imagenet.tables import Synthesis
 from fxquant.models.timm_model import build_timm_model
 from tests.bench.imagenet.making import TINY, call_on, figure, make_checkpoints, make_images, publish, rows_of
 

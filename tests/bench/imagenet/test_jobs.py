@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from bench.imagenet.figure import Figure, Model, Synthesis
 from bench.imagenet.jobs import Job
-from bench.imagenet.tables import Figure, Model, Synthesis
 
 
 def test_rows_keep_their_names() -> None:

@@ -114,6 +114,20 @@ def test_a_failed_row_is_kept_with_its_error_and_tried_again(
     assert run("--models", TINY.name) == 0
 
 
+def test_blocks_are_trained_where_the_recipe_says_so(run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Any] = []
+
+    def keep(task: Any, config: Any, memory: Any, reconstruction: Any) -> None:
+        trained.append(reconstruction)
+        raise RuntimeError("this was all")
+
+    monkeypatch.setattr(measure, "calibrate_model", keep)
+    glfq = figure("GLF-Q", "glfq", options=(("iterations", 2),), published=None)
+    monkeypatch.setattr(jobs, "FIGURES", (TINY_FIGURES[0], glfq))
+    assert run() == 1
+    assert trained == [None, {"iterations": 2}]
+
+
 @pytest.mark.long
 def test_processes_share_the_rows_out(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -15,7 +15,7 @@ import fxquant
 from bench.real import run, tasks
 from bench.real.__main__ import main
 from bench.real.cells import RealCell
-from bench.real.table import chapter, real
+from bench.real.table import chapter, real, real_recipe
 from bench.real.tasks import Trial, score_logits
 from fxquant.config.recipes.book import RECIPES
 
@@ -126,3 +126,7 @@ def test_the_table_stands_beside_the_code_of_the_authors() -> None:
     assert text.index("`minmax`") < text.index("`fqvit`")
     assert "`held-out`, 32 calibration images" in text
     assert "<!-- real:begin -->" in chapter()
+    line = "| Glyphs of 62 classes at 112 px | error of the logits / top-1 % | 0.078 / 63.4 |  |  |  | 3 to 3 |"
+    assert line in real_recipe("minmax", data)
+    assert "ema" not in real_recipe("minmax", data)
+    assert real_recipe("gptq", data) == "Not measured yet: `python -m bench.real --recipes gptq` does it."

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 import fxquant
-from fxquant import ConfigError, api
+from fxquant import ConfigError, OutlierTokens, PerToken, Role, TensorSpec, api
 from tests.support.models import images, small_vit
+
+INPUTS = (Role.NORM, Role.GELU, Role.ACTIVATION, Role.GATED)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,17 @@ def test_what_an_effort_asks_for(effort: str, bits: int, fitted: bool, iteration
     assert config.layer is not None
     assert (config.layer.fit is not None) == fitted
     assert config.reconstruction == iterations
+
+
+def test_at_8_bits_only_outlier_tokens_decide_where_scales_per_token_cost_time() -> None:
+    eight, six = (fxquant.recipe("default", 8, bits).layer for bits in (8, 6))
+    assert eight is not None
+    assert six is not None
+    tokens = {role: eight.spec_for(role).granularity for role in INPUTS}  # type: ignore[union-attr]
+    outliers = OutlierTokens(3.0)
+    assert tokens == {Role.NORM: PerToken(), Role.GELU: PerToken(), Role.ACTIVATION: outliers, Role.GATED: outliers}
+    assert {six.spec_for(role) for role in INPUTS} == {TensorSpec(6, granularity=PerToken())}
+    assert eight.query == TensorSpec(8)
 
 
 def test_the_best_effort_reconstructs(monkeypatch: pytest.MonkeyPatch) -> None:

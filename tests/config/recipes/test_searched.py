@@ -23,6 +23,7 @@ from fxquant import (
     MinMax,
     Noise,
     NoisyBias,
+    OutlierTokens,
     Percentile,
     PerChannel,
     PerHead,
@@ -332,6 +333,13 @@ def test_dynamic_leaves_the_image_and_attention_one_scale(symmetric: bool) -> No
     found = specs["blocks.0.mlp.fc2.input"]
     assert found == TensorSpec(6, signed=symmetric, symmetric=symmetric, granularity=PerToken())
     assert specs["blocks.0.mlp.fc2.weight"] == TensorSpec(4, signed=True, symmetric=True, granularity=PerChannel(0))
+
+
+def test_dynamic_may_be_for_outlier_tokens_alone() -> None:
+    layer = layer_of(fxquant.recipe("dynamic", outliers=4))
+    assert layer.activation == TensorSpec(granularity=OutlierTokens(4))
+    with pytest.raises(ConfigError, match=r"OutlierTokens\.ratio must be a finite number of at least 1, got 0"):
+        fxquant.recipe("dynamic", outliers=0)
 
 
 def test_dynamic_keeps_what_an_outlier_token_spoils_for_one_scale() -> None:

@@ -14,7 +14,7 @@ from tests.support.needs_cpu_kernels import needs_kernels
 
 ROOT = Path(__file__).parents[3]
 FLAGS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1"
-FILES = ("attention", "layer_norm", "learned_step", "operators", "variation", "weight_scales")
+FILES = ("attention", "layer_norm", "learned_step", "operators", "tokens", "variation", "weight_scales")
 PLUGINS = ("randomly", "cacheprovider", "faulthandler", "xdist")  # not needed, or in the way of a report
 # Its thousand turns take minutes without the optimiser.
 TOO_LONG = "not a_search_of_more_than_a_thousand_turns"

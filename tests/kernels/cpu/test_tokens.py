@@ -122,6 +122,38 @@ def test_products(m: int, k: int, o: int, dtype: torch.dtype, behind: str, seed:
         assert torch.equal(found, wanted)
 
 
+@settings(max_examples=60)
+@given(
+    m=st.integers(0, 60),
+    k=st.integers(1, 40).map(lambda n: 4 * n),
+    o=st.one_of(st.integers(1, 80), st.sampled_from([64, 128, 130])),
+    dtype=dtypes,
+    read=st.sampled_from(["one scale", "twin", "tokens"]),
+    gelu=st.booleans(),
+    kind=kinds,
+    seed=seeds,
+)
+def test_products_that_give_codes_per_token(
+    m: int, k: int, o: int, dtype: torch.dtype, read: str, gelu: bool, kind: tuple[int, tuple[bool, bool]], seed: int
+) -> None:
+    bits, (symmetric, signed) = kind
+    generator = torch.Generator().manual_seed(seed)
+    codes, weight = make_codes(generator, 2, m, k), make_weight(generator, o, k)
+    scale, bias = torch.rand(o, generator=generator) / 1000, torch.randn(o, generator=generator)
+    rows = (torch.rand(2, m, generator=generator), torch.full((2, m), -7, dtype=torch.int32))
+    options: dict[str, Any] = {
+        "low": scale / 3 if read == "twin" else None,
+        "gelu": "none" if gelu else None,
+        **({"rows": rows} if read == "tokens" else {}),
+    }
+    product = (codes, *cpu.pack(weight, o, k), scale, bias, dtype)
+    to = (symmetric, *code_range(bits, signed))
+    found = cpu.packed_linear_tokens(*product, *to, **options)
+    wanted = cpu.quantize_tokens(cpu.packed_linear(*product, **options), *to) if m else None
+    assert [t.shape for t in found] == [(2, m, o), (2, m), (2, m)]
+    assert wanted is None or all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
 def test_threads_and_layouts_give_the_same() -> None:
     generator = torch.Generator().manual_seed(0)
     x = _rows(generator, 6, 50, 64)
