@@ -10,62 +10,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fxquant
+from fxquant.cli.options.inspect import add_arguments
 from fxquant.cli.output import print_facts
+from fxquant.cli.resolve import chosen_dtype, start_run
 from fxquant.cli.rows import describe_calibration
 from fxquant.cli.saved import is_saved, load_saved, refuse_model_options
-from fxquant.cli.setting import (
-    add_device_options,
-    add_setting_options,
-    describe_setting,
-    print_unreadable,
-    resolve_setting,
-)
-from fxquant.cli.shared_options import DTYPES, add_run_options, start_run
+from fxquant.cli.setting import describe_setting, print_unreadable, resolve_setting
 from fxquant.distributed import resolve_device
 from fxquant.errors import InputError
-from fxquant.files import refuse_unwritable, scratch_folder, write_json
+from fxquant.files import json_report, refuse_unwritable, scratch_folder
 from fxquant.graph.card import ModelCard, used_recipe
 from fxquant.graph.inputs import Arguments, moved
 from fxquant.graph.meta import set_card
 from fxquant.inspection.inspect import Inspection
 from fxquant.measurement.experiment import Task, calibrate_model
-from fxquant.measurement.option_values import natural
-
-DESCRIPTION = """
-Quantise a timm model, and write one HTML file that shows it float, prepared and quantised side by side: what runs on int8 and
-why not, how far each node is from the float model, how its operands are distributed. The file needs no network. Of a saved
-model, MODEL.safetensors, it shows the graph alone.
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.set_defaults(run=run, save=None)
-    add_setting_options(parser, evaluated=False)
-    parser.add_argument("--html", type=Path, required=True, metavar="F", help="the file to write")
-    group = parser.add_argument_group("inspection")
-    group.add_argument(
-        "--images",
-        type=natural,
-        default=8,
-        metavar="N",
-        help="calibration images to measure on, 0 for none (%(default)s)",
-    )
-    group.add_argument("--time", action="store_true", help="measure how long each node takes")
-    group.add_argument("--passes", action="store_true", help="show what each pass changed")
-    add_device_options(parser.add_argument_group("calibration"))
-    add_run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the page, and what it shows as JSON where that is asked for."""
     start_run(options)
     refuse_unwritable(options.html)
-    inspection = _saved(options) if is_saved(options.model) else _quantised(options)
-    inspection.save(options.html)
-    print(f"wrote {options.html}, {os.path.getsize(options.html) / 1e6:.2f} MB")
-    if options.json:
-        write_json(options.json, inspection.to_dict())
+    with json_report(options.json) as facts:
+        inspection = _saved(options) if is_saved(options.model) else _quantised(options)
+        inspection.save(options.html)
+        print(f"wrote {options.html}, {os.path.getsize(options.html) / 1e6:.2f} MB")
+        facts |= {"command": "inspect", **inspection.to_dict()}
 
 
 def _saved(options: argparse.Namespace) -> Inspection:
@@ -83,7 +52,7 @@ def _saved(options: argparse.Namespace) -> Inspection:
 
 
 def _quantised(options: argparse.Namespace) -> Inspection:
-    device, dtype = resolve_device(options.device), DTYPES[options.dtype]
+    device, dtype = resolve_device(options.device), chosen_dtype(options)
     setting = resolve_setting(options, evaluated=False)
     print_facts(describe_setting(options, setting))
     for note in setting.notes:
@@ -107,14 +76,15 @@ def _quantised(options: argparse.Namespace) -> Inspection:
 @contextmanager
 def _listed_passes(wanted: bool) -> Iterator[Path | None]:
     """Yield the folder that passes write their graphs to within the block, None where that is not `wanted`."""
+    if not wanted:
+        yield None
+        return
     before = os.environ.get("FXQUANT_TRACE")
     with scratch_folder(tempfile.gettempdir()) as folder:
-        if wanted:
-            os.environ["FXQUANT_TRACE"] = str(folder)
+        os.environ["FXQUANT_TRACE"] = str(folder)
         try:
-            yield folder if wanted else None
+            yield folder
         finally:
-            if wanted:
-                os.environ.pop("FXQUANT_TRACE")
-            if wanted and before is not None:
+            os.environ.pop("FXQUANT_TRACE")
+            if before is not None:
                 os.environ["FXQUANT_TRACE"] = before
