@@ -9,8 +9,8 @@ from torch import Tensor, fx
 
 from fxquant.graph.attributes import called_module
 from fxquant.graph.calls import operator_name
-from fxquant.graph.dataflow import PRODUCTS
-from fxquant.graph.meta import any_value_of, module_path, module_stack, record_of
+from fxquant.graph.dataflow import PRODUCTS, is_size, moves_values
+from fxquant.graph.meta import any_value_of, has_value, module_path, module_stack, record_of
 from fxquant.graph.products import product_of, unique_label
 from fxquant.graph.rewrite import location
 from fxquant.graph.stages import Stage, stage_of
@@ -29,7 +29,8 @@ class GraphRow:
 
     key: the same for corresponding nodes of other graphs. module: the path of the module that it comes from. state: of a
     product, what runs: "int8", "token" (int8 with a scale per token), "fake" (rounded and computed in float), "observed",
-    "float" or "opaque"; "" of any other node. shape: of its value, as text. line: its code.
+    "float" or "opaque"; "" of any other node. shape: of its value, as text. line: its code. minor: it makes no values of its
+    own, as observers, moves and sizes do.
     """
 
     key: Key
@@ -39,6 +40,7 @@ class GraphRow:
     state: str
     shape: str
     line: str
+    minor: bool
     report: ProductReport | None
 
     @property
@@ -63,7 +65,7 @@ def graph_rows(gm: fx.GraphModule, backend: str) -> list[GraphRow]:
         if node.op in ("get_attr", "output"):
             continue
         called = called_module(node)
-        operator = operator_name(node) if called is None else type(called).__name__
+        operator = _operator(node) if called is None else type(called).__name__
         found, module = reports.get(node), module_path(node)
         record = record_of(node)
         if found is not None and record is not None:
@@ -75,7 +77,8 @@ def graph_rows(gm: fx.GraphModule, backend: str) -> list[GraphRow]:
             key = (*kind, str(counts[kind]))
             counts[kind] += 1
         line = node.format_node() or ""
-        rows.append(GraphRow(key, node, module, operator, state_of(found, stage), _shape(node), line, found))
+        minor = found is None and (called is not None or _is_minor(node))
+        rows.append(GraphRow(key, node, module, operator, state_of(found, stage), _shape(node), line, minor, found))
     return rows
 
 
@@ -99,6 +102,18 @@ def module_types(gm: fx.GraphModule) -> dict[str, str]:
         for path, kind in module_stack(node).values():
             found.setdefault(path, str(getattr(kind, "__name__", kind)).rpartition(".")[2])
     return found
+
+
+def _operator(node: fx.Node) -> str:
+    return f"input {node.target}" if node.op == "placeholder" else operator_name(node)
+
+
+def _is_minor(node: fx.Node) -> bool:
+    """Say whether a node only moves values, or is known to give none but numbers and flags."""
+    known = any_value_of(node)
+    values = known if isinstance(known, tuple | list) else (known,)
+    computes = any(isinstance(v, Tensor) and v.dim() > 1 for v in values)
+    return moves_values(node) or is_size(node) or (has_value(node) and not computes)
 
 
 def _shape(node: fx.Node) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, fx
 
 from fxquant.errors import InputError
 from fxquant.graph.inputs import Arguments, Batch, moved
-from fxquant.inspection.links import links
-from fxquant.inspection.run_nodes import real_value, run_nodes
+from fxquant.graph.meta import record_of
+from fxquant.inspection.links import links, residual_of
+from fxquant.inspection.run_nodes import gives_codes, real_value, run_nodes
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class NodeMeasurement:
 
     node, reference: names of both. sqnr: signal to quantisation noise in dB, ``10 log10(sum x^2 / sum (x - y)^2)``, infinite
     where the values are equal. cosine: of the angle between both, from -1 to 1. max_error: the largest absolute difference.
+    alone: the same of a product that adds a residual, without what it adds.
     """
 
     node: str
@@ -29,6 +31,16 @@ class NodeMeasurement:
     sqnr: float
     cosine: float
     max_error: float
+    alone: NodeMeasurement | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Counterpart:
+    """A node with the float one that it is compared with; residual: what is taken off its value first."""
+
+    node: fx.Node
+    known: fx.Node
+    residual: fx.Node | None = None
 
 
 def measure_nodes(
@@ -44,16 +56,46 @@ def measure_nodes(
 
     Raises `InputError` where there is no batch, and for one that does not fit the graphs.
     """
-    linked = links(reference.graph, measured.graph)
-    found: dict[fx.Node, _Difference] = {}
+    counterparts = _counterparts(reference.graph, measured.graph)
+    found: dict[_Counterpart, _Difference] = {}
     count = 0
     for inputs in graph_inputs(measured, batches):
         count += 1
-        for node, x, y in _pairs(reference, measured, linked, inputs):
-            found.setdefault(node, _Difference()).add(x, y)
+        for counterpart, x, y in _pairs(reference, measured, counterparts, inputs):
+            found.setdefault(counterpart, _Difference()).add(x, y)
     if not count:
         raise InputError("expected at least one batch of images to measure on, found none")
-    return {node.name: found[node].measurement(node, linked[node]) for node in measured.graph.nodes if node in found}
+    result: dict[str, NodeMeasurement] = {}
+    for each in counterparts:  # the product alone comes before the sum
+        if each in found:
+            result[each.node.name] = found[each].measurement(each, result.get(each.node.name))
+    return {node.name: result[node.name] for node in measured.graph.nodes if node.name in result}
+
+
+def _counterparts(reference: fx.Graph, measured: fx.Graph) -> list[_Counterpart]:
+    alone = links(reference, measured, alone=True)
+    named = (_Counterpart(node, known, residual_of(node)) for node, known in alone.items())
+    products = [each for each in named if each.residual is not None]
+    return [*products, *(_Counterpart(node, known) for node, known in links(reference, measured).items())]
+
+
+def drops(gm: fx.GraphModule, found: Mapping[str, NodeMeasurement]) -> dict[str, float]:
+    """
+    Return by how many dB the SQNR of each measured node, alone where it adds a residual, is below that of what it reads.
+
+    What one node loses all behind it carry on; this tells them apart. Rounding an operand counts for the product that reads it,
+    unless a product rounds its own result. Nodes that read nothing but exact values have none.
+    """
+    carried: dict[fx.Node, float] = {}
+    result: dict[str, float] = {}
+    for node in gm.graph.nodes:
+        rounds = gives_codes(node) and record_of(node) is None
+        residual, measured = residual_of(node), None if rounds else found.get(node.name)
+        read = min((carried[n] for n in node.all_input_nodes if n is not residual), default=math.inf)
+        carried[node] = read if measured is None else measured.sqnr
+        if measured is not None and math.isfinite(read):
+            result[node.name] = read - (measured.alone or measured).sqnr
+    return result
 
 
 def graph_inputs(gm: fx.GraphModule, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
@@ -67,24 +109,27 @@ def graph_inputs(gm: fx.GraphModule, batches: Iterable[Batch]) -> Iterator[tuple
 def _pairs(
     reference: fx.GraphModule,
     measured: fx.GraphModule,
-    linked: dict[fx.Node, fx.Node],
+    counterparts: Sequence[_Counterpart],
     inputs: Sequence[Tensor],
-) -> Iterator[tuple[fx.Node, Tensor, Tensor]]:
-    """Yield each linked node with what its counterpart gives and what it gives itself."""
-    float_run, wanted = run_nodes(reference, inputs), set(linked.values())
+) -> Iterator[tuple[_Counterpart, Tensor, Tensor]]:
+    """Yield each of the counterparts with the float values and those that were measured."""
+    float_run, wanted = run_nodes(reference, inputs), {each.known for each in counterparts}
+    by_node: dict[fx.Node, list[_Counterpart]] = {}
+    for each in counterparts:
+        by_node.setdefault(each.node, []).append(each)
     held: dict[fx.Node, Tensor | None] = {}
     for node, values in run_nodes(measured, inputs):
-        known = linked.get(node)
-        if known is None:
-            continue
-        while known not in held:
-            passed, exact = next(float_run)
-            if passed in wanted:
-                held[passed] = real_value(passed, exact[passed])
-        x, y = held.pop(known), real_value(node, values[node])
-        pair = None if x is None or y is None else _alike(x, y)
-        if pair is not None:
-            yield node, *pair
+        for each in by_node.get(node, ()):
+            while each.known not in held:
+                passed, exact = next(float_run)
+                if passed in wanted:
+                    held[passed] = real_value(passed, exact[passed])
+            x, y = held.pop(each.known), real_value(node, values[node])
+            if y is not None and each.residual is not None:
+                y = y - values[each.residual]
+            pair = None if x is None or y is None else _alike(x, y)
+            if pair is not None:
+                yield each, *pair
 
 
 def _alike(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -107,8 +152,8 @@ class _Difference:
         self.product += float((x * y).sum())
         self.largest = max(self.largest, float(difference.abs().max()))
 
-    def measurement(self, node: fx.Node, reference: fx.Node) -> NodeMeasurement:
+    def measurement(self, of: _Counterpart, alone: NodeMeasurement | None) -> NodeMeasurement:
         sqnr = 10 * math.log10(self.signal / self.noise) if self.signal and self.noise else math.inf
         norms = math.sqrt(self.signal * self.other)
         cosine = min(self.product / norms, 1.0) if norms else float(self.signal == self.other)
-        return NodeMeasurement(node.name, reference.name, sqnr, cosine, self.largest)
+        return NodeMeasurement(of.node.name, of.known.name, sqnr, cosine, self.largest, alone)

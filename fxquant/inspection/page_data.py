@@ -17,7 +17,7 @@ from fxquant.graph.meta import card_of, record_of
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.graph_rows import GraphRow, Key, module_types
 from fxquant.inspection.image_maps import ImageMaps, TokenMap, image_maps, thumbnails
-from fxquant.inspection.measure_nodes import NodeMeasurement, graph_inputs, measure_nodes
+from fxquant.inspection.measure_nodes import NodeMeasurement, drops, graph_inputs, measure_nodes
 from fxquant.inspection.operand_histograms import operand_histograms
 from fxquant.inspection.pass_differences import PassDifference
 from fxquant.inspection.report import OperandReport, report
@@ -82,6 +82,7 @@ def _stage(
         "node": [cell.node.name for _, cell in cells],
         "operator": [cell.operator for _, cell in cells],
         "state": [cell.state for _, cell in cells],
+        "minor": [cell.minor for _, cell in cells],
         "shape": [cell.shape for _, cell in cells],
         "line": [cell.line for _, cell in cells],
         "source": [cell.source for _, cell in cells],
@@ -115,9 +116,12 @@ def _measure(
     reference = measured.reference
     if stage_of(each.gm) not in (Stage.FLOAT, Stage.PREPARED):
         found = _by_product(each.gm, measure_nodes(reference.gm, each.gm, measured.batches))
+        values = [found.get(_node_or_label(cell)) for cell in cells]
         for name in ("sqnr", "cosine", "max_error"):
-            values = [found.get(_node_or_label(cell)) for cell in cells]
-            columns[name] = [None if value is None else _finite(getattr(value, name)) for value in values]
+            columns[name] = [None if v is None else _finite(getattr(v.alone or v, name)) for v in values]
+        fallen = drops(each.gm, found)
+        columns["drop"] = [None if v is None or v.node not in fallen else _finite(fallen[v.node]) for v in values]
+        columns["sum_sqnr"] = [None if v is None or v.alone is None else _finite(v.sqnr) for v in values]
     if measured.time:
         first = next(graph_inputs(each.gm, measured.batches))
         seconds = time_nodes(each.gm, first, _ROUNDS)

@@ -49,6 +49,12 @@ def real_value(node: fx.Node, value: object) -> Tensor | None:
     return None if site is None else _dequantized(site, value)
 
 
+def gives_codes(node: fx.Node) -> bool:
+    """Say whether `node` makes codes of real numbers."""
+    reads = (dequantize, dequantize_twin)
+    return node.target in TOKEN_QUANTIZERS or (node.target not in reads and quantizer_site(node) is not None)
+
+
 def _dequantized(site: QuantizerSite, codes: Tensor) -> Tensor:
     target: Any = dequantize if site.low is None else dequantize_twin
     arguments = quantizer_arguments(replace(site, noise=None), target)

@@ -16,6 +16,13 @@ from fxquant.inspection.graph_rows import state_of
 from fxquant.inspection.html import fill
 from fxquant.inspection.report import product_reports
 
+# What people read for a state of `fxquant.inspection.graph_rows.GraphRow`.
+STATES = {
+    **{name: name for name in ("int8", "observed", "float", "opaque")},
+    "token": "int8 per token",
+    "fake": "simulated",
+}
+
 
 @dataclass(frozen=True)
 class BlockSummary:
@@ -25,7 +32,7 @@ class BlockSummary:
     states: tuple[tuple[str, int], ...]
 
     def __str__(self) -> str:
-        return ", ".join(f"{count} {state}" for state, count in self.states)
+        return ", ".join(f"{count} {STATES[state]}" for state, count in self.states)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class GraphSummary:
 
     def html(self) -> str:
         """Return it as a fragment for a notebook."""
-        return fill("summary.html.jinja", summary=self)
+        return fill("summary.html.jinja", summary=self, states=STATES)
 
 
 def summarise(gm: fx.GraphModule, backend: str, kind: str = "") -> GraphSummary:

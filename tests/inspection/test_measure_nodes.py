@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import InputError, QuantConfig
-from fxquant.inspection.measure_nodes import measure_nodes
+from fxquant.inspection.measure_nodes import drops, measure_nodes
 from tests.support.models import images, small_vit
 
 X = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1))
@@ -43,6 +43,19 @@ def test_the_figures_are_those_of_the_values() -> None:
     assert last.max_error == pytest.approx(float((x - y).abs().max()))
 
 
+def test_a_product_that_adds_a_residual_is_measured_alone_as_well() -> None:
+    large = 100 * X  # the residual hides what the product makes wrong
+    traced, _, gm = stages(Mlp(), large, fxquant.recipe("minmax"))
+    (*_, last) = measure_nodes(traced, gm, [large]).values()
+    assert last.alone is not None
+    assert last.alone.reference == "linear_1"
+    x, y = (graph(large).detach().double() - large.double() for graph in (traced, gm))
+    assert last.alone.sqnr == pytest.approx(
+        float(10 * torch.log10(x.square().sum() / (x - y).square().sum())), abs=0.01
+    )
+    assert last.alone.sqnr < last.sqnr - 20
+
+
 def test_codes_are_compared_as_what_they_stand_for() -> None:
     traced, _, gm = stages(Mlp(), X, fxquant.recipe("minmax"))
     found = {m.reference: m for m in measure_nodes(traced, gm, [X]).values()}
@@ -64,6 +77,18 @@ def test_bits_show_where_they_are_missing() -> None:
     found = {m.reference: m.sqnr for m in measure_nodes(traced, gm, [images()]).values()}
     adds = [sqnr for name, sqnr in found.items() if name.startswith("add")]
     assert min(adds[:-1]) - adds[-1] > 5
+
+
+def test_what_a_node_loses_is_told_from_what_it_was_given() -> None:
+    config = fxquant.recipe("minmax").set_module_name("blocks.0.mlp.fc1", fxquant.recipe("minmax", 3, 3).layer)
+    traced, _, gm = stages(small_vit(), images(), config)
+    found = measure_nodes(traced, gm, [images()])
+    fallen = {m.reference: drops(gm, found).get(name) for name, m in found.items()}
+    assert max(fallen, key=lambda name: fallen[name] or 0) == "gelu"
+    assert fallen["gelu"] > 10  # type: ignore[operator]
+    assert abs(fallen["add_2"]) < 5, "what follows carries it on"  # type: ignore[arg-type]
+    assert fallen["layer_norm_1"] is None, "its codes are what the product behind it reads"
+    assert fallen["conv2d"] is None, "the image is exact"
 
 
 def test_heads_apart_are_compared_with_heads_in_tokens() -> None:

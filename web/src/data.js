@@ -91,6 +91,7 @@ function summarise(entry, stages) {
       share: sum(known("share")) || null,
       ms: sum(known("ms")) || null,
       sqnr: worst ?? null,
+      drop: known("drop").length ? Math.max(...known("drop").filter(Number.isFinite)) : null,
       cosine: known("cosine").length ? Math.min(...known("cosine")) : null,
     };
   });

@@ -3,7 +3,7 @@ import { colour, draw, escaped } from "./charts.js";
 import { decibels, isProduct } from "./data.js";
 import { short } from "./element.js";
 
-const MEASURES = { sqnr: "SQNR in dB", cosine: "cosine" };
+const MEASURES = { sqnr: "SQNR in dB", cosine: "cosine", drop: "dB of SQNR lost here" };
 
 /** Draw `measure` through the depth of the model into `place`; a click calls `choose` with the leaf. */
 export function drawDepth(place, data, leaves, measure, chosen, choose) {

@@ -58,6 +58,8 @@ function figures(cell) {
     "multiply-accumulates": cell.share && percent(cell.share),
     time: cell.ms && `${short(cell.ms)} ms`,
     SQNR: cell.sqnr && (cell.sqnr === "exact" ? "exact" : `${short(cell.sqnr)} dB`),
+    "lost here": cell.drop && `${short(cell.drop)} dB`,
+    "after the residual": cell.sum_sqnr && (cell.sum_sqnr === "exact" ? "exact" : `${short(cell.sum_sqnr)} dB`),
     cosine: cell.cosine && cell.cosine.toFixed(5),
     "largest error": cell.max_error && short(cell.max_error),
   };

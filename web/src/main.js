@@ -48,11 +48,10 @@ async function start() {
   }
 
   async function showRows() {
-    const wanted = matcher(chosen, data, visible());
-    const found = leaves.filter(wanted);
+    const found = leaves.filter(matcher(chosen, data, visible()));
     $("status").textContent = `${found.length} of ${leaves.length} nodes`;
     if (chosen.view === "list") {
-      await table.show(found.filter((leaf) => chosen.q || isProduct(leaf)).map((leaf) => ({ ...leaf, flat: true })), open);
+      await table.show(found.map((leaf) => ({ ...leaf, flat: true })), open);
       return;
     }
     const searched = Boolean(chosen.q || chosen.filter);
@@ -123,7 +122,7 @@ function startOpen(root) {
 }
 
 /** Return whether a leaf is to be shown for the search and the filter that are chosen. */
-function matcher({ q, filter }, data, visible) {
+function matcher({ q, filter, view }, data, visible) {
   const stages = data.stages.map((stage) => visible.has(stage.title));
   const words = q.toLowerCase().split(/\s+/).filter(Boolean);
   const [kind, value] = [filter.slice(0, filter.indexOf(":")), filter.slice(filter.indexOf(":") + 1)];
@@ -132,7 +131,7 @@ function matcher({ q, filter }, data, visible) {
     if (!cells.length) return false;
     if (kind === "state" && !cells.some((cell) => cell.state === value)) return false;
     if (kind === "reason" && !cells.some((cell) => cell.reason === value)) return false;
-    if (!words.length) return true;
+    if (!words.length) return view === "all" || (view === "list" ? isProduct(leaf) : !cells.every((cell) => cell.minor));
     const text = [leaf.id, data.modules[leaf.module], ...cells.flatMap((cell) => [cell.node, cell.operator, cell.state, cell.reason, cell.kernel])].join(" ").toLowerCase();
     return words.every((word) => text.includes(word));
   };

@@ -4,14 +4,14 @@ import { element } from "./element.js";
 export const STATES = {
   int8: "int8",
   token: "int8, per token",
-  fake: "rounded, computed in float",
+  fake: "simulated",
   observed: "observed",
   float: "float",
   opaque: "opaque",
 };
 
 /** Return a coloured mark with the name of a state; nothing for a node that is no product. */
-export const chip = (state) => (state ? element("span", { className: `chip ${state}` }, state === "token" ? "per token" : state) : "");
+export const chip = (state) => (state ? element("span", { className: `chip ${state}` }, { token: "per token", fake: "simulated" }[state] ?? state) : "");
 
 /** Return a bar with a part for each state, by how many products have it. */
 export function mixture(states) {

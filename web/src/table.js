@@ -93,7 +93,7 @@ function figures(stage, index) {
     title,
     field,
     hozAlign: "right",
-    minWidth: 74,
+    minWidth: 70,
     headerTooltip: `${tip}, ${stage.title}`,
     formatter: (cell) => show(cell.getData().cells[index]?.[field]),
     sorter: (a, b, one, other, _, direction) => byNumber(one, other, index, field, direction),
@@ -111,6 +111,7 @@ function figures(stage, index) {
   if (stage.cells.sqnr) {
     found.push(
       column("SQNR", "sqnr", (value) => (typeof value === "number" ? value.toFixed(1) : (value ?? "")), "dB; of a module the worst"),
+      { ...column("drop", "drop", (value) => (typeof value === "number" ? value.toFixed(1) : ""), "dB of SQNR lost here, against what is read; of a module the most"), headerSortStartingDir: "desc" },
       column("cosine", "cosine", (value) => (typeof value === "number" ? value.toFixed(4) : ""), "of a module the worst"),
     );
   }
