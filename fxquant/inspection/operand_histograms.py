@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -54,24 +54,52 @@ class OperandHistogram:
     clipped: float
 
 
-def operand_histograms(
-    reference: fx.GraphModule, reference_rows: Iterable[GraphRow], rows: Iterable[GraphRow], batches: Iterable[Batch]
-) -> dict[Key, list[OperandHistogram]]:
-    """
-    Return the histograms of the computed operands of each product of a quantised graph, by the key of its row.
+class OperandValues:
+    """The range of all values of an operand, and some of them."""
 
-    The values are those of the float product in `reference` that corresponds. rows: of the quantised graph.
-    """
-    products = {row.node: row.key for row in reference_rows if row.report is not None}
-    values: dict[tuple[Key, int], _Values] = {}
+    def __init__(self) -> None:
+        self.low, self.high = float("inf"), float("-inf")
+        self.drawn: list[Tensor] = []
+        self.generator = torch.Generator().manual_seed(0)
+
+    def add(self, values: Tensor) -> None:
+        """Take in the values of one batch."""
+        flat = values.detach().flatten().float().cpu()
+        self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
+        drawn = torch.randint(flat.numel(), (min(_DRAWN, flat.numel()),), generator=self.generator)
+        self.drawn.append(flat[drawn])
+
+    def histogram(self, operand: int, grid: OperandGrid | None) -> OperandHistogram:
+        """Return the histogram of the values that were kept, with the `grid` that they are rounded to."""
+        drawn = torch.cat(self.drawn)
+        low, high = self.low, max(self.high, self.low + 1e-12)
+        counts = torch.histc(drawn, BINS, low, high).int().tolist()
+        clipped = 0.0
+        if grid is not None:
+            bottom = min(grid.low, grid.fine[0] if grid.fine else grid.low) - grid.step / 2
+            clipped = float(((drawn < bottom) | (drawn > grid.high + grid.step / 2)).double().mean())
+        return OperandHistogram(operand, low, high, tuple(counts), grid, clipped)
+
+
+def operand_values(
+    reference: fx.GraphModule, rows: Iterable[GraphRow], batches: Iterable[Batch]
+) -> dict[tuple[Key, int], OperandValues]:
+    """Return the values of each computed operand of the products of a float graph, by the key of their row and its number."""
+    products = {row.node: row.key for row in rows if row.report is not None}
+    values: dict[tuple[Key, int], OperandValues] = {}
     for inputs in graph_inputs(reference, batches):
         for node, known in run_nodes(reference, inputs):
-            if node not in products:
-                continue
-            for index, operand in enumerate(_operands(node)):
-                found = real_value(operand, known[operand]) if operand.op != "get_attr" else None
+            for index, operand in enumerate(_operands(node) if node in products else ()):
+                found = real_value(operand, known[operand])
                 if found is not None:
-                    values.setdefault((products[node], index), _Values()).add(found)
+                    values.setdefault((products[node], index), OperandValues()).add(found)
+    return values
+
+
+def operand_histograms(
+    rows: Iterable[GraphRow], values: Mapping[tuple[Key, int], OperandValues]
+) -> dict[Key, list[OperandHistogram]]:
+    """Return the histograms of the operands of each product of a graph, with its grids, by the key of its row."""
     result: dict[Key, list[OperandHistogram]] = {}
     for row in rows:
         for index, operand in enumerate(_operands(row.node) if row.report is not None else ()):
@@ -103,28 +131,3 @@ def _grid(site: QuantizerSite) -> OperandGrid:
         # Codes up to 0 are of this range. Of probabilities, which are not negative, its step is.
         fine, low = (min(site.qmin * step, 0.0), max(site.qmin * step, 0.0), abs(step)), torch.full_like(low, split)
     return OperandGrid(float(low.min()), float(high.max()), float(scale.median()), scale.numel(), fine, noise)
-
-
-class _Values:
-    """The range of all values of an operand, and some of them."""
-
-    def __init__(self) -> None:
-        self.low, self.high = float("inf"), float("-inf")
-        self.drawn: list[Tensor] = []
-        self.generator = torch.Generator().manual_seed(0)
-
-    def add(self, values: Tensor) -> None:
-        flat = values.detach().flatten().float().cpu()
-        self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
-        drawn = torch.randint(flat.numel(), (min(_DRAWN, flat.numel()),), generator=self.generator)
-        self.drawn.append(flat[drawn])
-
-    def histogram(self, operand: int, grid: OperandGrid | None) -> OperandHistogram:
-        drawn = torch.cat(self.drawn)
-        low, high = self.low, max(self.high, self.low + 1e-12)
-        counts = torch.histc(drawn, BINS, low, high).int().tolist()
-        clipped = 0.0
-        if grid is not None:
-            bottom = min(grid.low, grid.fine[0] if grid.fine else grid.low) - grid.step / 2
-            clipped = float(((drawn < bottom) | (drawn > grid.high + grid.step / 2)).double().mean())
-        return OperandHistogram(operand, low, high, tuple(counts), grid, clipped)

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.graph_rows import GraphRow, Key, module_types
 from fxquant.inspection.image_maps import ImageMaps, TokenMap, image_maps, thumbnails
 from fxquant.inspection.measure_nodes import NodeMeasurement, drops, graph_inputs, measure_nodes
-from fxquant.inspection.operand_histograms import operand_histograms
+from fxquant.inspection.operand_histograms import OperandValues, operand_histograms, operand_values
 from fxquant.inspection.pass_differences import PassDifference
 from fxquant.inspection.report import OperandReport, report
 from fxquant.inspection.side_by_side import SharedRow, side_by_side
@@ -47,6 +48,11 @@ class Measured:
     reference: Inspected
     batches: Sequence[Batch]
     time: bool
+
+    @cached_property
+    def operands(self) -> dict[tuple[Key, int], OperandValues]:
+        """The values of the operands of the reference."""
+        return operand_values(self.reference.gm, self.reference.rows, self.batches)
 
 
 def page_data(
@@ -126,11 +132,11 @@ def _measure(
         first = next(graph_inputs(each.gm, measured.batches))
         seconds = time_nodes(each.gm, first, _ROUNDS)
         columns["ms"] = [1e3 * seconds[cell.node] if cell.node in seconds else None for cell in cells]
-    found_histograms = operand_histograms(reference.gm, reference.rows, each.rows, measured.batches)
     return [
         {"row": numbers[key]} | asdict(histogram)
-        for key, histograms in found_histograms.items()
+        for key, histograms in operand_histograms(each.rows, measured.operands).items()
         for histogram in histograms
+        if histogram.grid is not None or each is reference
     ]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fxquant
 from fxquant import LayerSpec, QuantConfig, TensorSpec, TwinGELU
 from fxquant.inspection.graph_rows import graph_rows
-from fxquant.inspection.operand_histograms import BINS, OperandHistogram, operand_histograms
+from fxquant.inspection.operand_histograms import BINS, OperandHistogram, operand_histograms, operand_values
 
 X = torch.linspace(-1, 3, 4 * 10 * 8).reshape(4, 10, 8)
 WEIGHT = TensorSpec(8, signed=True, symmetric=True)
@@ -35,7 +35,8 @@ def histograms(
     traced = fxquant.trace(Mlp().eval(), X)
     prepared = fxquant.calibrate(fxquant.prepare(traced, config), [X], progress=False)
     gm = fxquant.convert(prepared, target)  # type: ignore[arg-type]
-    found = operand_histograms(traced, graph_rows(traced, "auto"), graph_rows(gm, "auto"), [shown])
+    values = operand_values(traced, graph_rows(traced, "auto"), [shown])
+    found = operand_histograms(graph_rows(gm, "auto"), values)
     return {key[-1]: each[0] for key, each in found.items()}
 
 

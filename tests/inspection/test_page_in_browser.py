@@ -180,9 +180,9 @@ def test_it_searches_and_filters(page: Page) -> None:
 def test_stages_stand_side_by_side_and_can_be_hidden(page: Page) -> None:
     page.open("row=blocks.0.mlp.fc1")
     titles = [each.text for each in page.browser.find_elements(By.CSS_SELECTOR, ".card h3")]
-    assert titles == ["float", "prepared", "int8"]
+    assert titles == ["int8", "prepared", "float"]
     operators = [each.text for each in page.browser.find_elements(By.CSS_SELECTOR, ".card > p:first-of-type")]
-    assert operators == ["float linear", "observed linear", "int8 int8_linear_gelu_quantize"]
+    assert operators == ["int8 int8_linear_gelu_quantize", "observed linear", "float linear"]
     page.script("document.querySelector('#stages input').click()")
     page.wait(lambda: len(page.browser.find_elements(By.CSS_SELECTOR, ".card")) == 2)
     assert not page.browser.find_elements(By.CSS_SELECTOR, '[tabulator-field="stage0"]')

@@ -1,4 +1,4 @@
-// What is known of the row that is chosen: each stage beside the others, then what was measured.
+// What is known of the row that is chosen: what each stage has there, the last first, then what was measured.
 import { forget } from "./charts.js";
 import { element, percent, short } from "./element.js";
 import { describeGrid, drawHistogram, drawMap, drawWeights } from "./pictures.js";
@@ -18,7 +18,7 @@ export function showDetails(place, data, chosen, visible) {
     element(
       "div",
       { className: "cards" },
-      data.stages.map((stage, index) => (visible.has(stage.title) ? card(stage, entry.cells[index]) : null)),
+      data.stages.map((stage, index) => (visible.has(stage.title) ? card(stage, entry.cells[index]) : null)).reverse(),
     ),
   );
   if (!entry.children) {
