@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 
-import pytest
 import torch
 from PIL import Image
 
@@ -28,16 +27,16 @@ def test_norms_and_attention_of_a_vit_are_those_of_its_values() -> None:
     torch.testing.assert_close(attention.values.sum(-1), torch.ones(2, 2))
 
 
-@pytest.mark.parametrize("opened", [False, True])
-def test_attention_is_read_fused_and_opened_float_and_int8(opened: bool) -> None:
+def test_attention_is_read_fused_and_opened_float_and_int8() -> None:
     x = images(2)
-    traced = fxquant.trace(small_vit(), x)
-    prepared = fxquant.prepare(traced, fxquant.recipe("minmax", attention=opened))
-    gm = fxquant.convert(fxquant.calibrate(prepared, [x], progress=False))
-    one, other = (image_maps(graph, (x,)).attention for graph in (traced, gm))
-    assert one.keys() == other.keys() == {"blocks.0.attn", "blocks.1.attn"}
-    for module, found in one.items():
-        torch.testing.assert_close(found.values, other[module].values, atol=0.03, rtol=0)
+    traced = fxquant.trace(small_vit(depth=1), x)
+    exact = image_maps(traced, (x,)).attention
+    assert exact.keys() == {"blocks.0.attn"}
+    for opened in (False, True):
+        prepared = fxquant.prepare(traced, fxquant.recipe("minmax", attention=opened))
+        gm = fxquant.convert(fxquant.calibrate(prepared, [x], progress=False))
+        found = image_maps(gm, (x,)).attention["blocks.0.attn"]
+        torch.testing.assert_close(found.values, exact["blocks.0.attn"].values, atol=0.03, rtol=0)
 
 
 def test_windows_have_no_map_and_tokens_in_a_plane_do() -> None:
