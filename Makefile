@@ -8,16 +8,21 @@ READY := $(VENV)/.ready
 ORDER ?= -p no:randomly
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --durations 20 $(ORDER)
 
-.PHONY: demo test test-long test-all check bench clean
+.PHONY: demo test test-long test-browser test-all check bench page clean
 
 demo: $(READY)
 	$(BIN)/fxquant demo
 
 test: $(READY)
-	$(PYTEST) -m 'not long'
+	$(PYTEST) -m 'not long and not browser'
 
 test-long: $(READY)
 	$(PYTEST) -m long
+
+# Needs Chromium and its driver, in Debian the packages chromium and chromium-driver. The pictures in docs/images are made here.
+test-browser: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/python -m pytest -m browser tests/inspection
 
 test-all: test test-long
 
@@ -29,6 +34,10 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench.latency
+
+# The script and the style of the pages of fxquant.inspect, which are kept in the repository. Needs Node.js.
+page:
+	cd web && npm ci --ignore-scripts && npm run build
 
 clean:
 	rm -rf $(VENV)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         UnsupportedGraphError,
     )
     from fxquant.graph.card import MeasuredAccuracy, ModelCard, UsedRecipe
+    from fxquant.inspection.inspect import Inspection, inspect
     from fxquant.inspection.report import Report, report
     from fxquant.numerics.granularity import (
         OutlierTokens,
@@ -78,6 +79,7 @@ __all__ = [
     "GradientScale",
     "InputError",
     "Inputs",
+    "Inspection",
     "IntegerNorm",
     "LayerSpec",
     "LearnedStep",
@@ -119,6 +121,7 @@ __all__ = [
     "calibrate",
     "compile",
     "convert",
+    "inspect",
     "load",
     "models",
     "prepare",
@@ -149,6 +152,7 @@ _HOMES = {
     "errors": "CalibrationError CheckpointError ConfigError FxquantError InputError PassError "
     "TrainingError UnsupportedGraphError",
     "graph.card": "MeasuredAccuracy ModelCard UsedRecipe",
+    "inspection.inspect": "Inspection inspect",
     "inspection.report": "Report report",
     "numerics.granularity": "OutlierTokens PerChannel PerHead PerProjection PerTensor PerToken RowGroups",
     "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",

@@ -21,7 +21,7 @@ from fxquant.graph.attributes import weight_of, window_of
 from fxquant.graph.decoder import decoder_products
 from fxquant.graph.meta import Operand, Product, Record, module_path, record_of, set_record, value_of
 from fxquant.graph.positions import works_on_positions
-from fxquant.graph.products import fitted, operand_role, product_of
+from fxquant.graph.products import OF_ACTIVATIONS, fitted, operand_role, product_of, unique_label
 from fxquant.graph.rewrite import edit
 from fxquant.graph.values import is_complex
 from fxquant.numerics.granularity import OfTokens, PerHead, PerProjection, PerTensor, RowGroups
@@ -33,7 +33,6 @@ _OPERATORS: dict[Any, str] = {
     F.scaled_dot_product_attention: "attention",
 }
 _DECODER = "it follows the queries of a decoder, few rows that boxes are read from; decoder=True quantises it"
-_ATTENTION = (Product.QK, Product.PV, Product.ATTENTION, Product.MATMUL)
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Annotate:
 
     def _record(self, node: fx.Node, labels: set[str], in_decoder: bool) -> Record:
         product, module = product_of(node), module_path(node)
-        label = _unique_label(product, module or node.name, labels)
+        label = unique_label(product, module or node.name, labels)
         override = self.config.override_for(_OPERATORS[node.target], module)
         layer = override.spec if override else self._layer_of(node, product)
         layer = layer or LayerSpec(None, None)
@@ -108,7 +107,7 @@ class Annotate:
     def _layer_of(self, node: fx.Node, product: Product) -> LayerSpec | None:
         """Return the spec of a product without an override."""
         ends = (Product.PATCH_EMBED, Product.HEAD)
-        trunk = self.config.trunk is not None and product not in _ATTENTION
+        trunk = self.config.trunk is not None and product not in OF_ACTIVATIONS
         return self.config.trunk if trunk and (product in ends or dataflow.on_trunk(node)) else self.config.layer
 
 
@@ -129,17 +128,6 @@ def _operands(node: fx.Node, product: Product, label: str, layer: LayerSpec) -> 
     return tuple(
         replace(o, spec=fitted(o.spec, node.args[i])) if o.role is Role.GELU else o for i, o in enumerate(found)
     )
-
-
-def _unique_label(product: Product, module: str, labels: set[str]) -> str:
-    # Only attention puts several products into one module; the rest are known by their module alone.
-    first = label = f"{module}.{product.value}" if product in _ATTENTION else module
-    count = 1
-    while label in labels:
-        count += 1
-        label = f"{first}_{count}"
-    labels.add(label)
-    return label
 
 
 def _is_product(node: fx.Node) -> bool:
@@ -182,7 +170,7 @@ def _takes_noise(node: fx.Node, operands: tuple[Operand, ...]) -> bool:
 def _switched_off(config: QuantConfig, product: Product, operator: str, module: str, in_decoder: bool) -> str | None:
     """Return the reason where a switch leaves a product float and no override brings it back."""
     overrides = [o for o in config.overrides if o.spec is not None and o.matches(operator, module)]
-    if product in _ATTENTION:
+    if product in OF_ACTIVATIONS:
         # blocks.0 at 4 bits asks for its linear layers; blocks.0.attn, or the operator, names the products of attention.
         named = any(o.names(operator, module) for o in overrides)
         if not (config.opens_attention or named):
@@ -215,7 +203,7 @@ def _obstacle(node: fx.Node, product: Product, operands: tuple[Operand, ...]) ->
     """Return why a product cannot be quantised even though the config asks for it."""
     if any(is_complex(argument) for argument in node.args):
         return "complex numbers have no codes"
-    if product in _ATTENTION:
+    if product in OF_ACTIVATIONS:
         parameter = product is Product.MATMUL and any(dataflow.is_parameter(a) for a in node.args)
         return "product with a parameter outside a linear layer" if parameter else None
     weight = node.args[1]

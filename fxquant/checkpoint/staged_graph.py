@@ -17,6 +17,8 @@ from fxquant.errors import CheckpointError, ConfigError
 from fxquant.graph.card import ModelCard
 from fxquant.graph.meta import card_of, set_card
 from fxquant.graph.stages import stage_of
+from fxquant.inspection.summary import summarise
+from fxquant.kernels import chosen_backend
 from fxquant.ops import make_output
 
 
@@ -56,6 +58,12 @@ class StagedGraph(fx.GraphModule):
     @class_names.setter
     def class_names(self, names: Sequence[str]) -> None:
         self.card = replace(self.card, class_names=tuple(names))
+
+    def __repr__(self) -> str:
+        return super().__repr__() if stage_of(self) is None else str(summarise(self, chosen_backend()))
+
+    def _repr_html_(self) -> str | None:
+        return None if stage_of(self) is None else summarise(self, chosen_backend()).html()
 
     def __copy__(self) -> StagedGraph:
         """Return another module over the same graph and tensors."""

@@ -27,6 +27,7 @@ COMMANDS = {
     "synthesize": "make calibration images from the model alone",
     "demo": "a small ViT on handwritten digits, in under three minutes",
     "report": "print the report of a saved model",
+    "inspect": "write a page on what quantisation makes of a model",
     "recipes": "list the recipes and their options",
     "completion": "print a script by which a shell completes fxquant",
 }

@@ -15,6 +15,7 @@ from fxquant.compiling.choose_triton import slower_sites
 from fxquant.errors import ConfigError, UnsupportedGraphError
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
+from fxquant.inspection.summary import summarise
 from fxquant.kernels import cpu, triton, use_backend
 from fxquant.ops.make_output import map_output
 from fxquant.ops.onednn_linear import is_available as has_onednn
@@ -58,6 +59,12 @@ class CompiledGraph(nn.Module):
         # A mode and options exclude each other; CUDA graphs, which the mode asks for, save more than guards cost.
         options: dict[str, Any] | None = None if mode else {"guard_filter_fn": guards_to_keep}
         self.compiled = torch.compile(graph_module, mode=mode, options=options)
+
+    def __repr__(self) -> str:
+        return str(summarise(self.graph_module, self.backend, "compiled"))
+
+    def _repr_html_(self) -> str:
+        return summarise(self.graph_module, self.backend, "compiled").html()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the compiled graph on its inputs, which may be given by name."""

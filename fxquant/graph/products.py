@@ -16,6 +16,9 @@ from fxquant.observers.adalog import AdaLogGELU
 from fxquant.observers.operand_spec import OperandSpec
 from fxquant.observers.twin import TwinGELU
 
+# Products of two activations: those of attention, and any other.
+OF_ACTIVATIONS = (Product.QK, Product.PV, Product.ATTENTION, Product.MATMUL)
+
 
 def product_of(node: fx.Node) -> Product:
     """Return what a product is for, from the data flow."""
@@ -28,6 +31,18 @@ def product_of(node: fx.Node) -> Product:
     if dataflow.flows_to(node, F.softmax):
         return Product.QK
     return Product.PV if dataflow.mixes(node.args[0], F.softmax) else Product.MATMUL
+
+
+def unique_label(product: Product, module: str, labels: set[str]) -> str:
+    """Return the label of a product of `module`, none of those in `labels`, and add it to them."""
+    # Only attention puts several products into one module; the rest are known by their module alone.
+    first = label = f"{module}.{product.value}" if product in OF_ACTIVATIONS else module
+    count = 1
+    while label in labels:
+        count += 1
+        label = f"{first}_{count}"
+    labels.add(label)
+    return label
 
 
 def operand_role(value: object) -> Role:

@@ -27,6 +27,7 @@ from fxquant.graph.meta import (
     value_of,
 )
 from fxquant.graph.stages import Stage, stage_of
+from fxquant.inspection.html import fill
 from fxquant.inspection.kernel_names import kernel_of
 from fxquant.kernels import chosen_backend
 from fxquant.kernels.cpu.operators import KERNELS
@@ -147,11 +148,24 @@ class Report:
         rows += [_row(r) for r in self.records]
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+        head, *notes = self._notes()
+        return "\n".join([head, *lines, *notes])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        rows = [(r, _row(r)) for r in self.records]
+        return fill("report.html.jinja", report=self, rows=rows, lines=self._notes())
+
+    def _notes(self) -> list[str]:
+        """Return the head of the report, and what else is to be said of the whole."""
         count = sum(r.int8 for r in self.records)
         head = (
             f"stage {self.stage}: {count} of {len(self)} products on int8, {self.coverage:.1%} of multiply-accumulates; "
             f"the rest is {self.float_dtype}"
         )
+        lines = [head]
         sampled = [r.searched_tokens for r in self.records if r.searched_tokens and len(set(r.searched_tokens)) == 2]
         if sampled:
             used, total = min(sampled, key=lambda tokens: tokens[0] / tokens[1])
@@ -170,7 +184,7 @@ class Report:
             lines.append(f"the model computes {self._missing:+.1%} multiply-accumulates beyond these products")
         if self.rounded:
             lines.append(f"rounded to codes and back, no product reads them: {len(self.rounded)} values")
-        return "\n".join([head, *lines])
+        return lines
 
 
 def report(gm: nn.Module) -> Report:
@@ -181,16 +195,32 @@ def report(gm: nn.Module) -> Report:
 
     Raises `UnsupportedGraphError` for a module that is no graph.
     """
-    backend = chosen_backend()
-    if not isinstance(gm, fx.GraphModule):  # a compiled one, which holds the graph
-        backend, gm = getattr(gm, "backend", backend), getattr(gm, "graph_module", gm)
-    if not isinstance(gm, fx.GraphModule):
-        raise UnsupportedGraphError(f"report expected a graph that fxquant made, found a {type(gm).__name__}")
+    gm, backend = graph_of(gm, "report")
     stage = stage_of(gm)
     dtype = str(model_dtype(gm)).removeprefix("torch.")
-    rows = (_row_of(n, stage, backend) for n in gm.graph.nodes)
-    records = tuple(row for row in rows if row is not None)
+    records = tuple(product_reports(gm, backend).values())
     return Report(records, stage.value if stage else "unknown", dtype, tuple(_rounded(gm)), capture_of(gm))
+
+
+def graph_of(gm: nn.Module, verb: str) -> tuple[fx.GraphModule, str]:
+    """
+    Return a graph, or the one that a compiled module holds, and the backend that it runs on.
+
+    Raises `UnsupportedGraphError`, which says what `verb` expected, for any other module.
+    """
+    backend = chosen_backend()
+    if not isinstance(gm, fx.GraphModule):
+        backend, gm = getattr(gm, "backend", backend), getattr(gm, "graph_module", gm)
+    if not isinstance(gm, fx.GraphModule):
+        raise UnsupportedGraphError(f"{verb} expected a graph that fxquant made, found a {type(gm).__name__}")
+    return gm, backend
+
+
+def product_reports(gm: fx.GraphModule, backend: str) -> dict[fx.Node, ProductReport]:
+    """Return the record of each product of a graph, by its node, in order; backend: what it was compiled for."""
+    stage = stage_of(gm)
+    rows = ((node, _row_of(node, stage, backend)) for node in gm.graph.nodes)
+    return {node: row for node, row in rows if row is not None}
 
 
 def _row_of(node: fx.Node, stage: Stage | None, backend: str) -> ProductReport | None:
