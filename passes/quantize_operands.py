@@ -139,6 +139,8 @@ def _per_token(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple[fx
     quantize, dequantize = kind_of(spec).operators(spec)
     read = {"x": source, "symmetric": spec.symmetric, "qmin": spec.qmin, "qmax": spec.qmax}
     site = quantize_tokens_site(graph, quantize, read, value_of(source))
+    for made in (*site, *site.codes.all_input_nodes):
+        provenance(made, source)
     return site.codes, call(graph, dequantize, site._asdict())
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import operator
-import statistics
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import torch
 from torch import Tensor, fx
+
+from fxquant.graph.calls import operator_name
+from fxquant.inspection.time_nodes import time_nodes
 
 
 class OpClass(str, Enum):
@@ -96,14 +95,6 @@ def classify(node: fx.Node) -> OpClass:
     return _CLASS_OF.get(operator_name(node), OpClass.REST)
 
 
-def operator_name(node: fx.Node) -> str:
-    """Return the name of the function or method that a node calls, without the overload of an ATen operator."""
-    if node.op == "call_function":
-        name = str(getattr(node.target, "__name__", node.target))
-        return name if node.target in vars(operator).values() else name.partition(".")[0]
-    return str(node.target) if node.op == "call_method" else node.op
-
-
 def profile_graph(gm: fx.GraphModule, images: Tensor, rounds: int = 5) -> Profile:
     """
     Run the graph node by node, `rounds` times after a first run that does not count, and return medians.
@@ -111,12 +102,8 @@ def profile_graph(gm: fx.GraphModule, images: Tensor, rounds: int = 5) -> Profil
     The eager graph is timed. A compiler fuses much of what is not a product, so the shares of these classes are an upper
     bound of what there is to gain. An accelerator is synchronised after each node.
     """
-    clock = _Clock(gm)
-    with torch.no_grad():
-        for _ in range(rounds + 1):
-            clock.run(images)
-    medians = ((node, statistics.median(measured[1:])) for node, measured in clock.seconds.items())
-    return collect_profile((classify(node), operator_name(node), median) for node, median in medians)
+    seconds = time_nodes(gm, (images,), rounds)
+    return collect_profile((classify(node), operator_name(node), spent) for node, spent in seconds.items())
 
 
 def collect_profile(found: Iterable[tuple[OpClass, str, float]]) -> Profile:
@@ -128,20 +115,3 @@ def collect_profile(found: Iterable[tuple[OpClass, str, float]]) -> Profile:
         operators[op_class][name] += spent
     ordered = {c: dict(sorted(inner.items(), key=lambda item: -item[1])) for c, inner in operators.items()}
     return Profile(seconds, ordered)
-
-
-class _Clock(fx.Interpreter):
-    """Run a graph and store the seconds of each node that computes something."""
-
-    def __init__(self, gm: fx.GraphModule) -> None:
-        super().__init__(gm)
-        self.seconds: dict[fx.Node, list[float]] = defaultdict(list)
-
-    def run_node(self, n: fx.Node) -> Any:
-        start = time.perf_counter()
-        result = super().run_node(n)
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
-        if n.op.startswith("call_"):
-            self.seconds[n].append(time.perf_counter() - start)
-        return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -64,6 +65,14 @@ def parameters(target: Callable[..., Any]) -> dict[str, Any]:
         found = target._schema.arguments
         return {a.name: a.default_value if a.has_default_value() else _NONE for a in found}
     return {name: p.default for name, p in inspect.signature(target).parameters.items()}
+
+
+def operator_name(node: fx.Node) -> str:
+    """Return the name of the function or method that a node calls, without the overload of an ATen operator."""
+    if node.op == "call_function":
+        name = str(getattr(node.target, "__name__", node.target))
+        return name if node.target in vars(operator).values() else name.partition(".")[0]
+    return str(node.target) if node.op == "call_method" else node.op
 
 
 def _name(target: Any) -> str:
