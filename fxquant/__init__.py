@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
     from fxquant.observers.log2 import Log2, LogIntSoftmax
     from fxquant.observers.twin import TwinGELU, TwinSoftmax
+    from fxquant.precision.compare import ComparedNode, Comparison, compare
     from fxquant.reconstruction import reconstruct
     from fxquant.synthesis import synthesize
 
@@ -70,6 +71,8 @@ __all__ = [
     "BinaryWeightStep",
     "CalibrationError",
     "CheckpointError",
+    "ComparedNode",
+    "Comparison",
     "ConfigError",
     "Correction",
     "DataConfig",
@@ -118,6 +121,7 @@ __all__ = [
     "Value",
     "WeightFit",
     "calibrate",
+    "compare",
     "compile",
     "convert",
     "load",
@@ -156,6 +160,7 @@ _HOMES = {
     "observers.adalog": "AdaLogGELU AdaLogSoftmax",
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",
+    "precision.compare": "ComparedNode Comparison compare",
     "reconstruction": "reconstruct",
     "synthesis": "synthesize",
 }
