@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from fxquant.observers.log2 import Log2, LogIntSoftmax
     from fxquant.observers.twin import TwinGELU, TwinSoftmax
     from fxquant.precision.compare import ComparedNode, Comparison, compare
+    from fxquant.precision.sensitivity import SensitivityTable, SiteCost, sensitivity
     from fxquant.reconstruction import reconstruct
     from fxquant.synthesis import synthesize
 
@@ -111,6 +112,8 @@ __all__ = [
     "Rounding",
     "RowGroups",
     "ScaleSearch",
+    "SensitivityTable",
+    "SiteCost",
     "Smooth",
     "TensorSpec",
     "TrainingError",
@@ -134,6 +137,7 @@ __all__ = [
     "reconstruct",
     "report",
     "save",
+    "sensitivity",
     "synthesize",
     "trace",
 ]
@@ -161,6 +165,7 @@ _HOMES = {
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",
     "precision.compare": "ComparedNode Comparison compare",
+    "precision.sensitivity": "SensitivityTable SiteCost sensitivity",
     "reconstruction": "reconstruct",
     "synthesis": "synthesize",
 }
