@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from fxquant.observers.log2 import Log2, LogIntSoftmax
     from fxquant.observers.twin import TwinGELU, TwinSoftmax
     from fxquant.precision.compare import ComparedNode, Comparison, compare
+    from fxquant.precision.mixed import MixedPrecision, mixed
+    from fxquant.precision.precision_budget import PrecisionBudget
     from fxquant.precision.sensitivity import SensitivityTable, SiteCost, sensitivity
     from fxquant.reconstruction import reconstruct
     from fxquant.synthesis import synthesize
@@ -92,6 +94,7 @@ __all__ = [
     "MeasuredAccuracy",
     "Metric",
     "MinMax",
+    "MixedPrecision",
     "ModelCard",
     "Noise",
     "NoisyBias",
@@ -105,6 +108,7 @@ __all__ = [
     "Percentile",
     "Placement",
     "PowerOfTwoFactor",
+    "PrecisionBudget",
     "QuantConfig",
     "Reparameterize",
     "Report",
@@ -128,6 +132,7 @@ __all__ = [
     "compile",
     "convert",
     "load",
+    "mixed",
     "models",
     "prepare",
     "prepare_qat",
@@ -164,7 +169,9 @@ _HOMES = {
     "observers.adalog": "AdaLogGELU AdaLogSoftmax",
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",
+    "precision.precision_budget": "PrecisionBudget",
     "precision.compare": "ComparedNode Comparison compare",
+    "precision.mixed": "MixedPrecision mixed",
     "precision.sensitivity": "SensitivityTable SiteCost sensitivity",
     "reconstruction": "reconstruct",
     "synthesis": "synthesize",

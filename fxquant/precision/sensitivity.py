@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxquant.api import calibrate, prepare, trace
+from fxquant.api import calibrate, prepare
 from fxquant.config.quant_config import QuantConfig
-from fxquant.errors import ConfigError, InputError, expect_iterable, expect_path, expect_whole
+from fxquant.errors import ConfigError, expect_iterable, expect_path, expect_whole
 from fxquant.graph.inputs import Batch
 from fxquant.graph.stages import Stage, stage_of
-from fxquant.inspection.measure_nodes import graph_inputs
 from fxquant.observers.base import Observer
 from fxquant.precision.estimated_error import estimated_energies
+from fxquant.precision.float_graph import float_graph
 from fxquant.precision.measured_states import MeasuredStates
 from fxquant.precision.operand_groups import Grouping, OperandGroup, grouping_of, groups_of, kind_of_name
 from fxquant.precision.record_table import RecordTable, new_axes, shown
@@ -234,10 +234,7 @@ def _calibrated(
         if config is not None:
             raise ConfigError("a graph that is prepared has its config already: give the model itself, or no config")
         return model
-    if not batches:
-        raise InputError("expected at least one batch of images to calibrate and measure on, found none")
-    graph = model if stage is Stage.FLOAT else trace(model, next(iter(graph_inputs(model, batches))))  # type: ignore[arg-type]
-    return calibrate(prepare(graph, config), batches, progress, seed=seed)
+    return calibrate(prepare(float_graph(model, batches), config), batches, progress, seed=seed)
 
 
 def _scored(score: float | None) -> str:
