@@ -4,10 +4,9 @@ fxquant: Vision Transformers on int8, as a compiler that people can read.
 Importing it costs next to nothing: a public name is fetched from its module, and torch with it, where it is first used.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fxquant.lazy import fetch_from
 from fxquant.registration import register_with_timm
 from fxquant.version import __version__ as __version__
 
@@ -176,25 +175,14 @@ _HOMES = {
     "reconstruction": "reconstruct",
     "synthesis": "synthesize",
 }
-_MODULES = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}
 
 register_with_timm()
 
 
 if not TYPE_CHECKING:  # else every misspelt name would have a type
-
-    def __getattr__(name: str) -> Any:
-        """Return the public name or the submodule `name`, which is imported now (PEP 562)."""
-        if name in _MODULES:
-            value = getattr(import_module(_MODULES[name]), name)
-        elif name.isidentifier() and not name.startswith("_") and find_spec(f"{__name__}.{name}"):
-            return import_module(f"{__name__}.{name}")
-        else:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        globals()[name] = value
-        return value
+    __getattr__ = fetch_from(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:
-    """Return the public names, fetched or not."""
-    return sorted({*globals(), *__all__})
+    """Return the public names, fetched or not, and none of what they are made with."""
+    return sorted([*__all__, "__version__"])

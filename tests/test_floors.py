@@ -37,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fxquant.progress",),
     ("fxquant.distributed", "fxquant.files"),
     ("fxquant.pickles",),
-    ("fxquant.errors", "fxquant.version"),
+    ("fxquant.errors", "fxquant.lazy", "fxquant.version"),
 )
 HEIGHT = {room: -number for number, rooms in enumerate(FLOORS) for room in rooms}
 

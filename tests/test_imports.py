@@ -21,6 +21,7 @@ def test_fxquant_alone_imports_nothing_large() -> None:
     found = imported_by("import fxquant")
     assert {name for name in found if name.startswith("fxquant")} == {
         "fxquant",
+        "fxquant.lazy",
         "fxquant.registration",
         "fxquant.version",
     }
@@ -40,14 +41,15 @@ def test_a_model_of_ones_own_needs_neither_timm_nor_torchvision_nor_sklearn() ->
     assert not imported_by(code) & {"timm", "torchvision", "sklearn", "matplotlib"}
 
 
-@pytest.mark.parametrize("arguments", ["['--help']", "['--version']", "[]", "['nonsense']"])
-def test_help_does_not_wait_for_torch(arguments: str) -> None:
+def test_help_does_not_wait_for_torch() -> None:
     code = (
         "import contextlib, io\n"
-        "from fxquant.cli.main import main\n"
-        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()), "
+        "from fxquant.cli.main import COMMANDS, main\n"
+        "lines = ['--help'], ['--version'], [], ['nonsense'], ['completion', 'bash'], *([c, '--help'] for c in COMMANDS)\n"
+        "for line in lines:\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()), "
         "contextlib.redirect_stderr(io.StringIO()):\n"
-        f"    main({arguments})"
+        "        main(line)"
     )
     assert not imported_by(code) & {"torch", "numpy", "timm"}
 
@@ -69,7 +71,19 @@ def test_timm_knows_the_models_whichever_is_imported_first(order: str) -> None:
 def test_submodules_are_attributes_as_ever() -> None:
     assert fxquant.ops is import_module("fxquant.ops")
     assert fxquant.kernels is import_module("fxquant.kernels")
-    assert {"quantize", "models", "TensorSpec"} <= set(dir(fxquant))
+
+
+def test_only_public_names_are_listed() -> None:
+    assert fxquant.kernels  # what was fetched is not listed for it
+    assert set(dir(fxquant)) == {*fxquant.__all__, "__version__"}
+
+
+@pytest.mark.parametrize("package", ["data", "distillation", "synthesis", "training"])
+def test_packages_give_their_public_names(package: str) -> None:
+    room = import_module(f"fxquant.{package}")
+    assert all(getattr(room, name) is not None for name in room.__all__)
+    with pytest.raises(AttributeError, match=f"module 'fxquant.{package}' has no attribute 'nonsense'"):
+        room.nonsense  # noqa: B018
 
 
 def test_a_misspelt_name_is_an_attribute_error() -> None:

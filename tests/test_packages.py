@@ -71,7 +71,8 @@ def test_the_public_names_are_those_that_are_there() -> None:
     typed = next(node for node in source.body if isinstance(node, ast.If))
     imported = {a.name: n.module for n in typed.body if isinstance(n, ast.ImportFrom) for a in n.names}
     assert set(fxquant.__all__) == imported.keys()
-    assert {name: module for name, module in imported.items() if name != "models"} == fxquant._MODULES
+    homes = {name: f"fxquant.{module}" for module, names in fxquant._HOMES.items() for name in names.split()}
+    assert {name: module for name, module in imported.items() if name != "models"} == homes
     assert fxquant.__all__ == sorted(fxquant.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name))
     assert all(getattr(fxquant, name).__doc__ for name in fxquant.__all__)
 

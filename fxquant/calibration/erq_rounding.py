@@ -22,7 +22,7 @@ def erq_round(
     regression, until none are left. second: the mean of x^T x, ``(K, K)``. to_grid: rounds to the nearest value of the grid,
     whose steps are `scale`, ``(O, 1)``.
     """
-    weight = weight.double().clone()
+    weight = weight.clone()
     start, columns = 0, weight.shape[1]
     while start < columns:
         end = start + max(1, (columns - start) // 2)

@@ -20,7 +20,7 @@ from fxquant.observers.base import Observer
 
 @dataclass(frozen=True, eq=False)
 class WeightRows:
-    """Weights below each other, ``(O, K)`` float64, and the grid of each row: `scale`, `qmin` and `qmax`, ``(O, 1)`` each."""
+    """Weights below each other, ``(O, K)`` float32, and the grid of each row: `scale`, `qmin` and `qmax`, ``(O, 1)`` each."""
 
     weight: Tensor
     scale: Tensor
@@ -35,13 +35,12 @@ class WeightRows:
             for w, o in zip(weights, observers, strict=True)
         ]
         scale = torch.cat([observer.calculate_qparams().scale for observer in observers])
-        qmin, qmax = torch.cat(ends).double().split(1, dim=1)
-        return cls(torch.cat([w.double() for w in weights]), scale.double()[:, None], qmin, qmax)
+        qmin, qmax = torch.cat(ends).float().split(1, dim=1)
+        return cls(torch.cat([w.float() for w in weights]), scale[:, None], qmin, qmax)
 
     def rounded(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Return `weight`, ``(O, n)``, at the nearest values of the grid with steps `scale`."""
-        codes = (weight / scale).float().round()  # in float32 ties are those of `fxquant.numerics.arithmetic.quantize`
-        return codes.clamp(self.qmin, self.qmax) * scale
+        return (weight / scale).round_().clamp_(self.qmin, self.qmax).mul_(scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +59,12 @@ def fit_rows(rows: WeightRows, parts: Sequence[Moments], options: WeightFit) -> 
     wanted = fit_ridge(rows.weight, parts, options.ridge) if options.ridge else rows.weight
     if options.clip:
         rows = replace(rows, scale=clip_rows(wanted, rows.scale, second, rows.rounded))
-    rows = replace(rows, scale=rows.scale.float().double())
     codes = (_rounded(rows, wanted, second, moments, options) / rows.scale).round()
     scale = rows.scale
     if options.correction is Correction.AFFINE:
         scale = scale * output_factor(rows.weight, codes * scale, moments)[:, None]
-    scale = scale.float()
-    fitted = codes.float() * scale
-    return Found(fitted, scale[:, 0], bias_shift(rows.weight, fitted.double(), moments).float())
+    fitted = codes * scale
+    return Found(fitted, scale[:, 0], bias_shift(rows.weight.double(), fitted.double(), moments).float())
 
 
 def _rounded(rows: WeightRows, wanted: Tensor, second: Tensor, moments: Moments, options: WeightFit) -> Tensor:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Moments:
     """
     The sums over T rows that closed forms are made of: x is what the quantised product reads, f what the float one does.
 
-    rows: T. sum_x, sum_f: ``(K,)``. xx: x^T x, ``(K, K)``. fx: f^T x, ``(K, K)``, None where it is not needed.
+    rows: T. sum_x, sum_f: ``(K,)`` float64. xx: x^T x, ``(K, K)`` of the dtype of x. fx: f^T x, ``(K, K)``, None where it is
+    not needed.
     """
 
     rows: int
@@ -26,9 +27,17 @@ class Moments:
     @classmethod
     def of(cls, x: Tensor, f: Tensor, compares: bool) -> Moments:
         """Return the moments of one batch: rows `x` and `f`, ``(T, K)``; compares: whether fx is needed."""
-        x, f = x.float(), f.float()
-        cross = (f.T @ x).double() if compares else None
-        return cls(len(x), x.sum(0, dtype=torch.float64), f.sum(0, dtype=torch.float64), (x.T @ x).double(), cross)
+        sums = (x.sum(0, dtype=torch.float64), f.sum(0, dtype=torch.float64))
+        return cls(len(x), *sums, x.T @ x, f.T @ x if compares else None)
+
+    def add(self, x: Tensor, f: Tensor) -> None:
+        """Add the rows `x` and `f` of another batch."""
+        self.rows += len(x)
+        self.sum_x += x.sum(0, dtype=torch.float64)
+        self.sum_f += f.sum(0, dtype=torch.float64)
+        self.xx.addmm_(x.T, x)
+        if self.fx is not None:
+            self.fx.addmm_(f.T, x)
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of the rows of both."""
@@ -38,25 +47,27 @@ class Moments:
 
     @property
     def mean_x(self) -> Tensor:
-        """The mean of x, ``(K,)``."""
+        """The mean of x, ``(K,)`` float64."""
         return self.sum_x / self.rows
 
     @property
     def mean_f(self) -> Tensor:
-        """The mean of f, ``(K,)``."""
+        """The mean of f, ``(K,)`` float64."""
         return self.sum_f / self.rows
 
     def second(self, centred: bool) -> Tensor:
         """Return the mean of x^T x, ``(K, K)``, about the mean of x where `centred`."""
-        second = self.xx / self.rows
-        return second - torch.outer(self.mean_x, self.mean_x) if centred else second
+        return self._mean(self.xx, self.mean_x, centred)
 
     def cross(self, centred: bool) -> Tensor:
         """Return the mean of f^T x, ``(K, K)``, about the means of both where `centred`."""
         if self.fx is None:
             raise RuntimeError("these moments do not compare")
-        cross = self.fx / self.rows
-        return cross - torch.outer(self.mean_f, self.mean_x) if centred else cross
+        return self._mean(self.fx, self.mean_f, centred)
+
+    def _mean(self, products: Tensor, mean: Tensor, centred: bool) -> Tensor:
+        found, dtype = products / self.rows, products.dtype
+        return found.addr_(mean.to(dtype), self.mean_x.to(dtype), alpha=-1) if centred else found
 
 
 def total(parts: Sequence[Moments]) -> Moments:
@@ -77,13 +88,14 @@ def factor_damped(second: Tensor, damping: float) -> Tensor:
     Moments about the mean of a few rows that hardly differ are rounding errors, and may be negative in some direction. Raises
     ``LinAlgError`` where no damping helps, as for what is not finite.
     """
-    while damping < MOST_DAMPING:
-        found = torch.linalg.cholesky_ex(damped(second, damping))
-        if not found.info:
-            factor: Tensor = found.L
-            return factor
+    found = torch.linalg.cholesky_ex(damped(second, damping))
+    while found.info:
+        if damping > MOST_DAMPING:
+            raise torch.linalg.LinAlgError("second moments have no Cholesky factor")  # type: ignore[attr-defined]
         damping *= 10
-    raise torch.linalg.LinAlgError("second moments have no Cholesky factor")  # type: ignore[attr-defined]
+        found = torch.linalg.cholesky_ex(damped(second, damping))
+    factor: Tensor = found.L
+    return factor
 
 
 def damped(second: Tensor, damping: float) -> Tensor:
@@ -95,4 +107,6 @@ def damped(second: Tensor, damping: float) -> Tensor:
     own = second.diagonal()
     dead = own <= 0
     mean = own[~dead].mean() if bool((~dead).any()) else own.new_ones(())
-    return second + torch.diag(torch.where(dead, 1.0, damping * mean))
+    found = second.clone()
+    found.diagonal().add_(torch.where(dead, 1.0, damping * mean))
+    return found

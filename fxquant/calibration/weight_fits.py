@@ -117,20 +117,22 @@ class _Reader:
             for number in range(parts):
                 own = part == number
                 if bool(own.any()):
-                    moments = Moments.of(x[own], f[own], self.options.compares)
                     before = found[number]
-                    found[number] = moments if before is None else before + moments
+                    if before is None:
+                        found[number] = Moments.of(x[own], f[own], self.options.compares)
+                    else:
+                        before.add(x[own], f[own])
             first += images
         return [moments for moments in found if moments is not None]
 
     def _rows(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Return what the quantised and the float product read of a batch, ``(T, K)`` each."""
+        """Return what the quantised and the float product read of a batch, ``(T, K)`` float32 each."""
         node, observer = self.site.first.args[0], self.site.observer(0)
         expected = self.float_walk.operand(node, batch)
         value = self.walk.operand(node, batch) if self.options.inputs_from is InputsFrom.QUANTISED else expected
         if observer is not None:
             value = quantised_operand(observer, value, self.site.first)
-        return self.site.rows(0, value), self.site.rows(0, expected)
+        return self.site.rows(0, value).float(), self.site.rows(0, expected).float()
 
 
 def _fitted(site: Site) -> list[Observer]:

@@ -6,44 +6,30 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fxquant.benchmark.competitor import Competitor
-from fxquant.benchmark.competitors import BASELINE, COMPETITORS
+from fxquant.benchmark.competitors import BASELINE
 from fxquant.benchmark.competitors.fxquant_int8 import FXQUANT, FXQUANT_COMPILE
 from fxquant.benchmark.kernels import KernelLine, list_kernels
 from fxquant.benchmark.profile import Profile
 from fxquant.benchmark.profile_forms import profile_forms
 from fxquant.benchmark.run_engines import WARM_UP, Outcome, run_batch, select_competitors
 from fxquant.benchmark.subject import SavedSubject, Subject
+from fxquant.cli.options.bench import ALL, add_arguments
 from fxquant.cli.output import format_table, print_facts
 from fxquant.cli.preprocessing import chosen_data_config, given_preprocessing
+from fxquant.cli.resolve import arguments_as_json, build_chosen_model, resolve_recipe, start_run
 from fxquant.cli.saved import input_size, is_saved, load_saved, refuse_model_options
-from fxquant.cli.shared_options import (
-    add_model_options,
-    add_recipe_options,
-    add_run_options,
-    build_chosen_model,
-    resolve_recipe,
-    start_run,
-)
 from fxquant.data.data_config import DataConfig
 from fxquant.distributed import resolve_device
 from fxquant.errors import InputError
 from fxquant.files import json_report
 from fxquant.measurement.environment import describe_environment
-from fxquant.measurement.option_values import format_value, positive
-
-DESCRIPTION = """
-Time a timm model on random images: fxquant's int8 beside float32, bfloat16 and other int8 engines, all in interleaved rounds.
-Where MODEL is a .safetensors file, the quantised model in it is timed, eager and compiled.
-Each engine is first checked: that it computes in the precision its name says, and what the float model computes. Engines that
-are not installed are skipped, with what to install.
-"""
+from fxquant.measurement.option_values import format_value
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,29 +51,6 @@ class _Measured:
     load: dict[int, float]  # processes that wanted to run: near the number of threads if alone
     kernels: list[KernelLine]
     profiles: dict[int, dict[str, Profile | str]]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.set_defaults(run=run)
-    add_model_options(parser)
-    quantisation = parser.add_argument_group("quantisation")
-    add_recipe_options(quantisation)
-    quantisation.add_argument("--calib", type=positive, default=32, metavar="N", help="random images (%(default)s)")
-    group = parser.add_argument_group("measurement")
-    group.add_argument("--batch", type=positive, nargs="+", default=[1, 8], metavar="N", help="batch sizes (1 8)")
-    group.add_argument("--rounds", type=positive, default=31, metavar="N", help="timed calls of each (%(default)s)")
-    names = ", ".join(competitor.name for competitor in COMPETITORS)
-    group.add_argument(
-        "--competitors",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help=f"only these, and always {BASELINE.name}; all: {names}",
-    )
-    group.add_argument("--profile", action="store_true", help="also say what the time goes to, eager and compiled")
-    group.add_argument("--device", default="cpu", help="such as cpu or cuda (%(default)s)")
-    add_run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -113,7 +76,7 @@ def _run(options: argparse.Namespace, report: dict[str, Any]) -> None:
 
 def _timm_setting(options: argparse.Namespace, random: torch.Generator) -> _BenchSetting:
     """Return what is timed of a timm model."""
-    competitors = select_competitors(options.competitors)
+    competitors = select_competitors(() if ALL in options.competitors else options.competitors)
     config, recipe_options = resolve_recipe(options)
     device = resolve_device(options.device)
     source = build_chosen_model(options)
@@ -136,12 +99,12 @@ def _saved_setting(options: argparse.Namespace) -> _BenchSetting:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     refuse_model_options(options, parser.parse_args([options.model]))
-    wanted = options.competitors or [FXQUANT.name, FXQUANT_COMPILE.name]
-    competitors = tuple(c for c in (FXQUANT, FXQUANT_COMPILE) if c.name in wanted)
-    if len(competitors) != len(set(wanted)):
+    both, wanted = (FXQUANT, FXQUANT_COMPILE), set(options.competitors)
+    competitors = both if ALL in wanted else tuple(c for c in both if c.name in wanted)
+    if wanted - {ALL, *(c.name for c in both)}:
         raise InputError(
             f"--competitors: of a saved model {FXQUANT.name} and {FXQUANT_COMPILE.name} are timed, as its file holds no float "
-            f"model; got {' '.join(wanted)}"
+            f"model; got {' '.join(options.competitors)}"
         )
     gm = load_saved(options.model, resolve_device(options.device))
     own = input_size(gm) if gm.data_config is None else gm.data_config.input_size
@@ -245,10 +208,9 @@ def _describe(options: argparse.Namespace, setting: _BenchSetting) -> dict[str, 
 
 
 def _as_json(options: argparse.Namespace, setting: _BenchSetting, measured: _Measured) -> dict[str, Any]:
-    arguments = {key: str(v) if isinstance(v, Path) else v for key, v in vars(options).items() if key != "run"}
     return {
         "command": "bench",
-        "arguments": arguments,
+        "arguments": arguments_as_json(options),
         **setting.json,
         "baseline": BASELINE.name,
         "rounds": options.rounds,

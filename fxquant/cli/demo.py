@@ -13,38 +13,22 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant.cli.output import print_facts
+from fxquant.cli.resolve import start_run
 from fxquant.cli.rows import format_rows, format_timing
-from fxquant.cli.shared_options import add_run_options, start_run
 from fxquant.digits import load_calibration_digits, load_digits_vit, load_test_digits
 from fxquant.errors import FxquantError
 from fxquant.files import json_report
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.evaluation import measure_agreement
 from fxquant.measurement.experiment import Row, Task, calibrate_model, compile_model, measure_converted, measure_float
-from fxquant.measurement.option_values import positive
 from fxquant.measurement.timing import Timing, time_interleaved
 from fxquant.progress import track
 
 BITS = (8, 6, 4)
-THREADS = 1  # so small a model gains little from more, and one is what other work on the machine disturbs least
 CALIBRATION_IMAGES = 128
 EVALUATION_BATCH = 100
 MAX_TIMING_SECONDS = 30.0  # where other work keeps the machine busy, fewer rounds have to do
 FLOAT, BRAIN, INT8 = "float32", "bfloat16", "W8A8 int8"
-
-DESCRIPTION = "Quantise the packaged digits model to 8, 6 and 4 bits: accuracy, agreement, speed, size, coverage."
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.set_defaults(run=run)
-    parser.add_argument("--recipe", default="default", help=f"one of {', '.join(fxquant.recipes())} (%(default)s)")
-    parser.add_argument(
-        "--batch-size", type=positive, default=32, metavar="N", help="images per timed call (%(default)s)"
-    )
-    parser.add_argument("--rounds", type=positive, default=11, metavar="N", help="rounds of timing (%(default)s)")
-    parser.add_argument("--no-compile", action="store_true", help="skip the torch.compile column")
-    add_run_options(parser, threads=THREADS)
 
 
 def run(options: argparse.Namespace) -> None:

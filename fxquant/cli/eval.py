@@ -5,24 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fxquant.cli.eval_saved import evaluate_saved
+from fxquant.cli.options.eval import add_arguments
 from fxquant.cli.output import print_facts
+from fxquant.cli.resolve import chosen_dtype, start_run
 from fxquant.cli.rows import describe_calibration, format_rows
 from fxquant.cli.saved import is_saved, refuse_model_options, save_with_card
 from fxquant.cli.setting import (
     Setting,
-    add_device_options,
-    add_setting_options,
     describe_setting,
     print_unreadable,
     resolve_setting,
     setting_as_json,
     share_unreadable,
 )
-from fxquant.cli.shared_options import DTYPES, add_run_options, start_run
 from fxquant.data.batches import ImageBatches
 from fxquant.distributed import from_first, only_first, rank, resolve_device
 from fxquant.files import json_report
@@ -30,28 +28,8 @@ from fxquant.graph.card import MeasuredAccuracy
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import Row, Task, calibrate_model, measure_converted, measure_float
 from fxquant.measurement.normalisation import better_normalisation
-from fxquant.measurement.option_values import positive
 
-DESCRIPTION = """
-Measure a timm model on an ImageFolder tree, as it is and quantised; or a saved quantised model, where MODEL is a .safetensors
-file of fxquant quantize, with the preprocessing that it holds. DIR holds train/ and val/ (or validation/, test/), from
-which calibration and evaluation images are drawn, or class folders alone, from which both are, without overlap. Images are
-loaded as timm does for validation, by the model's own data config. Several processes share the work under torchrun:
-torchrun --nproc-per-node N -m fxquant eval ... gives the numbers of one process. Images that cannot be read are skipped and
-named; more than 1 % of them are an error.
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.set_defaults(run=run, shares=True)
-    add_setting_options(parser, evaluated=True)
-    group = parser.add_argument_group("measurement")
-    add_device_options(group)
-    group.add_argument("--limit", type=positive, metavar="N", help="evaluate on N images, drawn at random (all)")
-    group.add_argument("--compile", action="store_true", help="evaluate the quantised model under torch.compile")
-    group.add_argument("--save", type=Path, metavar="F", help="save the quantised model to this .safetensors file")
-    add_run_options(parser)
+SHARES_WORK = True  # processes that torchrun starts form a group before anything is read
 
 
 def run(options: argparse.Namespace) -> None:
@@ -59,9 +37,11 @@ def run(options: argparse.Namespace) -> None:
     start_run(options)
     if is_saved(options.model):
         refuse_model_options(options, _defaults(options))
-        return evaluate_saved(options)
     with json_report(options.json if rank() == 0 else None) as report:
-        return _measure_both(options, report)
+        if is_saved(options.model):
+            evaluate_saved(options, report)
+        else:
+            _measure_both(options, report)
 
 
 def _defaults(options: argparse.Namespace) -> argparse.Namespace:
@@ -71,7 +51,7 @@ def _defaults(options: argparse.Namespace) -> argparse.Namespace:
 
 
 def _measure_both(options: argparse.Namespace, report: dict[str, Any]) -> None:
-    device, dtype = resolve_device(options.device), DTYPES[options.dtype]
+    device, dtype = resolve_device(options.device), chosen_dtype(options)
     setting = resolve_setting(options, evaluated=True)
     print_facts(_describe(options, setting))
     for note in setting.notes:

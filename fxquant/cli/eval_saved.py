@@ -15,15 +15,14 @@ from fxquant.data.batches import ImageBatches
 from fxquant.data.data_config import DataConfig
 from fxquant.data.folder import ImageTree, check_classes, draw_images, index_classes_by, read_image_tree
 from fxquant.data.unreadable import Unreadable
-from fxquant.distributed import only_first, resolve_device
-from fxquant.files import write_json
+from fxquant.distributed import resolve_device
 from fxquant.graph.meta import model_dtype
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import Row, Task, measure_graph
 
 
-def evaluate_saved(options: argparse.Namespace) -> None:
-    """Measure the model in a file; print and write what was asked for."""
+def evaluate_saved(options: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Measure the model in a file; print the figures and put them into `report`."""
     device = resolve_device(options.device)
     gm = load_saved(options.model, device)
     config = saved_data_config(gm, options)
@@ -39,8 +38,7 @@ def evaluate_saved(options: argparse.Namespace) -> None:
     share_unreadable(evaluation)
     print(f"\n{format_rows([row])}")
     print_unreadable(evaluation)
-    if options.json:
-        only_first(write_json, options.json, _as_json(options, gm, config, evaluation, row))
+    report |= _as_json(options, gm, config, evaluation, row)
 
 
 def _read_tree(options: argparse.Namespace, gm: StagedGraph) -> ImageTree:

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-INTERRUPTED = 130
+from fxquant.cli.exit_codes import ExitCode
 
 
 @contextlib.contextmanager
@@ -37,4 +37,4 @@ def ended_by_interrupt() -> Iterator[None]:
 def end(*_: object) -> None:
     """End the process as an interrupted command does, without anything that might be done on the way out."""
     print("fxquant: interrupted", file=sys.stderr, flush=True)
-    os._exit(INTERRUPTED)
+    os._exit(ExitCode.INTERRUPTED)

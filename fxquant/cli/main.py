@@ -7,13 +7,15 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 
+from fxquant.cli.execute import execute
+from fxquant.cli.help_style import HelpFormatter, style
 from fxquant.cli.interrupts import ended_by_interrupt
 from fxquant.version import __version__
 
-# Command -> what it does. Each is a module of its own beside this one, which is imported once it is asked for: most need torch.
+# Command -> what it does. Its options are a module of `options`, what it does is one beside this, which needs torch.
 COMMANDS = {
     "eval": "measure a timm or a saved model on an image folder",
     "quantize": "quantise a timm model and save it",
@@ -26,34 +28,49 @@ COMMANDS = {
     "demo": "a small ViT on handwritten digits, in under three minutes",
     "report": "print the report of a saved model",
     "recipes": "list the recipes and their options",
+    "completion": "print a script by which a shell completes fxquant",
 }
+_EPILOG = """examples:
+  fxquant demo
+  fxquant quantize --help
+  fxquant quantize deit_small_patch16_224.fb_in1k --pretrained --data imagenet --out deit_int8.safetensors
+
+exit codes: 0 done, 1 an error that nobody foresaw, 2 an error of the call, the data or the
+machine, 130 interrupted, 141 the reader of the standard output went away"""
 
 
-def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of the whole line; the options of `command` alone are known."""
-    parser = argparse.ArgumentParser(prog="fxquant", description=__doc__)
+def build_parser(known: Collection[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """Return the parser of the whole line; the options of the `known` commands alone are in it."""
+    parser = argparse.ArgumentParser(
+        prog="fxquant",
+        usage="fxquant COMMAND [OPTION...]",
+        description="Quantise Vision Transformers, measure them, and say what of them runs on int8.",
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"fxquant {__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", prog="fxquant")
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary)
-        if name == command:
-            module = import_module(f"fxquant.cli.{name.replace('-', '_')}")
-            subparser.description = module.DESCRIPTION
+        subparser.set_defaults(command=name)
+        if name in known:
+            subparser.add_argument("--debug", action="store_true", help="show where an error happened")
+            module = import_module(f"fxquant.cli.options.{name.replace('-', '_')}")
             module.add_arguments(subparser)
+            style(subparser, module.DESCRIPTION, module.EXAMPLES)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """
-    Run the command line `argv` (None: that of the process) and return the exit code.
+    Run the command line `argv` (None: that of the process) and return the `ExitCode`.
 
-    0: done. 2: an error of the user's or the data's, one message on stderr. 130: interrupted; no file is half written.
-    Under torchrun the processes of a command that shares its work form a group: rank 0 alone prints, all return the same.
+    Wrong usage raises `SystemExit` with 2, and help and the version with 0, as argparse does. Where a command is interrupted,
+    no file is half written. Under torchrun the processes of a command that shares its work form a group: rank 0 alone prints,
+    all return the same.
     """
     with ended_by_interrupt():
         options = parse(sys.argv[1:] if argv is None else argv)
-        from fxquant.cli.execute import execute  # torch takes seconds, which no help text should wait for
-
     return execute(options)
 
 
@@ -61,4 +78,4 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the command line; under torchrun only the first process says what is wrong with it."""
     quiet = os.environ.get("RANK", "0") != "0"
     with contextlib.redirect_stderr(io.StringIO()) if quiet else contextlib.nullcontext():
-        return build_parser(argv[0] if argv else None).parse_args(argv)
+        return build_parser(argv[:1]).parse_args(argv)

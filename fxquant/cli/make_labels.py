@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from fxquant.cli.labels import add_label_options, finish, read_images
+from fxquant.cli.labels import describe_written, labels_as_json, read_images
 from fxquant.cli.output import print_facts
 from fxquant.cli.preprocessing import chosen_data_config
-from fxquant.cli.shared_options import DTYPES, add_model_options, add_run_options, build_chosen_model, start_run
+from fxquant.cli.resolve import build_chosen_model, chosen_dtype, start_run
 from fxquant.data.folder import Samples
 from fxquant.distillation import make_labels
-from fxquant.distributed import first_then_others, only_first, work_as_one
-from fxquant.measurement.option_values import natural, positive
+from fxquant.distributed import first_then_others, only_first, rank, work_as_one
+from fxquant.files import json_report
 from fxquant.models.timm_model import TimmModel
-
-DESCRIPTION = """
-Store what a teacher, any timm model, says of random crops of every training image, so that a student can be trained by
-distillation (FKD) without running the teacher again. The labels go to a folder of .safetensors files and an index. An
-interrupted run goes on where it was when the same command is given again. Processes that torchrun starts share out the files.
-An image that cannot be read is an error.
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.set_defaults(run=run)
-    add_model_options(parser)
-    add_label_options(parser, images_per_shard=1024)
-    _add_crops(parser)
-    add_run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Make the labels and say what was written."""
     start_run(options)
-    with work_as_one(options.device) as device:
-        _run(options, device)
+    with (
+        work_as_one(options.device) as device,
+        json_report(options.json if rank() == 0 else None) as report,
+    ):
+        _run(options, device, report)
 
 
-def _run(options: argparse.Namespace, device: torch.device) -> None:
+def _run(options: argparse.Namespace, device: torch.device, report: dict[str, Any]) -> None:
     samples = first_then_others(lambda: read_images(options))
     source = first_then_others(lambda: build_chosen_model(options))  # which may download
     config = chosen_data_config(options, source)
@@ -52,7 +39,7 @@ def _run(options: argparse.Namespace, device: torch.device) -> None:
     start = time.perf_counter()
     try:
         manifest = make_labels(
-            source.model.to(DTYPES[options.dtype]),
+            source.model.to(chosen_dtype(options)),
             samples,
             config,
             options.out,
@@ -72,29 +59,8 @@ def _run(options: argparse.Namespace, device: torch.device) -> None:
         raise
     seconds = time.perf_counter() - start
     teacher = {"name": source.name, "weights": source.weights}
-    only_first(finish, options, "make-labels", manifest, seconds, teacher)
-
-
-def _add_crops(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("crops")
-    group.add_argument("--crops", type=positive, default=500, metavar="N", help="per image (%(default)s)")
-    low, high = 0.08, 0.936
-    group.add_argument(
-        "--scale",
-        type=float,
-        nargs=2,
-        default=(low, high),
-        metavar=("LOW", "HIGH"),
-        help=f"range of a crop's part of the image's area ({low} {high})",
-    )
-    group.add_argument("--flip", type=float, default=0.5, metavar="P", help="part of them mirrored (%(default)s)")
-    group.add_argument("--batch-size", type=positive, default=64, metavar="N", help="crops per batch (%(default)s)")
-    group.add_argument(
-        "--device", default="cpu", help="such as cpu or cuda, under torchrun a GPU for each process (%(default)s)"
-    )
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the teacher (%(default)s)")
-    workers = min(4, os.cpu_count() or 1)
-    group.add_argument("--workers", type=natural, default=workers, metavar="N", help="loading processes (%(default)s)")
+    print(describe_written(options.out, manifest, seconds))
+    report |= labels_as_json(options, "make-labels", manifest, seconds, teacher)
 
 
 def _describe(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,9 +12,8 @@ import torch
 from torch import Tensor
 
 from fxquant.checkpoint.staged_graph import StagedGraph
-from fxquant.cli.preprocessing import add_preprocessing_options
+from fxquant.cli.resolve import start_run
 from fxquant.cli.saved import is_saved, load_saved, saved_data_config
-from fxquant.cli.shared_options import start_run
 from fxquant.data.batches import read_images
 from fxquant.data.data_config import DataConfig
 from fxquant.data.pixels import image_mode
@@ -25,33 +23,10 @@ from fxquant.files import write_json
 from fxquant.graph.inputs import moved
 from fxquant.graph.meta import model_dtype
 from fxquant.measurement.evaluation import logits_of
-from fxquant.measurement.option_values import positive
-
-DESCRIPTION = """
-Classify image files by a model that fxquant saved, with the preprocessing and the class names that its file holds. The result
-goes to the standard output as JSON: the likeliest classes of each image with their probabilities.
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.set_defaults(run=run)
-    parser.add_argument(
-        "model", metavar="FILE", help="written by fxquant.save, fxquant quantize or fxquant eval --save"
-    )
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image file")
-    parser.add_argument("--top-k", type=positive, default=5, metavar="K", help="classes of each image (%(default)s)")
-    add_preprocessing_options(parser)
-    group = parser.add_argument_group("machine")
-    group.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images per batch (%(default)s)")
-    group.add_argument("--device", default="cpu", help="such as cpu or cuda (%(default)s)")
-    group.add_argument("--threads", type=positive, metavar="N", help="CPU threads (torch's default)")
-    group.add_argument("--json", type=Path, metavar="F", help="write the result to this file instead")
-    parser.set_defaults(seed=0)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print what the model says of the images, or write it to a file."""
+    """Write what the model says of the images, to the standard output unless a file was asked for."""
     start_run(options)
     if not is_saved(options.model):
         raise InputError(f"expected a .safetensors file of fxquant quantize, got {options.model!r}")
@@ -70,10 +45,7 @@ def run(options: argparse.Namespace) -> None:
         for image, row in zip(files, _probabilities(gm, files, config, device), strict=True)
     ]
     result = {"model": gm.card.model, "file": options.model, "data_config": asdict(config), "predictions": found}
-    if options.json:
-        write_json(options.json, result)
-    else:
-        print(json.dumps(result, indent=2, ensure_ascii=False))
+    write_json(options.json, result)
 
 
 def _refuse_missing(images: Sequence[Path]) -> None:

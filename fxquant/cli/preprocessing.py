@@ -1,4 +1,4 @@
-"""How images are prepared for a model, where it is not as the model's own data config says."""
+"""What the options of preprocessing ask for."""
 
 from __future__ import annotations
 
@@ -6,31 +6,12 @@ import argparse
 from typing import Any
 
 from fxquant.data.batches import resolve_data_config
-from fxquant.data.data_config import CROP_MODES, INTERPOLATIONS, DataConfig
+from fxquant.data.data_config import DataConfig
 from fxquant.data.data_config_file import read_data_config
 from fxquant.errors import ConfigError
-from fxquant.measurement.option_values import fraction, positive
 from fxquant.models.timm_model import TimmModel
 
 _FLAGS = ("mean", "std", "interpolation", "crop_pct", "crop_mode", "img_size", "in_chans")
-
-
-def add_preprocessing_options(parser: argparse.ArgumentParser) -> None:
-    """Add the values of a data config, each of which is the model's own where it is not given."""
-    group = parser.add_argument_group("preprocessing (the model's own)")
-    group.add_argument("--img-size", type=positive, metavar="N", help="image height and width")
-    group.add_argument("--in-chans", type=positive, metavar="N", help="channels of its images, 1 is grey")
-    for name, what in (("--mean", "subtracted from pixels of 0 to 1"), ("--std", "by which they are divided then")):
-        group.add_argument(name, type=float, nargs="+", metavar="V", help=f"{what}, of each channel or of all")
-    group.add_argument("--interpolation", choices=INTERPOLATIONS, help="by which images are resized")
-    group.add_argument("--crop-pct", type=fraction, metavar="P", help="part of the resized image that is kept")
-    group.add_argument("--crop-mode", choices=CROP_MODES, help="how an image becomes square")
-    group.add_argument(
-        "--data-config",
-        metavar="JSON",
-        help="all of these as JSON or a file of it: config.json of timm and preprocessor_config.json of Hugging Face are read, "
-        "too; the options above go before it",
-    )
 
 
 def given_preprocessing(options: argparse.Namespace) -> dict[str, Any]:

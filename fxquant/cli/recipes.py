@@ -12,38 +12,17 @@ from functools import partial
 from typing import Any
 
 import fxquant
+from fxquant.cli.options.recipe_descriptions import DESCRIPTIONS
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import RECIPES
 from fxquant.config.recipes.placed import OBSERVERS, SoftmaxCodes
 from fxquant.config.search import Gradient, Inputs, Metric, Noise, ScaleSearch
 from fxquant.config.weight_fit import Correction, WeightFit
 from fxquant.errors import ConfigError
+from fxquant.files import json_report
 from fxquant.measurement.option_values import format_value
 from fxquant.observers import GradientScale
 
-DESCRIPTIONS = {
-    "default": "most accurate: scales per token, norms reparameterised, weights fitted",
-    "minmax": "smallest and largest value seen",
-    "ema": "moving average of each batch's minimum and maximum",
-    "percentile": "moving average of two quantiles of each batch",
-    "omse": "minimum and maximum, shrunk by the factor with the least squared error",
-    "dynamic": "a scale per token for the inputs of linear layers, computed at run time",
-    "base_ptq": "scales searched for the output of each product, attention included; uniform codes (PTQ4ViT)",
-    "ptq4vit": "base_ptq with twin-uniform codes after softmax and GELU (PTQ4ViT)",
-    "adalog": "affine codes, and powers of searched bases after softmax and GELU (AdaLog)",
-    "vanilla": "largest value of weights and inputs, and nothing else",
-    "noisyquant": "clipping scale and noisy bias for the input of each linear layer (NoisyQuant)",
-    "noisyquant_ptq4vit": "ptq4vit with noisy biases on all inputs of linear layers (NoisyQuant)",
-    "gptq": "weights rounded column by column, each making up for the errors before it (GPTQ, GPTAQ)",
-    "erq": "weights moved against the error of inputs, then rounded half by half (ERQ)",
-    "repq": "omse, after the channels of norms were brought to one range (RepQ-ViT)",
-    "rotate": "omse and GPTQ, after the residual stream and the heads were turned by random Hadamard matrices",
-    "glfq": "omse on a rotated model, attention included, whose blocks are then trained without labels (GLF-Q)",
-    "fqvit": "every value is rounded; by a 4-bit softmax up to 2.2 times worse than FQ-ViT's minmax placement",
-    "itpn": "results of linear layers, GELU and both attention products are rounded, norms are not (PTQ-for-iTPN)",
-    "vvtq": "learned steps on all products, 8 bits for the first and last layers; for fxquant train (VVTQ)",
-    "psaq": "as fqvit with one scale per value and float probabilities (PSAQ-ViT)",
-}
 SWITCHES = ("patch_embed", "head", "decoder", "attention", "strict_inputs", "float_dtype", "folds")
 _CHOICES = {
     "metric": tuple(member.value for member in Metric),
@@ -56,30 +35,27 @@ _CHOICES = {
     "gradient_scale": tuple(member.value for member in GradientScale),
 }
 
-DESCRIPTION = "List the names that --recipe takes, each with its options and their defaults for --option."
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.set_defaults(run=run)
-
 
 def run(options: argparse.Namespace) -> None:
     """Print each recipe with a line about it and its options."""
+    with json_report(options.json) as report:
+        _print_recipes()
+        report["recipes"] = [
+            {"name": name, "description": DESCRIPTIONS[name], "options": recipe_defaults(name)}
+            for name in fxquant.recipes()
+        ]
+        report["values"] = _CHOICES
+
+
+def _print_recipes() -> None:
     width = max(map(len, fxquant.recipes())) + 2
     for name in fxquant.recipes():
-        print(name.ljust(width) + describe_recipe(name))
+        print(name.ljust(width) + DESCRIPTIONS[name])
         shown = " ".join(f"{option}={format_value(value)}" for option, value in recipe_defaults(name).items())
         print(textwrap.indent(textwrap.fill(shown, 118 - width, break_on_hyphens=False), " " * width))
     print("\nGive one as --option NAME=VALUE. Where the value is a name, it is one of")
     for option, values in _CHOICES.items():
         print(option.ljust(width) + ", ".join(values))
-
-
-def describe_recipe(name: str) -> str:
-    """Return one line about the recipe `name`."""
-    first = (inspect.getdoc(RECIPES[name]) or "").partition("\n")[0]
-    return DESCRIPTIONS.get(name, first)
 
 
 def recipe_defaults(name: str) -> dict[str, Any]:

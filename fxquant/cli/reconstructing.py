@@ -5,31 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fxquant.cli.shared_options import collect_options
+from fxquant.cli.resolve import collect_options
 from fxquant.config.quant_config import QuantConfig
 from fxquant.errors import ConfigError
-from fxquant.measurement.option_values import positive, recipe_option
-from fxquant.reconstruction.reconstruction_options import PUBLISHED_ITERATIONS, make_options
-
-
-def add_reconstruction_options(group: argparse._ArgumentGroup) -> None:
-    """Add whether, how long and how blocks are trained; `resolve_reconstruction` reads it."""
-    group.add_argument(
-        "--reconstruct",
-        type=positive,
-        nargs="?",
-        const=PUBLISHED_ITERATIONS,
-        metavar="N",
-        help="train each block for N iterations to give what the float model gives, on the calibration images (%(const)s)",
-    )
-    group.add_argument(
-        "--reconstruction",
-        type=recipe_option,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of --reconstruct, such as batch_size=8, or checkpoint=FILE to go on from; repeatable",
-    )
+from fxquant.reconstruction.reconstruction_options import make_options
 
 
 def resolve_reconstruction(options: argparse.Namespace, config: QuantConfig) -> dict[str, Any] | None:

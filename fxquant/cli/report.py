@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import asdict
 
 import fxquant
 from fxquant.cli.output import print_facts
-
-DESCRIPTION = "Print what a saved quantised model says of itself, the size of its file, and what of it runs on int8."
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.add_argument("file", metavar="FILE", help="written by fxquant.save or fxquant eval --save")
-    parser.set_defaults(run=run)
+from fxquant.files import STANDARD_OUTPUT, json_report, refuse_unwritable
 
 
 def run(options: argparse.Namespace) -> None:
-    """Load the file and print its report."""
-    gm = fxquant.load(options.file)
-    print_facts({"file": f"{options.file}, {os.path.getsize(options.file) / 1e6:.2f} MB"} | gm.card.describe())
-    print(f"\n{fxquant.report(gm)}")
+    """Load the file, print its report and write what was asked for."""
+    if options.json not in (None, STANDARD_OUTPUT):
+        refuse_unwritable(options.json)
+    with json_report(options.json) as facts:
+        gm, size = fxquant.load(options.file), os.path.getsize(options.file)
+        report = fxquant.report(gm)
+        print_facts({"file": f"{options.file}, {size / 1e6:.2f} MB"} | gm.card.describe())
+        print(f"\n{report}")
+        facts |= {
+            "command": "report",
+            "file": options.file,
+            "size_bytes": size,
+            "card": asdict(gm.card),
+            "stage": report.stage,
+            "float_dtype": report.float_dtype,
+            "int8_coverage": report.coverage,
+            "rounded": list(report.rounded),
+            "products": [asdict(record) for record in report],
+        }

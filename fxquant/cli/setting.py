@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from fxquant.cli.calibration_images import (
-    CalibrationSource,
-    add_calibration_options,
-    made_images,
-    refuse_contradictions,
-)
+from fxquant.cli.calibration_images import made_images, refuse_contradictions
 from fxquant.cli.preprocessing import chosen_data_config
-from fxquant.cli.reconstructing import add_reconstruction_options, resolve_reconstruction
-from fxquant.cli.shared_options import (
-    DTYPES,
-    add_image_options,
-    add_model_options,
-    add_recipe_options,
-    build_chosen_model,
-    resolve_recipe,
-)
+from fxquant.cli.reconstructing import resolve_reconstruction
+from fxquant.cli.resolve import arguments_as_json, build_chosen_model, resolve_recipe
 from fxquant.config.quant_config import QuantConfig
 from fxquant.data.batches import ImageBatches, TensorBatches
 from fxquant.data.data_config import DataConfig
@@ -32,7 +18,7 @@ from fxquant.data.unreadable import Unreadable
 from fxquant.distributed import first_then_others, from_first, gather_objects, world_size
 from fxquant.errors import InputError
 from fxquant.graph.card import ModelCard, used_recipe
-from fxquant.measurement.option_values import format_value, natural, positive
+from fxquant.measurement.option_values import format_value
 from fxquant.models.timm_model import TimmModel
 
 
@@ -61,32 +47,6 @@ class Setting:
     def notes(self) -> tuple[str, ...]:
         """What a reader should know about the folder."""
         return () if self.tree is None else self.tree.notes
-
-
-def add_setting_options(parser: argparse.ArgumentParser, evaluated: bool) -> None:
-    """Add the model, the image folder, which is needed where a model is `evaluated`, and how the model is quantised."""
-    add_model_options(parser)
-    needed = "" if evaluated else "; needed where --calib draws from it"
-    parser.add_argument("--data", type=Path, required=evaluated, metavar="DIR", help=f"the image folder{needed}")
-    parser.add_argument("--class-map", type=Path, metavar="F", help="class folder names by index, one per line (.txt)")
-    add_image_options(parser)
-    group = parser.add_argument_group("quantisation")
-    add_recipe_options(group)
-    add_calibration_options(group)
-    add_reconstruction_options(group)
-    group.add_argument("--target", choices=("int8", "fake"), default="int8", help="integer products or simulation")
-    group.add_argument("--strict", action="store_true", help="fail where anything asked for stays float")
-
-
-def add_device_options(group: argparse._ArgumentGroup) -> None:
-    """Add where and how images and model meet."""
-    group.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images per batch (%(default)s)")
-    group.add_argument(
-        "--device", default="cpu", help="such as cpu or cuda, under torchrun a GPU for each process (%(default)s)"
-    )
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the float model (%(default)s)")
-    workers = min(4, os.cpu_count() or 1)
-    group.add_argument("--workers", type=natural, default=workers, metavar="N", help="loading processes (%(default)s)")
 
 
 def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
@@ -191,12 +151,10 @@ def _trained(reconstruction: dict[str, Any] | None) -> str:
 
 def setting_as_json(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     """Return what it takes to repeat the run."""
-    special, internal = (Path, CalibrationSource), ("run", "shares")
-    arguments = {k: str(v) if isinstance(v, special) else v for k, v in vars(options).items() if k not in internal}
     source = setting.source
     processes = {"processes": world_size()} if world_size() > 1 else {}
     return processes | {
-        "arguments": arguments,
+        "arguments": arguments_as_json(options),
         "model": {"name": source.name, "weights": source.weights, "pretrained_cfg": source.pretrained_cfg},
         "data": {
             "config": asdict(setting.data_config),

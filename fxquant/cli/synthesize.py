@@ -15,30 +15,15 @@ from torch import Tensor
 
 from fxquant.cli.output import print_facts
 from fxquant.cli.preprocessing import chosen_data_config
-from fxquant.cli.shared_options import (
-    DTYPES,
-    add_model_options,
-    add_run_options,
-    build_chosen_model,
-    collect_options,
-    start_run,
-)
+from fxquant.cli.resolve import build_chosen_model, chosen_dtype, collect_options, start_run
 from fxquant.distributed import resolve_device
 from fxquant.errors import InputError
 from fxquant.files import json_report, refuse_unwritable
 from fxquant.measurement.environment import describe_environment
-from fxquant.measurement.option_values import positive, recipe_option
 from fxquant.models.timm_model import TimmModel
 from fxquant.synthesis import Progress, SynthesisOptions, save_images, save_sheet, synthesize
 from fxquant.synthesis.synthesis_model import resolve_normalisation, resolve_size
 from fxquant.synthesis.synthesis_options import make_options
-
-DESCRIPTION = """
-Make calibration images without data, from a classifier's own attention (PSAQ-ViT): noise is optimised until the similarities
-between patches are spread as those of real images. The images go to a .safetensors file, in the model's normalised space, and
-to a contact sheet to look at. An interrupted run goes on where it was when the same command is given again.
-"""
-_TUPLES = ("jitter", "betas", "tv_target", "mean", "std")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,18 +31,6 @@ class _Files:
     out: Path
     sheet: Path | None
     state: Path
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.set_defaults(run=run)
-    add_model_options(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="F", help="the .safetensors file of the images")
-    parser.add_argument("--sheet", type=Path, metavar="F", help="the contact sheet (OUT with .png)")
-    parser.add_argument("--no-sheet", action="store_true", help="write no contact sheet")
-    parser.add_argument("--state", type=Path, metavar="F", help="of an unfinished run (OUT.state), removed when done")
-    _add_synthesis(parser)
-    add_run_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -69,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace, report: dict[str, Any]) -> None:
     files = _resolve_files(options)
-    device, dtype = resolve_device(options.device), DTYPES[options.dtype]
+    device, dtype = resolve_device(options.device), chosen_dtype(options)
     given = collect_options([*options.option, *_switches(options)])
     make_options(given)  # which may refuse them: the model may have to be downloaded
     source = build_chosen_model(options)
@@ -104,35 +77,6 @@ def _run(options: argparse.Namespace, report: dict[str, Any]) -> None:
     report |= facts | {"environment": describe_environment()}
     _write(files, images, facts)
     _print_results(files, images, seconds, reached)
-
-
-def synthesis_option(text: str) -> tuple[str, Any]:
-    """Parse NAME=VALUE as `recipe_option` does; values with commas, and those of options that are tuples, become tuples."""
-    name, value = recipe_option(text)
-    if isinstance(value, str) and "," in value:
-        return name, tuple(recipe_option(f"{name}={part}")[1] for part in value.split(",") if part)
-    return name, (value,) if name in _TUPLES and value is not None else value
-
-
-def _add_synthesis(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("synthesis")
-    group.add_argument("--n", type=positive, default=32, metavar="N", help="images (%(default)s)")
-    group.add_argument("--batch", type=positive, metavar="N", help="images optimised together: less memory (all)")
-    group.add_argument("--size", type=positive, metavar="N", help="height and width (--img-size, or the model's own)")
-    group.add_argument("--iterations", type=positive, metavar="N", help="of each of the two rounds (500)")
-    group.add_argument("--published", action="store_true", help="as the authors' code, its oversights included")
-    names = ", ".join(field.name for field in fields(SynthesisOptions))
-    group.add_argument(
-        "--option",
-        type=synthesis_option,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help=f"one of {names}; tuples as 15,30; repeatable",
-    )
-    group.add_argument("--device", default="cpu", help="such as cpu or cuda (%(default)s)")
-    dtypes = ("float32", "bfloat16")
-    group.add_argument("--dtype", choices=dtypes, default="float32", help="that the model computes in (%(default)s)")
 
 
 def _switches(options: argparse.Namespace) -> list[tuple[str, Any]]:

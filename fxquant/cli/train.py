@@ -14,12 +14,12 @@ from torch import fx, nn
 
 import fxquant
 from fxquant.checkpoint import count_file_bytes
+from fxquant.cli.options.train import training_options
 from fxquant.cli.output import format_table, print_facts
+from fxquant.cli.resolve import arguments_as_json, build_chosen_model, resolve_recipe, start_run
 from fxquant.cli.saved import save_with_card
 from fxquant.cli.setting import print_unreadable, share_unreadable
-from fxquant.cli.shared_options import build_chosen_model, resolve_recipe, start_run
 from fxquant.cli.train_data import Folder, read_folder, training_data
-from fxquant.cli.train_options import add_train_arguments, training_options
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import first_then_others, on_every_rank, only_first, rank, work_as_one, world_size
@@ -35,13 +35,6 @@ from fxquant.training.loop import CHECKPOINT, refuse_held
 from fxquant.training.schedule import EpochPass, plan_passes
 from fxquant.training.validation import Accuracy, measure_accuracy
 
-DESCRIPTION = """
-Train a timm model with quantised weights and activations on an ImageFolder tree of train/ and val/ (or validation/, test/), by
-VVTQ: learned step sizes, several crops of each image with a teacher's stored soft labels, and a regulariser of the weights.
-Without soft labels the folder's classes are learned. An interrupted training goes on with --resume. Started by torchrun, every
-process trains on its part of each batch. A training image that cannot be read is an error, as every step is planned; images
-to measure on are skipped and named, and more than 1 % of them are an error.
-"""
 # Long enough for one rank to write a checkpoint or to load its first images, short enough to notice that another is gone.
 _TIMEOUT = timedelta(minutes=30)
 
@@ -59,12 +52,6 @@ class _Setting:
     passes: tuple[EpochPass, ...] = ()  # where it is trained
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command."""
-    parser.set_defaults(run=run)
-    add_train_arguments(parser)
-
-
 def run(options: argparse.Namespace) -> None:
     """Train, or measure what was trained; print, save and write what was asked for."""
     start_run(options)
@@ -72,10 +59,10 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError("--out DIR says where the training is kept; only --evaluate FILE does without")
     with work_as_one(options.device, _TIMEOUT) as device:
         setting = on_every_rank(lambda: _resolve(options))  # what is refused is said once
-        print_facts(_describe(options, setting, device))
-        for note in setting.folder.tree.notes:
-            print(f"note: {note}")
         with json_report(options.json if rank() == 0 else None) as report:
+            print_facts(_describe(options, setting, device))
+            for note in setting.folder.tree.notes:
+                print(f"note: {note}")
             _run(options, setting, device, report)
 
 
@@ -266,8 +253,7 @@ def _print_table(rows: list[_Row]) -> None:
 
 
 def _as_json(options: argparse.Namespace, setting: _Setting, history: Any) -> dict[str, Any]:
-    arguments = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items() if name != "run"}
-    facts = {"command": "train", "arguments": arguments, "identity": setting.identity}
+    facts = {"command": "train", "arguments": arguments_as_json(options), "identity": setting.identity}
     return facts | {"training": asdict(setting.training), "history": history, "environment": describe_environment()}
 
 

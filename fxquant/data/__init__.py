@@ -4,8 +4,9 @@ Images: folders of files, what they hold, and batches of them.
 A name is fetched from its module where it is first used, as a graph that is loaded needs `DataConfig` alone, and not timm.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fxquant.lazy import fetch_from
 
 if TYPE_CHECKING:
     from fxquant.data.batches import Batch, ImageBatches, TensorBatches, read_images, resolve_data_config
@@ -39,15 +40,7 @@ _HOMES = {
     "pixels": "open_image",
     "unreadable": "Unreadable",
 }
-_MODULES = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names.split()}
 
 
 if not TYPE_CHECKING:  # else every misspelt name would have a type
-
-    def __getattr__(name: str) -> Any:
-        """Return the public name `name`, which is imported now (PEP 562)."""
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(_MODULES[name]), name)
-        globals()[name] = value
-        return value
+    __getattr__ = fetch_from(__name__, _HOMES)

@@ -109,6 +109,9 @@ class MultiCropImages(Dataset[Any]):
         return torch.cat([images for images, _ in read]), concatenate([targets for _, targets in read])
 
 
+collate = MultiCropImages.collate
+
+
 def checked_batches(loader: Iterable[CropItem | InputError]) -> Iterator[CropItem]:
     """Yield the batches of a `DataLoader` over `MultiCropImages`; raise an `InputError` that comes in place of a batch."""
     for batch in loader:

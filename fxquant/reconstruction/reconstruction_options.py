@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
+from fxquant.config.iterations import PUBLISHED_ITERATIONS
 from fxquant.errors import ConfigError, expect_whole
 
-PUBLISHED_ITERATIONS = 3000
 _WEIGHT_LR, _RELATIVE_LR, _SCALE_LR = 2e-5, 0.002, 2e-4
 
 

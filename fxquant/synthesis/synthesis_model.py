@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from fxquant.api import trace
 from fxquant.data.batches import resolve_data_config
 from fxquant.data.data_config import DataConfig
-from fxquant.errors import ConfigError, InputError, UnsupportedGraphError
+from fxquant.errors import ConfigError, InputError
 from fxquant.graph.meta import value_of
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.synthesis.contexts import ContextGraph, expose_contexts
@@ -95,10 +95,7 @@ def resolve_size(model: nn.Module, size: Size) -> tuple[int, int, int]:
 def _as_graph(model: nn.Module, example: Tensor) -> fx.GraphModule:
     if isinstance(model, fx.GraphModule) and stage_of(model) is Stage.FLOAT:
         return model
-    try:
-        return trace(model)
-    except UnsupportedGraphError:
-        return trace(model, example)  # which lets torch.export capture what symbolic tracing cannot
+    return trace(model, example)  # of its size, which need not be that of the model's data config
 
 
 def _example(model: nn.Module, batch: int, shape: tuple[int, int, int]) -> Tensor:

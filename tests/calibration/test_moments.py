@@ -16,14 +16,20 @@ def test_parts_add_up() -> None:
     parts = total(
         [Moments.of(x, f, compares=True) for x, f in zip(X.split([7, 1, 22]), F.split([7, 1, 22]), strict=True)]
     )
-    assert parts.rows == 30
-    for centred in (False, True):
-        torch.testing.assert_close(parts.second(centred), whole.second(centred), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(parts.cross(centred), whole.cross(centred), rtol=1e-5, atol=1e-5)
+    added = Moments.of(X[:7], F[:7], compares=True)
+    added.add(X[7:], F[7:])
+    for found in (parts, added):
+        assert found.rows == 30
+        torch.testing.assert_close(found.mean_x, whole.mean_x)
+        torch.testing.assert_close(found.mean_f, whole.mean_f)
+        for centred in (False, True):
+            torch.testing.assert_close(found.second(centred), whole.second(centred), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(found.cross(centred), whole.cross(centred), rtol=1e-5, atol=1e-5)
 
 
 def test_what_they_are() -> None:
-    moments, x, f = Moments.of(X, F, compares=True), X.double(), F.double()
+    x, f = X.double(), F.double()
+    moments = Moments.of(x, f, compares=True)
     torch.testing.assert_close(moments.second(centred=False), x.T @ x / 30)
     torch.testing.assert_close(moments.second(centred=True), x.T.cov(correction=0), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(moments.cross(centred=False), f.T @ x / 30, rtol=1e-5, atol=1e-5)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fxquant.calibration.moments import Moments
-from fxquant.calibration.ridge import fit_ridge, ridge
+from fxquant.calibration.ridge import Regression, fit_ridge
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -23,7 +23,7 @@ def halves(x: Tensor) -> list[Moments]:
 
 def test_float_inputs_leave_the_weight_as_it_is() -> None:
     moments = Moments.of(F, F, compares=True)
-    torch.testing.assert_close(ridge(W, moments, 0.1), torch.zeros_like(W), rtol=0, atol=1e-6)
+    torch.testing.assert_close(Regression.of(W, moments).change(0.1), torch.zeros_like(W), rtol=0, atol=1e-6)
     assert torch.equal(fit_ridge(W, halves(F), (0.1, 1.0)), W)
 
 
@@ -33,15 +33,14 @@ def test_it_is_the_regression_of_the_error_on_the_input() -> None:
     error = (F - F.mean(0) - centred) @ W.T
     penalty = 0.3 * centred.square().mean()
     change = torch.linalg.solve(centred.T @ centred / len(x) + penalty * torch.eye(6), centred.T @ error / len(x)).T
-    torch.testing.assert_close(ridge(W, moments, 0.3), change, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(Regression.of(W, moments).change(0.3), change, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(fit_ridge(W, halves(x), (0.3,)), W + change, rtol=1e-4, atol=1e-5)
 
 
 def test_the_penalty_that_held_out_images_want() -> None:
     regular = F + 0.5 * F.roll(1, 1)  # an error that is the same everywhere, which the least penalty undoes best
-    torch.testing.assert_close(
-        fit_ridge(W, halves(regular), (10.0, 0.001, 1.0)), fit_ridge(W, halves(regular), (0.001,))
-    )
+    best = fit_ridge(W, halves(regular), (0.001,))
+    torch.testing.assert_close(fit_ridge(W, halves(regular), (10.0, 0.001, 1.0)), best)
     chance = F + drawn(400, 6, seed=2)  # shrinks, which a penalty makes less of, not none
     assert not torch.equal(fit_ridge(W, halves(chance), (0.01, 1.0)), W)
     apart = [

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import fxquant
-from fxquant.benchmark.competitors import COMPETITORS
+from fxquant.benchmark.competitors import BASELINE, COMPETITORS
 from fxquant.cli.main import main
+from fxquant.cli.options.bench import BASELINE as NAME_OF_BASELINE
+from fxquant.cli.options.bench import ENGINES
+from tests.support.folders import MODEL
 
-MODEL = "test_vit"
 SMALL = ["--img-size", "32", "--num-classes", "3", "--calib", "4", "--rounds", "2", "--recipe", "minmax"]
 
 
@@ -90,7 +92,6 @@ def test_what_is_not_installed_is_said_with_the_remedy(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--competitors", "tensorrt"], "unknown competitors tensorrt: expected some of fp32"),
         (["--recipe", "nope"], "unknown recipe 'nope'"),
         (["--w-bits", 1], "bits"),
         (["--device", "nowhere"], "device 'nowhere' cannot be used"),
@@ -109,15 +110,32 @@ def test_unknown_models_get_close_names(capsys: pytest.CaptureFixture[str]) -> N
     assert "close: vit_tiny_patch16_224" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--batch", "0"], ["--rounds", "0"], ["--threads", "-1"], ["--batch", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--batch", "0"], ["--rounds", "0"], ["--threads", "-1"], ["--batch", "x"], ["--competitors", "tensorrt"]],
+)
 def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         main(["bench", MODEL, *arguments])
     assert raised.value.code == 2
 
 
-def test_help_names_every_competitor(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["bench", "--help"])
-    text = "".join(capsys.readouterr().out.split())  # names may be broken at a hyphen
-    assert all(competitor.name in text for competitor in COMPETITORS)
+def test_the_command_line_knows_every_competitor() -> None:
+    assert tuple(competitor.name for competitor in COMPETITORS) == ENGINES
+    assert BASELINE.name == NAME_OF_BASELINE
+
+
+@pytest.mark.parametrize(
+    ("given", "timed"),
+    [([], ENGINES), (["all"], ENGINES), (["fp32", "all"], ENGINES), (["pt2e"], ("bf16-compile", "pt2e"))],
+)
+def test_all_are_every_competitor(given: list[str], timed: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+
+    def run_batch(subject: Any, images: Any, competitors: Any, *_: Any) -> list[Any]:
+        seen.extend(competitors)
+        return []
+
+    monkeypatch.setattr("fxquant.cli.bench.run_batch", run_batch)
+    assert bench("--batch", 1, *(["--competitors", *given] if given else [])) == 0
+    assert tuple(competitor.name for competitor in seen) == timed

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import fxquant
-from fxquant.cli.calibration_images import CalibrationSource, calibration_source
 from fxquant.cli.main import main
+from fxquant.cli.options.calibration import CalibrationSource, calibration_source
 from fxquant.synthesis import gaussian_images, save_images
 from tests.support.folders import MODEL
 

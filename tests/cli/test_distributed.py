@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from fxquant.cli.main import main
-from tests.support.folders import MODEL
 
+MODEL = "test_vit"  # of timm, which other processes know, too
 ROOT = Path(__file__).parents[2]
 SMALL = ["--img-size=32", "--num-classes=3", "--calib=9", "--batch-size=4", "--workers=0", "--threads=1"]
 
@@ -38,10 +38,10 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
-def test_eval_equals_that_of_one_process_and_prints_once(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_eval_equals_that_of_one_process_and_prints_once(folder: Path, tmp_path: Path) -> None:
     def options(name: str) -> list[object]:
         written = ["--json", tmp_path / f"{name}.json", "--save", tmp_path / f"{name}.safetensors"]
-        return ["eval", MODEL, "--data", folder, *SMALL, "--checkpoint", checkpoint, *written]
+        return ["eval", MODEL, "--data", folder, *SMALL, *written]
 
     assert main(list(map(str, options("one")))) == 0
     done = torchrun(*options("two"))
@@ -59,7 +59,7 @@ def test_eval_equals_that_of_one_process_and_prints_once(folder: Path, checkpoin
 
 
 @pytest.mark.long
-def test_unreadable_images_are_skipped_as_by_one_process(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_unreadable_images_are_skipped_as_by_one_process(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     for name in ("train/cat/1.png", "val/dog/0.png", "val/eel/6.png"):
@@ -68,7 +68,7 @@ def test_unreadable_images_are_skipped_as_by_one_process(folder: Path, checkpoin
     def options(name: str) -> list[object]:
         written = ["--json", tmp_path / f"{name}.json", "--save", tmp_path / f"{name}.safetensors"]
         sizes = ["--calib=29", "--calib-batch-size=1", "--batch-size=1", "--max-unreadable=10"]
-        return ["eval", MODEL, "--data", broken, *SMALL, *sizes, "--checkpoint", checkpoint, *written]
+        return ["eval", MODEL, "--data", broken, *SMALL, *sizes, *written]
 
     assert main(list(map(str, options("one")))) == 0
     done = torchrun(*options("two"))
@@ -81,14 +81,14 @@ def test_unreadable_images_are_skipped_as_by_one_process(folder: Path, checkpoin
     assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
 
 
-def test_an_error_of_one_process_is_told_once_and_ends_all(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_an_error_of_one_process_is_told_once_and_ends_all(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     for image in (broken / "val" / "dog").glob("*.png"):
         image.write_bytes(image.read_bytes()[:200])
     out = tmp_path / "out.safetensors"
     # Batches of one image take turns between the processes: they do not fail at the same time.
-    options = ["--checkpoint", checkpoint, "--batch-size", 1, "--save", out]
+    options = ["--batch-size", 1, "--save", out]
     done = torchrun("eval", MODEL, "--data", broken, *SMALL, *options)
     assert done.returncode != 0
     assert done.stderr.count("fxquant: error: ") == 1

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import fxquant
-from fxquant.cli.eval import add_arguments
 from fxquant.cli.main import main
+from fxquant.cli.options.eval import add_arguments
 from fxquant.cli.setting import resolve_setting
-from tests.support.folders import CLASSES, MODEL, VAL, load_folder
+from tests.support.folders import CLASSES, MODEL, TAG, VAL, load_folder
 
 SMALL = ["--img-size", "32", "--num-classes", "3", "--calib", "9", "--batch-size", "8", "--workers", "0"]
 
@@ -42,7 +42,7 @@ def test_float_is_measured_as_plain_torch_does_and_int8_beside_it(
     assert run_eval(folder, "--checkpoint", checkpoint, "--json", written, "--save", saved, "--strict") == 0
     out = capsys.readouterr().out
     assert f"float model: top-1 {wanted:.2f} %" in out
-    assert f"{MODEL}.augreg_in21k_ft_in1k, 5.5 M parameters, float32 on cpu" in out
+    assert f"{MODEL}.{TAG}, 0.1 M parameters, float32 on cpu" in out
     assert "3x32x32, interpolation bicubic, crop_pct 0.9, crop_mode center, mean (0.5, 0.5, 0.5)" in out
     assert f"9 of 30 images in {folder}/train, seed 0" in out
     assert f"21 of 21 images in {folder}/val, 3 classes" in out
@@ -55,7 +55,7 @@ def test_float_is_measured_as_plain_torch_does_and_int8_beside_it(
     assert quantised["agreement_percent"] > 80
     assert quantised["images"] == 3 * VAL
     assert 0.9 < quantised["int8_coverage"] <= 1
-    assert quantised["size_bytes"] < 0.3 * data["results"]["float"]["size_bytes"]
+    assert quantised["size_bytes"] < 0.5 * data["results"]["float"]["size_bytes"]
 
     assert main(["report", str(saved)]) == 0
     assert str(fxquant.report(fxquant.load(saved))) in capsys.readouterr().out
@@ -78,7 +78,7 @@ def test_json_tells_how_to_repeat_the_run(
     assert one["target"] == "fake"
     recipe = {"name": "percentile", "w_bits": 6, "a_bits": 8, "patch_embed": True, "head": False, "attention": False}
     assert one["recipe"] == recipe | {"options": {"alpha": 0.9, "sigma": 1, "head": False}}
-    assert one["model"]["pretrained_cfg"]["tag"] == "augreg_in21k_ft_in1k"
+    assert one["model"]["pretrained_cfg"]["tag"] == TAG
     assert one["data"]["config"]["input_size"] == [3, 32, 32]
     assert one["data"]["classes"] == list(CLASSES)
     assert len(one["data"]["calibration"]["files"]) == 9
@@ -293,7 +293,7 @@ def test_a_model_of_grey_images(folder: Path, checkpoint: Path, capsys: pytest.C
     add_arguments(parser)
     given = [MODEL, "--data", folder, *SMALL, "--checkpoint", checkpoint, "--in-chans", 1, "--limit", 6]
     setting = resolve_setting(parser.parse_args(list(map(str, given))), evaluated=True)
-    assert "resized: patch_embed.proj.weight (192, 3, 16, 16) to (192, 1, 16, 16)" in setting.source.weights
+    assert "resized: patch_embed.proj.weight (64, 3, 16, 16) to (64, 1, 16, 16)" in setting.source.weights
     for batches in (setting.calibration, setting.measured[1]):
         images, _ = next(iter(batches))
         assert images.shape[1:] == (1, 32, 32)

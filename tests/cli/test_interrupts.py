@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fxquant.cli.interrupts import INTERRUPTED, ended_by_interrupt
-from fxquant.cli.main import main
+from fxquant.cli.exit_codes import ExitCode
+from fxquant.cli.interrupts import ended_by_interrupt
 from fxquant.errors import reason_of
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def test_an_interrupted_import_ends_quietly(swallowed: str) -> None:
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate() == ("", "fxquant: interrupted\n")
-    assert process.returncode == INTERRUPTED
+    assert process.returncode == ExitCode.INTERRUPTED
 
 
 def test_the_handler_before_comes_back() -> None:
@@ -41,20 +41,6 @@ def test_the_handler_before_comes_back() -> None:
     with ended_by_interrupt():
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_what_nobody_foresaw_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    def fail(*_: object) -> None:
-        raise TypeError("first line\nsecond line")
-
-    monkeypatch.setattr("fxquant.load", fail)
-    assert main(["report", str(tmp_path / "a.safetensors")]) == 1
-    assert capsys.readouterr().err == "fxquant: error: TypeError: first line (FXQUANT_TRACEBACK=1 shows where)\n"
-    monkeypatch.setenv("FXQUANT_TRACEBACK", "1")
-    assert main(["report", str(tmp_path / "a.safetensors")]) == 1
-    assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 
 import fxquant
+from fxquant.cli.exit_codes import ExitCode
 from fxquant.cli.main import main
+from fxquant.cli.options.recipe_descriptions import DESCRIPTIONS
 from fxquant.cli.output import format_table
-from fxquant.cli.recipes import DESCRIPTIONS, describe_recipe, recipe_defaults
+from fxquant.cli.recipes import recipe_defaults
 from fxquant.errors import InputError
-from fxquant.files import write_json
+from fxquant.files import STANDARD_OUTPUT, json_report, write_json
 from fxquant.measurement.option_values import format_value, recipe_option
 
 
@@ -37,7 +40,7 @@ def test_listed_defaults_change_nothing_and_are_read_back(name: str) -> None:
     assert read == defaults
     for option, value in read.items():
         assert fxquant.recipe(name, **{option: value}) == fxquant.recipe(name)
-    assert describe_recipe(name) == DESCRIPTIONS[name]
+    assert DESCRIPTIONS[name]
 
 
 def test_listed_options_are_the_recipes_own() -> None:
@@ -52,6 +55,15 @@ def test_listed_options_are_the_recipes_own() -> None:
         "attention",
         *("strict_inputs", "float_dtype", "folds"),
     }
+
+
+def test_recipes_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "--json", "-"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert [recipe["name"] for recipe in found["recipes"]] == list(fxquant.recipes())
+    assert found["recipes"][3]["options"] == recipe_defaults(fxquant.recipes()[3])
+    assert "\nmetric " in printed.err  # where text goes then
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,18 +109,27 @@ def test_report_of_what_is_no_checkpoint(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_module_runs_and_survives_a_closed_pipe() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "fxquant", "recipes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "fxquant", "completion", "bash"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()
-    assert process.wait() in (0, 141)
-    assert b"BrokenPipe" not in process.stderr.read()
+    assert process.wait() == ExitCode.UNREAD
+    assert process.stderr.read() == b""
     process.stderr.close()
 
 
 def test_table_aligns_names_left_and_numbers_right() -> None:
     assert format_table(["", "ms"], [["a", "1.5"], ["long", "10.25"]]) == "         ms\na       1.5\nlong  10.25"
+
+
+def test_json_on_the_standard_output_is_alone_there(capsys: pytest.CaptureFixture[str]) -> None:
+    with json_report(STANDARD_OUTPUT) as report:
+        print("text")
+        report["name"] = "ä"
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"name": "ä"}
+    assert printed.err == "text\n"
 
 
 def test_json_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:

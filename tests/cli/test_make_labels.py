@@ -14,7 +14,7 @@ from fxquant.cli.main import main
 from fxquant.data.batches import resolve_data_config
 from fxquant.data.folder import read_image_tree
 from fxquant.distillation import LabelKind, make_labels, open_labels
-from tests.support.folders import CLASSES, MODEL, TRAIN
+from tests.support.folders import CLASSES, MODEL, TAG, TRAIN
 from tests.support.soft_labels import equal
 
 IMAGES = len(CLASSES) * TRAIN
@@ -33,7 +33,7 @@ def test_labels_are_those_of_the_function_and_it_is_said_what_was_written(
     options = ["--seed", 3, "--scale", 0.5, 1, "--flip", 0, "--images-per-shard", 16, "--json", written]
     assert run(folder, checkpoint, out, *options) == 0
     printed = capsys.readouterr().out
-    assert f"{MODEL}.augreg_in21k_ft_in1k, 5.5 M parameters, float32 on cpu" in printed
+    assert f"{MODEL}.{TAG}, 0.1 M parameters, float32 on cpu" in printed
     assert "4 crops of 3x32x32 per image, smoothing, seed 3" in printed
     assert f"{4 * IMAGES} crops of {IMAGES} images, smoothing labels of 3 classes, in " in printed
     assert f"{out}, 2 files, " in printed
@@ -45,7 +45,7 @@ def test_labels_are_those_of_the_function_and_it_is_said_what_was_written(
     assert all(equal(one.read(file), other.read(file)) for file in samples.files[::7])
     data = json.loads(written.read_text())
     assert (data["images"], data["crops"], data["files"]) == (IMAGES, 4 * IMAGES, 2)
-    assert data["facts"]["teacher"] == data["teacher"]["name"] == f"{MODEL}.augreg_in21k_ft_in1k"
+    assert data["facts"]["teacher"] == data["teacher"]["name"] == f"{MODEL}.{TAG}"
 
 
 def test_the_same_command_goes_on_after_an_interruption(

@@ -11,7 +11,8 @@ import pytest
 import timm
 
 from fxquant import ConfigError, DataConfig
-from fxquant.cli.preprocessing import add_preprocessing_options, chosen_data_config, given_sizes
+from fxquant.cli.options.preprocessing import add_preprocessing_options
+from fxquant.cli.preprocessing import chosen_data_config, given_sizes
 from fxquant.models.timm_model import TimmModel
 from tests.support.documents import known_options
 

@@ -15,9 +15,8 @@ from safetensors.torch import save_file
 import fxquant
 from fxquant.cli.main import main
 from fxquant.data import read_images
-from tests.support.folders import CLASSES, VAL
+from tests.support.folders import CLASSES, MODEL, VAL
 
-MODEL = "test_vit"
 SIZE = ["--img-size", "32", "--num-classes", "3", "--workers", "0"]
 OWN = ["--mean", "0.4", "0.5", "0.6", "--std", "0.2", "--interpolation", "bilinear", "--crop-pct", "1"]
 
@@ -48,7 +47,15 @@ def test_the_file_says_how_it_was_made(file: Path, capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert f"{file.stat().st_size / 1e6:.2f} MB" in printed
     assert "classes    3: cat, dog, eel" in printed
-    assert str(fxquant.report(gm)) in printed
+    report = fxquant.report(gm)
+    assert str(report) in printed
+    assert main(["report", str(file), "--json", "-"]) == 0
+    found, text = capsys.readouterr()
+    told = json.loads(found)
+    assert text == printed
+    assert (told["size_bytes"], told["int8_coverage"]) == (file.stat().st_size, report.coverage)
+    assert [product["name"] for product in told["products"]] == [record.name for record in report]
+    assert told["card"]["class_names"] == list(CLASSES)
 
 
 def test_eval_uses_the_preprocessing_of_the_file(
@@ -58,19 +65,22 @@ def test_eval_uses_the_preprocessing_of_the_file(
     source = ["eval", MODEL, "--data", str(folder), "--checkpoint", str(checkpoint), *SIZE, *OWN, "--recipe", "minmax"]
     assert main([*source, "--calib", "9", "--save", str(saved), "--json", str(one)]) == 0
     assert main(["eval", str(file), "--data", str(folder), "--workers", "0", "--json", str(other)]) == 0
-    wanted, found = (json.loads(f.read_text())["results"]["quantised"] for f in (one, other))
-    assert found["top1_percent"] == wanted["top1_percent"]
-    assert found["images"] == 3 * VAL
-    assert found["size_bytes"] == file.stat().st_size
+    wanted, again = (json.loads(f.read_text())["results"]["quantised"] for f in (one, other))
+    assert again["top1_percent"] == wanted["top1_percent"]
+    assert again["images"] == 3 * VAL
+    assert again["size_bytes"] == file.stat().st_size
     assert wanted["size_bytes"] == saved.stat().st_size
     assert fxquant.load(saved).card.accuracy == fxquant.MeasuredAccuracy(
         wanted["top1_percent"], json.loads(one.read_text())["results"]["float"]["top1_percent"], 3 * VAL, folder.name
     )
     capsys.readouterr()
-    assert main(["eval", str(saved), "--data", str(folder), "--workers", "0", "--limit", "3", "--mean", "0.5"]) == 0
-    printed = capsys.readouterr().out
-    assert "mean (0.5, 0.5, 0.5)" in printed
-    assert "then       top-1" in printed
+    given = ["--data", str(folder), "--workers", "0", "--limit", "3", "--mean", "0.5", "--json", "-"]
+    assert main(["eval", str(saved), *given]) == 0
+    found, text = capsys.readouterr()
+    assert json.loads(found)["results"]["quantised"]["images"] == 3
+    assert "mean (0.5, 0.5, 0.5)" in text
+    assert "then       top-1" in text
+    assert "\r" not in text  # no bars where there is no terminal
 
 
 def test_classes_go_by_their_names(

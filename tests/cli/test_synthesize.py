@@ -13,9 +13,9 @@ from torch import nn
 
 from fxquant.cli import synthesize as command
 from fxquant.cli.main import main
-from fxquant.cli.synthesize import synthesis_option
+from fxquant.cli.options.synthesize import synthesis_option
 from fxquant.synthesis import load_images, synthesize
-from tests.support.folders import MODEL
+from tests.support.folders import MODEL, TAG
 
 SMALL = ["--img-size", "32", "--num-classes", "3", "--n", "2", "--iterations", "2"]
 
@@ -35,7 +35,7 @@ def test_images_are_those_of_the_function_and_everything_is_written(
     given: dict[str, Any] = {"iterations": 2, "jitter": (1, 2, 3), "tv_weight": 0.1}
     assert torch.equal(images, synthesize(model, 2, size=32, seed=3, **given))
     printed = capsys.readouterr().out
-    assert f"{MODEL}.augreg_in21k_ft_in1k, 5.5 M parameters, float32 on cpu" in printed
+    assert f"{MODEL}.{TAG}, 0.1 M parameters, float32 on cpu" in printed
     assert "2 of 3x32x32, 2 together, seed 3" in printed
     assert "3 rounds of 2 iterations" in printed
     assert f"total {metadata['losses']['total']:.3f}, entropy" in printed

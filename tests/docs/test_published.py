@@ -15,9 +15,9 @@ from torch import nn
 import fxquant
 from fxquant import LogIntSoftmax, Placement, TensorSpec, Value
 from fxquant.cli.main import parse
+from fxquant.cli.options.train import training_options
 from fxquant.cli.recipes import recipe_defaults
-from fxquant.cli.shared_options import collect_options, resolve_recipe
-from fxquant.cli.train_options import training_options
+from fxquant.cli.resolve import collect_options, resolve_recipe
 from fxquant.models import ITPN
 from fxquant.observers import Observer, PowerOfTwoFactor
 from fxquant.synthesis.synthesis_options import SynthesisOptions, make_options

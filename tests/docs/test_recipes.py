@@ -7,7 +7,8 @@ import re
 import pytest
 
 import fxquant
-from fxquant.cli.recipes import SWITCHES, describe_recipe, recipe_defaults
+from fxquant.cli.options.recipe_descriptions import DESCRIPTIONS
+from fxquant.cli.recipes import SWITCHES, recipe_defaults
 from fxquant.measurement.option_values import format_value
 from tests.support import documents
 
@@ -56,7 +57,7 @@ def test_every_option_is_on_the_page_with_its_default(recipe: str) -> None:
 
 
 def test_a_recipe_that_is_worse_than_its_paper_says_so_where_it_is_picked() -> None:
-    for text in (PAGE, page_of("fqvit"), describe_recipe("fqvit")):
+    for text in (PAGE, page_of("fqvit"), DESCRIPTIONS["fqvit"]):
         assert "up to 2.2 times" in text
 
 

@@ -87,8 +87,8 @@ def fxquant_commands(name: str) -> list[list[str]]:
     """Return the words behind ``fxquant`` of each command of a page, under torchrun too."""
     found = []
     for line in command_lines(name):
-        if re.match(r"fxquant [a-z-]+", line):
-            found.append(shlex.split(line)[1:])
+        if re.match(r"fxquant [a-z][a-z-]*", line):
+            found.append(shlex.split(re.split(r" [>|] ", line)[0])[1:])  # without where the output goes
         elif line.startswith("torchrun ") and " -m fxquant " in line:
             found.append(shlex.split(line.partition(" -m fxquant ")[2]))
     return found

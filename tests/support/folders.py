@@ -14,7 +14,9 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
 
-MODEL = "vit_tiny_patch16_224"
+from tests.support import small_vit as small_vit  # which tells timm of the model
+
+MODEL, TAG = "two_blocks_vit", "untrained"
 CLASSES = ("cat", "dog", "eel")
 TRAIN, VAL = 10, 7  # images per class
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from fxquant.config.folds import Folds, Reparameterize
+from fxquant.config.iterations import PUBLISHED_ITERATIONS
 from fxquant.config.layer_spec import LayerSpec
 from fxquant.config.operands import TensorSpec
 from fxquant.config.quant_config import QuantConfig
@@ -13,8 +14,6 @@ from fxquant.config.recipes.searched import statistics
 from fxquant.config.weight_fit import WeightFit
 from fxquant.numerics.granularity import PerChannel
 from fxquant.observers import OMSE
-
-PUBLISHED_ITERATIONS = 3000  # of each block, GLF-Q
 
 
 def repq(w_bits: int, a_bits: int, **options: Any) -> QuantConfig:

@@ -98,22 +98,24 @@ enum class Result { FLOAT, CODES, TWIN_CODES };
 template <typename T, Input INPUT, bool ACTIVATION, bool RESIDUAL, Result RESULT, bool WHOLE>
 inline void finish_rows(const Epilogue& e, const int32_t* sums, const int32_t* below, int64_t row, int64_t rows,
                         int64_t column, int64_t columns) {
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < (WHOLE ? PANEL : columns); j += LANES) {
-      const __mmask16 mask = WHOLE ? 0xFFFF : tail_mask(columns - j);
-      const int64_t c = column + j, at = (row + i - e.out_row) * e.outputs + c;
-      const __m512 scale = load(e.scale + c, mask), bias = load(e.bias + c, mask);
+  for (int64_t j = 0; j < (WHOLE ? PANEL : columns); j += LANES) {
+    const __mmask16 mask = WHOLE ? 0xFFFF : tail_mask(columns - j);
+    const int64_t c = column + j;
+    const __m512 scale = load(e.scale + c, mask), bias = load(e.bias + c, mask);
+    const __m512 low = INPUT == Input::TWIN ? load(e.scale_low + c, mask) : _mm512_setzero_ps();
+    const __m512i weights = INPUT == Input::TOKENS  // the sum of the weight
+                                ? _mm512_srai_epi32(_mm512_loadu_si512(e.compensation + c), 7)
+                                : _mm512_setzero_si512();
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t at = (row + i - e.out_row) * e.outputs + c;
       __m512i sum = _mm512_load_si512(sums + i * PANEL + j);
-      if constexpr (INPUT == Input::TOKENS) {  // less the zero point times the sum of the weight
-        const __m512i weights = _mm512_srai_epi32(_mm512_loadu_si512(e.compensation + c), 7);
+      if constexpr (INPUT == Input::TOKENS)
         sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(_mm512_set1_epi32(e.row_zero_point[row + i]), weights));
-      }
       __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
       if constexpr (INPUT == Input::TOKENS) y = _mm512_mul_ps(y, _mm512_set1_ps(e.row_scale[row + i]));
       if constexpr (INPUT == Input::TWIN) {
         const __m512i minus = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_load_si512(below + i * PANEL + j));
-        const __m512 low = _mm512_mul_ps(_mm512_cvtepi32_ps(minus), load(e.scale_low + c, mask));
-        y = _mm512_add_ps(y, low);
+        y = _mm512_add_ps(y, _mm512_mul_ps(_mm512_cvtepi32_ps(minus), low));
       }
       y = round_to<T>(_mm512_add_ps(y, bias));
       if constexpr (ACTIVATION) y = round_to<T>(activate(y, e.activation));
