@@ -103,8 +103,7 @@ class MixedPrecision(RecordTable[ChosenPart]):
 
     def cells(self, record: ChosenPart) -> tuple[str, ...]:
         """Return the line of one part."""
-        option = record.option if record.changed else f"{record.option} (as configured)"
-        return (record.name, option, f"{record.macs:.1%}", f"{record.error:.4f}")
+        return (record.name, record.option, f"{record.macs:.1%}", f"{record.error:.4f}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures, for JSON."""

@@ -300,3 +300,14 @@ def test_a_model_of_grey_images(folder: Path, checkpoint: Path, capsys: pytest.C
     assert setting.source.model(images).shape == (6, 3)
     assert run_eval(folder, "--checkpoint", checkpoint, "--in-chans", 4, "--limit", 6) == 2
     assert "the model takes 4" in capsys.readouterr().err
+
+
+def test_a_config_is_chosen_by_the_drop_of_top1_on_the_calibration_images(
+    folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    written = tmp_path / "out.json"
+    budget = ["--auto", "drop=0", "--w-bits", "3", "--a-bits", "3", "--limit", "4", "--json", written]
+    assert run_eval(folder, "--checkpoint", checkpoint, *budget) == 0
+    chosen = json.loads(written.read_text())["auto"]
+    assert chosen["met"]
+    assert chosen["point"]["score"] >= chosen["float_score"] > 0
