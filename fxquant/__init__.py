@@ -59,6 +59,10 @@ if TYPE_CHECKING:
     from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
     from fxquant.observers.log2 import Log2, LogIntSoftmax
     from fxquant.observers.twin import TwinGELU, TwinSoftmax
+    from fxquant.precision.compare import ComparedNode, Comparison, compare
+    from fxquant.precision.mixed import MixedPrecision, mixed
+    from fxquant.precision.precision_budget import PrecisionBudget
+    from fxquant.precision.sensitivity import SensitivityTable, SiteCost, sensitivity
     from fxquant.reconstruction import reconstruct
     from fxquant.synthesis import synthesize
 
@@ -70,6 +74,8 @@ __all__ = [
     "BinaryWeightStep",
     "CalibrationError",
     "CheckpointError",
+    "ComparedNode",
+    "Comparison",
     "ConfigError",
     "Correction",
     "DataConfig",
@@ -89,6 +95,7 @@ __all__ = [
     "MeasuredAccuracy",
     "Metric",
     "MinMax",
+    "MixedPrecision",
     "ModelCard",
     "Noise",
     "NoisyBias",
@@ -102,6 +109,7 @@ __all__ = [
     "Percentile",
     "Placement",
     "PowerOfTwoFactor",
+    "PrecisionBudget",
     "QuantConfig",
     "Reparameterize",
     "Report",
@@ -109,6 +117,8 @@ __all__ = [
     "Rounding",
     "RowGroups",
     "ScaleSearch",
+    "SensitivityTable",
+    "SiteCost",
     "Smooth",
     "TensorSpec",
     "TrainingError",
@@ -119,10 +129,12 @@ __all__ = [
     "Value",
     "WeightFit",
     "calibrate",
+    "compare",
     "compile",
     "convert",
     "inspect",
     "load",
+    "mixed",
     "models",
     "prepare",
     "prepare_qat",
@@ -132,6 +144,7 @@ __all__ = [
     "reconstruct",
     "report",
     "save",
+    "sensitivity",
     "synthesize",
     "trace",
 ]
@@ -159,6 +172,10 @@ _HOMES = {
     "observers.adalog": "AdaLogGELU AdaLogSoftmax",
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",
+    "precision.precision_budget": "PrecisionBudget",
+    "precision.compare": "ComparedNode Comparison compare",
+    "precision.mixed": "MixedPrecision mixed",
+    "precision.sensitivity": "SensitivityTable SiteCost sensitivity",
     "reconstruction": "reconstruct",
     "synthesis": "synthesize",
 }

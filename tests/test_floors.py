@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fxquant.benchmark", "fxquant.training"),
     ("fxquant.measurement",),
     ("fxquant", "fxquant.distillation"),
-    ("fxquant.synthesis",),
+    ("fxquant.precision", "fxquant.synthesis"),
     ("fxquant.api",),
     ("fxquant.tracing",),
     ("fxquant.checkpoint", "fxquant.compiling"),

@@ -19,6 +19,7 @@ from fxquant.benchmark.profile import Profile
 from fxquant.benchmark.profile_forms import profile_forms
 from fxquant.benchmark.run_engines import WARM_UP, Outcome, run_batch, select_competitors
 from fxquant.benchmark.subject import SavedSubject, Subject
+from fxquant.cli.auto import chosen_config, resolve_budget
 from fxquant.cli.options.bench import ALL, add_arguments
 from fxquant.cli.output import format_table, print_facts
 from fxquant.cli.preprocessing import chosen_data_config, given_preprocessing
@@ -78,10 +79,13 @@ def _timm_setting(options: argparse.Namespace, random: torch.Generator) -> _Benc
     """Return what is timed of a timm model."""
     competitors = select_competitors(() if ALL in options.competitors else options.competitors)
     config, recipe_options = resolve_recipe(options)
+    resolve_budget(options)  # what cannot be read is refused now
     device = resolve_device(options.device)
     source = build_chosen_model(options)
     size = chosen_data_config(options, source).input_size
     calibration = torch.randn(options.calib, *size, generator=random)
+    chosen: dict[str, Any] = {}
+    config = chosen_config(source.model.to(device), config, [calibration], options, chosen)
     subject = Subject(source.model, calibration, config, device=device, seed=options.seed, memory=options.memory)
     given = "".join(f", {name}={format_value(value)}" for name, value in options.option)
     facts = {
@@ -91,7 +95,7 @@ def _timm_setting(options: argparse.Namespace, random: torch.Generator) -> _Benc
     }
     recipe = {"name": options.recipe, "options": recipe_options, "w_bits": options.w_bits, "a_bits": options.a_bits}
     model = {"name": source.name, "weights": source.weights, "input_size": list(size)}
-    return _BenchSetting(subject, competitors, size, facts, {"model": model, "recipe": recipe})
+    return _BenchSetting(subject, competitors, size, facts, {"model": model, "recipe": recipe, **chosen})
 
 
 def _saved_setting(options: argparse.Namespace) -> _BenchSetting:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+from fxquant.cli.auto import chosen_config
 from fxquant.cli.eval_saved import evaluate_saved
 from fxquant.cli.options.eval import add_arguments
 from fxquant.cli.output import print_facts
@@ -66,7 +67,8 @@ def _measure_both(options: argparse.Namespace, report: dict[str, Any]) -> None:
     print(f"\nfloat model: top-1 {reference.evaluation.top1:.2f} %")
     _warn_at_chance(reference, setting)
     _warn_of_preprocessing(task, evaluation, setting)
-    prepared, seconds = calibrate_model(task, setting.config, options.memory, setting.reconstruction)
+    config = chosen_config(model, setting.config, setting.calibration, options, report)
+    prepared, seconds = calibrate_model(task, config, options.memory, setting.reconstruction)
     print(f"{describe_calibration(prepared, setting.calibration.count, seconds)}\n")
     name = f"W{options.w_bits}A{options.a_bits} {options.target}"
     gm, row = measure_converted(

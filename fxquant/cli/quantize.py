@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 import fxquant
+from fxquant.cli.auto import chosen_config
 from fxquant.cli.output import print_facts
 from fxquant.cli.resolve import chosen_dtype, start_run
 from fxquant.cli.rows import describe_calibration
@@ -35,7 +36,8 @@ def _run(options: argparse.Namespace, facts: dict[str, Any]) -> None:
     model = setting.source.model.to(device=device, dtype=dtype)
     dynamic = ("height", "width") if options.dynamic else ()
     task = Task(model, setting.calibration, (), device, dtype, options.seed, dynamic)
-    prepared, seconds = calibrate_model(task, setting.config, options.memory, setting.reconstruction)
+    config = chosen_config(model, setting.config, setting.calibration, options, facts)
+    prepared, seconds = calibrate_model(task, config, options.memory, setting.reconstruction)
     print(f"\n{describe_calibration(prepared, setting.calibration.count, seconds)}")
     gm = fxquant.convert(prepared, options.target, options.strict)
     report = fxquant.report(gm)

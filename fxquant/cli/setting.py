@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fxquant.cli.auto import resolve_budget
 from fxquant.cli.calibration_images import made_images, refuse_contradictions
 from fxquant.cli.preprocessing import chosen_data_config
 from fxquant.cli.reconstructing import resolve_reconstruction
@@ -56,6 +57,7 @@ def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
     evaluated: images to evaluate on are drawn, and a folder whose classes are not those of the model is refused.
     """
     config, recipe_options = resolve_recipe(options)
+    resolve_budget(options)  # what cannot be read is refused now
     reconstruction = resolve_reconstruction(options, config)
     refuse_contradictions(options)
     real = options.calib.count if options.calib.kind == "real" else 0
@@ -74,8 +76,9 @@ def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
     calibration: ImageBatches | TensorBatches
     card = None
     if options.save is not None:
-        trained = {} if reconstruction is None else {"reconstruct": options.reconstruct}
-        used = used_recipe(options.recipe, options.w_bits, options.a_bits, recipe_options | trained)
+        also = {} if reconstruction is None else {"reconstruct": options.reconstruct}
+        also |= {} if options.auto is None else {"auto": options.auto}
+        used = used_recipe(options.recipe, options.w_bits, options.a_bits, recipe_options | also)
         names = _class_names(options, source, tree)
         card = ModelCard(source.name, data_config, source.num_classes, names, used)
     if real and drawn is not None and tree is not None:

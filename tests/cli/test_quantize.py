@@ -84,3 +84,22 @@ def test_options_of_a_reconstruction_are_checked_first(
     ):
         assert run_quantize(folder, *given, "--out", out) == 2
         assert said in capsys.readouterr().err
+
+
+def test_bits_are_chosen_under_a_budget(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, written = tmp_path / "out.safetensors", tmp_path / "out.json"
+    assert run_quantize(folder, "--auto", "mean_bits=5", "--out", out, "--json", written) == 0
+    assert "parts other than configured, budget met" in capsys.readouterr().out
+    chosen = json.loads(written.read_text())["auto"]
+    assert 4 < chosen["point"]["costs"]["mean_bits"] <= 5
+    graph = fxquant.load(out)
+    found = {o.dtype for row in fxquant.report(graph) for o in row.operands if o.name == "weight"}
+    assert len(found) > 1
+    assert "auto=mean_bits=5" in str(graph.card.describe())
+
+
+def test_a_budget_that_is_none_is_refused_first(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_quantize(folder, "--auto", "speed=2", "--out", tmp_path / "out.safetensors") == 2
+    assert "expected a budget such as error=0.1,int8=0.9" in capsys.readouterr().err

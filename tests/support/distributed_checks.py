@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import AdaLogGELU, CalibrationError, FxquantError, LayerSpec, QuantConfig, ScaleSearch
+from fxquant import AdaLogGELU, CalibrationError, FxquantError, LayerSpec, QuantConfig, ScaleSearch, SiteCost
 from fxquant.calibration import sharing
 from fxquant.data.folder import read_image_tree
 from fxquant.distillation import CropLabels, make_labels, open_labels, shards
@@ -125,6 +125,14 @@ def labelled() -> list[tuple[Tensor, Tensor]]:
     return [(x, torch.randint(10, (len(x),), generator=generator)) for x in batches()]
 
 
+def costs(own: list[Tensor]) -> tuple[list[SiteCost], float]:
+    """Return what the operands of a calibrated model cost, and the error of the whole."""
+    prepared = prepare(fxquant.recipe("minmax", 4, 4))
+    fxquant.calibrate(prepared, own, progress=False)
+    found = fxquant.sensitivity(prepared, own, exact=3, joint=1, probes=2, progress=False)
+    return list(found.records), found.joint[0].error
+
+
 def find_expected() -> dict[str, Any]:
     """Return what one process gives over all batches."""
     torch.manual_seed(0)
@@ -137,6 +145,7 @@ def find_expected() -> dict[str, Any]:
     evaluation = evaluated(labelled(), shared=False)
     found["evaluation"] = (evaluation.top1, evaluation.top5, evaluation.predictions)
     found["codes"] = fxquant.quantize(small_vit_seeded(), batches((4,)), target="fake")(images())
+    found["costs"] = costs(batches())
     with TemporaryDirectory() as folder:
         found["labels"] = made_labels(Path(folder))
     return found
@@ -204,6 +213,16 @@ def check_several_inputs_are_shared_out(expected: dict[str, Any]) -> None:
 def check_reconstruction_is_shared_out(expected: dict[str, Any]) -> None:
     for name, value in reconstructed(list(shard(batches()))).items():
         torch.testing.assert_close(value, expected["reconstructed"][name], rtol=1e-4, atol=1e-6)
+
+
+def check_costs_of_operands_are_shared_out(expected: dict[str, Any]) -> None:
+    records, joint = costs(list(shard(batches())))
+    wanted, left = expected["costs"]
+    assert joint == pytest.approx(left)
+    for found, known in zip(records, wanted, strict=True):
+        assert (found.name, found.codes) == (known.name, known.codes)
+        assert found.cost == pytest.approx(known.cost)
+        assert found.saves == (known.saves if known.saves is None else pytest.approx(known.saves, abs=1e-6))
 
 
 def check_a_rank_without_a_batch_takes_part(expected: dict[str, Any]) -> None:

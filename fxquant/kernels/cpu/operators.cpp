@@ -11,7 +11,7 @@
 namespace {
 
 using namespace fxquant;
-constexpr int64_t ROWS = 16;  // of a layer norm that one task normalizes
+constexpr int64_t ROWS = 8;  // of a layer norm that one task normalizes
 constexpr int64_t TOKEN_ROWS = 24;  // that one task makes codes of: their values stay in the second-level cache
 
 bool is_bfloat16(const Tensor& t) { return t.scalar_type() == ScalarType::BFloat16; }
