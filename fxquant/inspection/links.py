@@ -23,6 +23,7 @@ _RESULTS = {
     **dict.fromkeys(("scaled_dot_product_attention", "attention_quantize"), "attention"),
 }
 _WITH_RESIDUAL = (int8_linear_add, int8_linear_twin_add, KERNELS.cpu_gemm.default)
+_GEMMS = (KERNELS.cpu_gemm.default, KERNELS.cpu_gemm_tokens.default)
 _MATMULS = (torch.matmul, int8_matmul, int8_matmul_twin)
 _OF_MATMUL = {Product.QK: "scores", Product.PV: "attention"}
 
@@ -51,9 +52,9 @@ def result_of(node: fx.Node) -> str | None:
         return None
     if moves_values(node):
         return "conv2d" if record_of(node) is not None else None  # the last of what a convolution is lowered to
-    if node.target is KERNELS.cpu_gemm.default:
+    if node.target in _GEMMS:
         given = arguments_of(node)
-        return "add" if given["residual"] is not None else "linear" if given["activation"] is None else "gelu"
+        return "add" if residual_of(node) is not None else "linear" if given["activation"] is None else "gelu"
     if node.target in _MATMULS:
         record = record_of(node)
         return _OF_MATMUL.get(record.product if record is not None else product_of(node), "matmul")

