@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ORDER ?= -p no:randomly
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --durations 20 $(ORDER)
 
-.PHONY: demo test test-long test-browser test-all check bench page clean
+.PHONY: demo test test-long test-browser test-all check bench page docs clean
 
 demo: $(READY)
 	$(BIN)/fxquant demo
@@ -25,6 +25,11 @@ test-browser: $(READY)
 	$(BIN)/python -m pytest -m browser tests/inspection
 
 test-all: test test-long
+
+# The site, in build/site. A page that is in no menu and a link that leads nowhere are errors.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 check: $(READY)
 	$(BIN)/ruff check .
