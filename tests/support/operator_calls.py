@@ -72,6 +72,13 @@ def cpu_calls() -> dict[str, Call]:
         "cpu_gemm of rows with their own scales": Call(
             (*product, None, bias, table, None, *affine, False, *per_row), _gemm
         ),
+        "cpu_gemm_tokens": Call((*product, None, bias, None, False, 0, 255, False), _gemm_tokens),
+        "cpu_gemm_tokens of twin codes": Call(
+            (*product, scale * 2, bias, None, False, 0, 255, True, None, None), _gemm_tokens
+        ),
+        "cpu_gemm_tokens of rows with their own scales": Call(
+            (*product, None, bias, None, True, -7, 7, False, *per_row), _gemm_tokens
+        ),
         "cpu_layer_norm_quantize_tokens": Call(
             (x, scale * 3000, bias, 1e-6, False, 0, 255), lambda *args: ops.layer_norm_quantize_tokens(*args)
         ),
@@ -245,6 +252,12 @@ def _gemm(
     y = y if table is None else F.gelu(y)
     y = y if residual is None else residual.to(y.dtype) + y
     return y if quantizer[0] is None else _triton_quantize(y, *quantizer)
+
+
+def _gemm_tokens(*args: Any) -> tuple[Tensor, Tensor, Tensor] | None:
+    product, (symmetric, qmin, qmax, bfloat16), rows = args[:7], args[7:11], args[11:]
+    y = _gemm(*product, None, *NO_QUANTIZER, bfloat16, *rows)
+    return None if y is None else ops.quantize_tokens(y, symmetric, qmin, qmax)
 
 
 def _quantize(
