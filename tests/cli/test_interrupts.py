@@ -22,7 +22,8 @@ def test_an_interrupted_import_ends_quietly(swallowed: str) -> None:
         "try: time.sleep(60)\n    except BaseException: pass\n    time.sleep(60)" if swallowed else "time.sleep(60)"
     )
     code = (
-        "import time; from fxquant.cli.interrupts import ended_by_interrupt\n"
+        "import signal, time; from fxquant.cli.interrupts import ended_by_interrupt\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         f"with ended_by_interrupt():\n    print('importing', flush=True)\n    {imported}"
     )
     process = subprocess.Popen(
