@@ -24,6 +24,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("untrained")
+@pytest.mark.long
 def test_cells_are_measured_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "o.json"
     arguments = ["--models", "vit", "--recipes", "minmax", "--seeds", "0", "--iterations", "1", "--limit", "62"]

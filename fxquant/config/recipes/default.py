@@ -60,6 +60,6 @@ def _dynamic(w_bits: int, a_bits: int) -> QuantConfig:
     config = dynamic(w_bits, a_bits)
     if config.layer is None or a_bits < FULL_BITS:
         return config
-    few = dynamic(w_bits, a_bits, outliers=OutlierTokens().ratio).layer
     tokens = config.layer.activation
-    return replace(config, layer=few and replace(few, norm=tokens, gelu=tokens))
+    few = tokens and replace(tokens, granularity=OutlierTokens())
+    return replace(config, layer=replace(config.layer, activation=few, norm=tokens, gelu=tokens))

@@ -58,6 +58,7 @@ def forbid(*_: object, **__: object) -> None:
     raise AssertionError("nothing was left to do")
 
 
+@pytest.mark.long
 def test_every_row_is_measured_printed_and_found_again(
     run: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
