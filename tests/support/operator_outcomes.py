@@ -44,7 +44,8 @@ def _operator_faults(run: Callable[..., Any], call: operator_calls.Call, right: 
             yield f"{what}: {found}"
         values_only = any(word in what for word in VALUES)
         if not isinstance(found, Exception) and not values_only:
-            wanted = _outcome(operator_calls.expected, (call, args))
+            on_cpu = tree_map_only(Tensor, Tensor.cpu, args)  # CUDA's int8 product refuses few rows and odd sizes
+            wanted = _outcome(operator_calls.expected, (call, on_cpu))
             if wanted is not None and not _alike(found, wanted):
                 yield f"{what}: {_shown(found)} instead of {_shown(wanted)}"
         known = not isinstance(found, Exception) or not any(word in what for word in (*MEMORY, *VALUES, *REPEATED))
@@ -107,6 +108,7 @@ def _alike(found: Outcome, wanted: Outcome) -> bool:
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
+    one = one.cpu()
     if one.dtype is torch.int8:
         return one.numel() == 0 or int((one.int() - other.int()).abs().max()) <= 1
     tolerance = 1e-2 if one.dtype in (torch.bfloat16, torch.float16) else 1e-4

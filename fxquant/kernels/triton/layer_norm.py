@@ -44,7 +44,7 @@ def layer_norm(
     first = rows.to(tl.int64)[:, None]
     x = tl.load(x_ptr + first * stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
     centred = tl.where(mask, x - (tl.sum(x, 1) / C)[:, None], 0.0)
-    deviation = tl.sqrt_rn(tl.sum(centred * centred, 1) / C + epsilon)
+    deviation = tl.sqrt_rn(tl.sum(centred * centred, 1) / C + tl.cast(epsilon, tl.float32))  # Inductor gives float64
     y = centred * tl.div_rn(1.0, deviation)[:, None]
     if WEIGHT:
         y = y * tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)[None, :]
