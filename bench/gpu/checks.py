@@ -153,7 +153,7 @@ def check_matmul() -> Iterator[str | None]:
 
 def check_models() -> Iterator[str | None]:
     """Small models agree on all ways they can run: eager, compiled and recorded, torch's operators, layers in float."""
-    for dtype, recipe in itertools.product(FLOATS, ("minmax", "ptq4vit", "default", "dynamic")):
+    for dtype, recipe in ((torch.bfloat16, "minmax"), (torch.float32, "ptq4vit"), (torch.float32, "default")):
         gm, batches = _small_model(dtype, recipe)
         with one_tile(TILE):
             slow = pipeline.compile_for_cuda(slower_sites(gm, (batches[0],), margin=1e9))
