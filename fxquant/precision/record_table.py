@@ -61,10 +61,10 @@ class RecordTable(Generic[Record]):
 def new_axes(height: float) -> Any:
     """Return the axes of a new figure of matplotlib, `height` inches high; raise `InputError` where it is not installed."""
     try:
-        from matplotlib.figure import Figure
+        from fxquant.precision.shown_figure import ShownFigure
     except ImportError:
         raise InputError("a plot needs matplotlib, which is not installed: pip install 'fxquant[plot]'") from None
-    return Figure(figsize=(8.0, height), layout="constrained").subplots()
+    return ShownFigure(figsize=(8.0, height), layout="constrained").subplots()
 
 
 def shown(value: float | None, form: str) -> str:

@@ -18,8 +18,9 @@ def top1(outputs: Tensor, targets: Any) -> float:
     """
     Return the percentage of logits ``(B, classes)`` whose largest is that of the label ``(B,)``.
 
-    Raises `InputError` where `targets` are no such labels.
+    Raises `InputError` where `targets` are no such labels, and for a model of several outputs.
     """
+    _refuse_several("top1", outputs)
     if not isinstance(targets, Tensor) or targets.shape != outputs.shape[:1] or targets.is_floating_point():
         found = f"a tensor {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
         raise InputError(
@@ -29,8 +30,22 @@ def top1(outputs: Tensor, targets: Any) -> float:
 
 
 def cosine(outputs: Tensor, targets: Tensor) -> float:
-    """Return the mean cosine of embeddings ``(..., C)`` with `targets`, those of the float model, from -1 to 1."""
+    """
+    Return the mean cosine of embeddings ``(..., C)`` with `targets`, those of the float model, from -1 to 1.
+
+    Raises `InputError` for a model of several outputs.
+    """
+    _refuse_several("cosine", outputs)
     return float(F.cosine_similarity(outputs.double(), targets.double(), dim=-1).mean())
+
+
+def _refuse_several(metric: str, outputs: object) -> None:
+    if not isinstance(outputs, Tensor):
+        found = f"{len(outputs)} of them" if isinstance(outputs, tuple) else type(outputs).__name__
+        raise InputError(
+            f"{metric} expected a model that returns one tensor, found {found}: wrap the model in a module that "
+            "returns the one that counts, or give a function of (outputs, targets) as the metric"
+        )
 
 
 @dataclass(frozen=True)

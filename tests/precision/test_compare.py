@@ -67,6 +67,7 @@ def test_it_prints_plots_and_turns_into_json(traced: fx.GraphModule, monkeypatch
     assert columns.split("  ")[0] == "node"
     assert len(lines) == len(found) == len(json.loads(json.dumps(found.to_dict()))["records"])
     assert len(found.plot().axes) == 2
+    assert found.plot()._repr_png_().startswith(b"\x89PNG"), "which is what notebooks ask for"
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match="to_frame needs pandas, which is not installed"):
         found.to_frame()
@@ -103,3 +104,6 @@ def test_of_several_outputs_all_count() -> None:
     exact, given = (torch.cat(f(x), 1).detach().double() for f in (model, gm))
     assert found.error == pytest.approx(float((exact - given).norm() / exact.norm()))
     assert sum(r.share or 0 for r in found) == pytest.approx(1), "two branches that do not meet"
+    for metric, batch in (("cosine", x), ("top1", (x, torch.zeros(5, dtype=torch.long)))):
+        with pytest.raises(InputError, match=f"{metric} expected a model that returns one tensor, found 2 of them: wrap"):
+            fxquant.compare(model, gm, [batch], metric, shares=False, progress=False)
