@@ -129,4 +129,7 @@ def _arguments(spelling: Spelling) -> str:
 
 
 def _name(target: Callable[..., Any] | str) -> str:
-    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+    if isinstance(target, str):
+        return target
+    folder = "operator." if getattr(target, "__module__", "") == "_operator" else ""  # torch has functions of these names
+    return folder + str(getattr(target, "__name__", target))

@@ -115,7 +115,7 @@ IN_PLACE = "not changed in place"
 REFUSED: list[tuple[Stage, str, Change]] = [
     *((stage, SPELLING, lambda gm: appended(gm, "call_method", "softmax", -1)) for stage in Stage),
     *((stage, SPELLING, lambda gm: appended(gm, "call_method", "softmax", dim=-1)) for stage in Stage),
-    *((stage, SPELLING, lambda gm: appended(gm, "call_function", torch.add, 1)) for stage in Stage),
+    *((s, rf"{SPELLING} operator\.add\(", lambda gm: appended(gm, "call_function", torch.add, 1)) for s in Stage),
     *((stage, IN_PLACE, lambda gm: appended(gm, "call_method", "add_", 1)) for stage in Stage),
     *((stage, IN_PLACE, lambda gm: appended(gm, "call_function", F.relu, inplace=True)) for stage in Stage),
     *((stage, IN_PLACE, _out) for stage in Stage),

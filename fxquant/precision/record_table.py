@@ -7,13 +7,14 @@ from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
 from fxquant.errors import InputError
+from fxquant.inspection.html import fill
 
 Record = TypeVar("Record")
 
 
 class RecordTable(Generic[Record]):
     """
-    Records of one dataclass, in order: iterate over it for the records, print it for a table.
+    Records of one dataclass, in order: iterate over it for the records, print it for a table, or let a notebook show it.
 
     Subclasses say what stands in the table, in `header`, `summary` and `cells`.
     """
@@ -42,6 +43,12 @@ class RecordTable(Generic[Record]):
         widths = [max(len(row[i]) for row in rows) for i in range(len(self.header))]
         lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([*self.summary(), *lines])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return fill("table.html.jinja", lines=self.summary(), header=self.header, rows=map(self.cells, self.records))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the records as dictionaries under "records", for JSON."""

@@ -66,6 +66,9 @@ def test_it_prints_plots_and_turns_into_json(traced: fx.GraphModule, monkeypatch
     assert head.startswith("error of the outputs: 0.")
     assert columns.split("  ")[0] == "node"
     assert len(lines) == len(found) == len(json.loads(json.dumps(found.to_dict()))["records"])
+    assert repr(found) == str(found)
+    assert found._repr_html_().count("<tr>") == 1 + len(found)
+    assert f"<td>{BAD}</td>" in found._repr_html_()
     assert len(found.plot().axes) == 2
     assert found.plot()._repr_png_().startswith(b"\x89PNG"), "which is what notebooks ask for"
     monkeypatch.setitem(sys.modules, "pandas", None)
