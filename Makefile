@@ -8,13 +8,13 @@ READY := $(VENV)/.ready
 ORDER ?= -p no:randomly
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --durations 20 $(ORDER)
 
-.PHONY: demo test test-long test-browser test-all check bench page docs clean
+.PHONY: demo test test-long test-browser test-notebooks test-all check bench page docs clean
 
 demo: $(READY)
 	$(BIN)/fxquant demo
 
 test: $(READY)
-	$(PYTEST) -m 'not long and not browser'
+	$(PYTEST) -m 'not long and not browser and not notebook'
 
 test-long: $(READY)
 	$(PYTEST) -m long
@@ -23,6 +23,11 @@ test-long: $(READY)
 test-browser: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
 	$(BIN)/python -m pytest -m browser tests/inspection
+
+# The notebooks of examples/, from the first cell to the last. None is skipped: what it imports is installed here.
+test-notebooks: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[notebooks,hf,real]'
+	$(BIN)/python -m pytest -m notebook --durations 8 tests/examples
 
 test-all: test test-long
 

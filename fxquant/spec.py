@@ -131,5 +131,6 @@ def _arguments(spelling: Spelling) -> str:
 def _name(target: Callable[..., Any] | str) -> str:
     if isinstance(target, str):
         return target
-    folder = "operator." if getattr(target, "__module__", "") == "_operator" else ""  # torch has functions of these names
+    # torch has functions of the same names
+    folder = "operator." if getattr(target, "__module__", "") == "_operator" else ""
     return folder + str(getattr(target, "__name__", target))

@@ -108,5 +108,7 @@ def test_of_several_outputs_all_count() -> None:
     assert found.error == pytest.approx(float((exact - given).norm() / exact.norm()))
     assert sum(r.share or 0 for r in found) == pytest.approx(1), "two branches that do not meet"
     for metric, batch in (("cosine", x), ("top1", (x, torch.zeros(5, dtype=torch.long)))):
-        with pytest.raises(InputError, match=f"{metric} expected a model that returns one tensor, found 2 of them: wrap"):
+        with pytest.raises(
+            InputError, match=f"{metric} expected a model that returns one tensor, found 2 of them: wrap"
+        ):
             fxquant.compare(model, gm, [batch], metric, shares=False, progress=False)

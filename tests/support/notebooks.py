@@ -14,7 +14,8 @@ from tests.support.documents import ROOT
 
 FOLDER = ROOT / "examples"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-LARGEST_PART = 50_000  # characters of one form of an output; a page of fxquant.inspect is beyond, its one line of text is kept
+# Characters of one form of an output. A page of fxquant.inspect has more, and its line of text is kept.
+LARGEST_PART = 50_000
 _BAR = "application/vnd.jupyter.widget-view+json"  # the form of what is drawn anew while a cell runs
 
 
@@ -62,7 +63,9 @@ def _is_passing(output: Any) -> bool:
 
 
 def _smaller(picture: str) -> str:
-    """Return a PNG picture with a palette of 128 colours, in base64 as it came."""
+    """Return a PNG picture of at most 576 pixels with a palette of 64 colours, in base64 as it came."""
     packed = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB").quantize(128).save(packed, "png", optimize=True)
+    colours = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    colours.thumbnail((576, 576))
+    colours.quantize(64, dither=Image.Dither.NONE).save(packed, "png", optimize=True)
     return base64.b64encode(packed.getvalue()).decode()
