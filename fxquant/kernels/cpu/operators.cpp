@@ -326,12 +326,11 @@ void quantize_rows(const Tensor& x, const Quantizer& q, int8_t* codes) {
   share((rows + some - 1) / some, [&] {
     return [&](int64_t task) {
       for (int64_t i = task * some; i < std::min(rows, (task + 1) * some); ++i)
-        for (int64_t j = 0; j < width; j += LANES) {
-          const __mmask16 mask = tail_mask(width - j);
+        each_register(width, [&](int64_t j, __mmask16 mask) {
           const __m512 value = load(pointer<T>(x) + i * width + j, mask);
           if (q.low == 0) store_codes<false>(codes + i * width + j, mask, value, q, j);
           else store_codes<true>(codes + i * width + j, mask, value, q, j);
-        }
+        });
     };
   });
 }

@@ -52,7 +52,7 @@ struct TokenCodes {
   template <typename T>
   void write(int64_t row, const T* values) const {
     Range range;
-    for (int64_t j = 0; j < width; j += LANES) range.widen(load(values + j, tail_mask(width - j)), 0xFFFF);
+    each_register(width, [&](int64_t j, __mmask16 mask) { range.widen(load(values + j, mask), mask); });
     write(row, values, range);
   }
 
@@ -61,10 +61,8 @@ struct TokenCodes {
     const Quantizer q = quantizer(range);
     scale[row] = q.scale;
     zero_point[row] = static_cast<int32_t>(q.zero_point) - offset;
-    for (int64_t j = 0; j < width; j += LANES) {
-      const __mmask16 mask = tail_mask(width - j);
-      store_codes<false>(codes + row * width + j, mask, load(values + j, mask), q, j);
-    }
+    int8_t* out = codes + row * width;
+    each_register(width, [&](int64_t j, __mmask16 mask) { store_codes<false>(out + j, mask, load(values + j, mask), q, j); });
   }
 };
 
