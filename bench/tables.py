@@ -19,7 +19,8 @@ from bench.latency.table import every_engine, summary
 from bench.markdown import put
 from bench.quality_tables import datafree, noise_gain, qat, softmax_codes
 from bench.real.settings import UNTRAINED
-from bench.real.table import real, real_recipe
+from bench.real.table import expected, real, real_recipe
+from bench.real.table import summary as accuracy
 from bench.robustness.table import robustness
 from bench.time_tables import (
     calibration,
@@ -50,6 +51,8 @@ class Table:
 
 TABLES = (
     Table("latency", "README.md", "latency", summary),
+    Table("accuracy", "README.md", "real", accuracy),
+    Table("expected", "docs/tutorial.md", "real", expected),
     Table("every-engine", "docs/benchmarks.md", "latency", every_engine),
     Table("demo", "docs/benchmarks.md", "demo", demo),
     Table("growth", "docs/benchmarks.md", "growth", growth),
