@@ -18,7 +18,7 @@ from fxquant.graph.meta import card_of, record_of
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.graph_rows import GraphRow, Key, module_types
 from fxquant.inspection.image_maps import ImageMaps, TokenMap, image_maps, thumbnails
-from fxquant.inspection.measure_nodes import NodeMeasurement, drops, graph_inputs, measure_nodes
+from fxquant.inspection.measure_nodes import drops, graph_inputs, measure_nodes
 from fxquant.inspection.operand_histograms import OperandValues, operand_histograms, operand_values
 from fxquant.inspection.pass_differences import PassDifference
 from fxquant.inspection.report import OperandReport, report
