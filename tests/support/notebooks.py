@@ -31,7 +31,7 @@ def execute(file: Path) -> Any:
     notebook = nbformat.read(file, as_version=4)
     place = {"metadata": {"path": str(FOLDER)}}
     client = NotebookClient(
-        notebook, timeout=300, kernel_name="python3", record_timing=False, coalesce_streams=True, resources=place
+        notebook, timeout=600, kernel_name="python3", record_timing=False, coalesce_streams=True, resources=place
     )
     client.execute(env=os.environ | {"OMP_NUM_THREADS": "1"})
     return notebook
