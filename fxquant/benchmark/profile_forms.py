@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import fxquant
-from fxquant.benchmark.profile import Profile, profile_graph
+from fxquant.inspection.profile import Profile, profile_graph
 from fxquant.benchmark.profile_compiled import profile_compiled
 from fxquant.benchmark.subject import Subject
 
@@ -32,9 +32,9 @@ def profile_forms(subject: Subject, images: Tensor, rounds: int = 5) -> dict[str
 
     float_graph = fxquant.trace(subject.model(torch.bfloat16), brain)
     return {
-        "fxquant": profile_graph(subject.quantized(), plain, rounds),
+        "fxquant": profile_graph(subject.quantized(), (plain,), rounds),
         "fxquant-compile": _try_compiled(compiled_int8, plain, rounds),
-        "bf16": profile_graph(float_graph, brain, rounds),
+        "bf16": profile_graph(float_graph, (brain,), rounds),
         "bf16-compile": _try_compiled(compiled_bfloat16, brain, rounds),
     }
 

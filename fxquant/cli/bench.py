@@ -15,7 +15,7 @@ from fxquant.benchmark.competitor import Competitor
 from fxquant.benchmark.competitors import BASELINE
 from fxquant.benchmark.competitors.fxquant_int8 import FXQUANT, FXQUANT_COMPILE
 from fxquant.benchmark.kernels import KernelLine, list_kernels
-from fxquant.benchmark.profile import Profile
+from fxquant.inspection.profile import Profile
 from fxquant.benchmark.profile_forms import profile_forms
 from fxquant.benchmark.run_engines import WARM_UP, Outcome, run_batch, select_competitors
 from fxquant.benchmark.subject import SavedSubject, Subject

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxquant.benchmark.profile import OpClass, Profile
+from fxquant.inspection.profile import OpClass, Profile
 from fxquant.benchmark.profile_forms import profile_forms
 from fxquant.benchmark.subject import Subject
 

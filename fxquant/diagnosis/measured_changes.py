@@ -1,0 +1,143 @@
+"""The changes that help most, each calibrated, converted and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import fx
+
+from fxquant.api import calibrate, convert, prepare
+from fxquant.diagnosis.examined import Examined, FloatSide
+from fxquant.diagnosis.normalisation import BetterNormalisation
+from fxquant.diagnosis.offered_changes import OfferedChange, offered_changes
+from fxquant.diagnosis.section import DoctorSection
+from fxquant.diagnosis.time_spent import device_graph
+from fxquant.errors import FxquantError
+from fxquant.graph.inputs import Batch
+from fxquant.inspection.report import Report, report
+from fxquant.inspection.time_nodes import time_nodes
+from fxquant.precision.record_table import shown
+from fxquant.precision.run_outputs import floats_of
+from fxquant.progress import track
+
+_BEST = 3
+_GAIN = 0.02  # of the error, from which on a change is one that helps
+_TITLE = "Which changes help most?"
+
+
+@dataclass(frozen=True)
+class MeasuredChange:
+    """
+    What a change gives on the evaluation images.
+
+    error: of the outputs, as a fraction of their norm. top1: in percent, None without labels. seconds: of all nodes with the
+    kernels of the device, None where times were not asked for. coverage: share of the multiply-accumulates on int8. failed: why
+    it could not be measured, with zeros for figures.
+    """
+
+    name: str
+    error: float
+    top1: float | None = None
+    seconds: float | None = None
+    coverage: float = 0.0
+    failed: str | None = None
+
+    def cells(self) -> tuple[str, ...]:
+        """Return its line in the table."""
+        if self.failed is not None:
+            return (self.name, "failed", "", "", "")
+        milliseconds = None if self.seconds is None else 1e3 * self.seconds
+        return (self.name, f"{self.error:.4f}", shown(self.top1, ".1f"), shown(milliseconds, ".2f"), f"{self.coverage:.1%}")
+
+    def gain(self, before: MeasuredChange) -> str:
+        """Return what it changes of `before`."""
+        parts = [f"error {before.error:.4f} to {self.error:.4f}"]
+        if self.top1 is not None and before.top1 is not None:
+            parts.append(f"top-1 {before.top1:.1f} to {self.top1:.1f} %")
+        if self.seconds is not None and before.seconds is not None:
+            parts.append(f"{1e3 * before.seconds:.2f} to {1e3 * self.seconds:.2f} ms")
+        parts.append(f"on int8 {before.coverage:.1%} to {self.coverage:.1%}")
+        return ", ".join(parts)
+
+
+def check_changes(
+    examined: Examined,
+    facts: Report,
+    better: BetterNormalisation | None,
+    shifted: bool,
+    more: Sequence[Batch],
+    count: int,
+    timed: bool,
+    progress: bool,
+) -> DoctorSection:
+    """
+    Return the three changes that take most of the error away.
+
+    better: a normalisation that was found to be. shifted: calibration images look unlike those of the evaluation: half of these
+    then calibrate, and all changes are measured on the other half. count: how many changes are tried at most.
+    """
+    source = examined.source
+    if source is None:
+        return DoctorSection("changes", _TITLE, left_out="it needs the float model, which a quantised graph does not hold")
+    if examined.made_up or not examined.evaluation:
+        return DoctorSection("changes", _TITLE, left_out="it needs evaluation images: there are none")
+    if not count:
+        return DoctorSection("changes", _TITLE, left_out="no change was to be tried")
+    alike, held = _halves(examined) if shifted else ([], range(len(examined.evaluation)))
+    offers, reason, costs = offered_changes(source, facts, more, alike, progress)
+    before = _figures(examined, "as it is", examined.quantized, held, timed)
+    tried = [
+        _measured(examined, source, offer, held, timed)
+        for offer in track(offers[:count], "measure changes", "change", shown=progress, leave=False)
+    ]
+    known = [each for each in tried if each.failed is None]
+    best = sorted((c for c in known if c.error < (1 - _GAIN) * before.error), key=lambda c: c.error)
+    first = [] if better is None else [f"prepare images with mean {better.better.mean} and std {better.better.std}: float "
+                                       f"top-1 {better.given_top1:.1f} to {better.better_top1:.1f} %"]  # fmt: skip
+    lines = [*first, *(f"{each.name}: {each.gain(before)}" for each in best)][:_BEST]
+    lines = [f"{place}) {line}" for place, line in enumerate(lines, 1)] or [
+        f"none of {len(tried)} changes takes more than {_GAIN:.0%} of the error away"
+    ]
+    lines += [f"not measured, {each.name}: {each.failed}" for each in tried if each.failed is not None]
+    lines += [] if reason is None else [reason]
+    header = ("change", "error", "top-1 %", "ms", "on int8")
+    rows = tuple(each.cells() for each in [before, *sorted(known, key=lambda c: c.error)])
+    figures = {
+        "before": asdict(before),
+        "tried": [asdict(each) for each in tried],
+        "sensitivity": None if costs is None else costs.to_dict(),
+    }
+    return DoctorSection("changes", _TITLE, (), tuple(lines), header, rows, None, figures)
+
+
+def _halves(examined: Examined) -> tuple[list[Batch], range]:
+    """Return the first half of the evaluation batches, to calibrate with, and the positions of the others."""
+    half = len(examined.evaluation) // 2
+    return [each.inputs for each in examined.evaluation[:half]], range(half, len(examined.evaluation))
+
+
+def _measured(
+    examined: Examined, source: FloatSide, offer: OfferedChange, held: Sequence[int], timed: bool
+) -> MeasuredChange:
+    try:
+        prepared = calibrate(prepare(source.traced, offer.config), offer.batches, progress=False, seed=source.seed)
+        return _figures(examined, offer.name, convert(prepared), held, timed)
+    except FxquantError as error:
+        return MeasuredChange(offer.name, 0.0, failed=str(error))
+
+
+def _figures(examined: Examined, name: str, gm: fx.GraphModule, held: Sequence[int], timed: bool) -> MeasuredChange:
+    """Return what a quantised graph gives for the evaluation batches at the positions `held`."""
+    exact, found = examined.outputs(), examined.outputs()
+    with torch.no_grad():
+        for position in held:
+            floats = examined.floats[position]
+            exact.add(floats, floats)
+            found.add(floats, floats_of(gm(*examined.evaluation[position].inputs)))
+    top1 = found.score(exact, [examined.evaluation[position].targets for position in held])
+    seconds = None
+    if timed:
+        seconds = sum(time_nodes(device_graph(gm, examined.timed), examined.timed).values())
+    return MeasuredChange(name, found.error, top1, seconds, report(gm).coverage)
