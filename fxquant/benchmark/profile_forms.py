@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import fxquant
-from fxquant.inspection.profile import Profile, profile_graph
 from fxquant.benchmark.profile_compiled import profile_compiled
 from fxquant.benchmark.subject import Subject
+from fxquant.inspection.profile import Profile, profile_graph
 
 
 def profile_forms(subject: Subject, images: Tensor, rounds: int = 5) -> dict[str, Profile | str]:

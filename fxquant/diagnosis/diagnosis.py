@@ -49,7 +49,9 @@ class Diagnosis:
     def verdict(self) -> str:
         """How many things should be seen to."""
         count = len(self.warnings)
-        return f"{count or 'nothing'} {'thing' if count == 1 else 'things' if count else ''} to see to".replace("  ", " ")
+        return f"{count or 'nothing'} {'thing' if count == 1 else 'things' if count else ''} to see to".replace(
+            "  ", " "
+        )
 
     def _repr_html_(self) -> str:
         return fill("doctor.html.jinja", diagnosis=self, whole=False)

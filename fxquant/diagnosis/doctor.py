@@ -23,14 +23,14 @@ from fxquant.diagnosis.time_spent import check_time
 from fxquant.diagnosis.token_outliers import check_tokens
 from fxquant.errors import ConfigError, InputError, expect_iterable, expect_whole
 from fxquant.graph.inputs import Batch
-from fxquant.graph.meta import card_of
+from fxquant.graph.meta import card_of, value_of
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.report import report
 from fxquant.precision.float_graph import float_graph
 from fxquant.tracing.made_example import made_example
 
 CHANGES = 8
-_NOISE = 8  # images, where there are no others
+_MADE_UP = 8  # images, where there are no others
 
 
 def doctor(
@@ -98,7 +98,8 @@ def _examined(
     if isinstance(model, fx.GraphModule) and stage in (Stage.QUANTISED, Stage.LOWERED):
         if config is not None or batches is not None:
             raise ConfigError("a quantised graph has its config and its calibration: give the float model, or neither")
-        return Examined(model, None, False, (), shown_by(model, held), own, given)
+        blank = [] if held else _blank_for(model)
+        return Examined(model, None, not held, shown_by(model, blank), shown_by(model, held), own, given)
     if stage is Stage.PREPARED:
         raise InputError("doctor expected the float model, or a graph from fxquant.convert, found a prepared graph")
     made_up = batches is None
@@ -107,16 +108,17 @@ def _examined(
     traced = trace(model) if made_up and stage is None else float_graph(model, known)
     prepared = calibrate(prepare(traced, config), known, progress, seed=seed)
     source = FloatSide(traced, config, prepared, known, seed)
-    return Examined(
-        convert(prepared), source, made_up, shown_by(prepared, known), shown_by(prepared, held), own, given
-    )
+    return Examined(convert(prepared), source, made_up, shown_by(prepared, known), shown_by(prepared, held), own, given)
 
 
 def _own_config(model: nn.Module) -> DataConfig | None:
     """Return the data config on the card of a graph, or of a timm model."""
     if isinstance(model, fx.GraphModule):
         return card_of(model).data_config
-    return resolve_data_config(model) if "mean" in (getattr(model, "pretrained_cfg", None) or {}) else None
+    if "mean" not in (getattr(model, "pretrained_cfg", None) or {}):
+        return None
+    published, example = resolve_data_config(model), made_example(model)
+    return published if example is None else published.changed({"input_size": tuple(example.shape[1:])})
 
 
 def _noise(model: nn.Module, seed: int) -> list[Batch]:
@@ -124,7 +126,14 @@ def _noise(model: nn.Module, seed: int) -> list[Batch]:
     if example is None:
         raise InputError("doctor cannot tell which images the model takes: give it batches to calibrate with")
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(_NOISE, *example.shape[1:], generator=generator).to(example)]
+    return [torch.randn(_MADE_UP, *example.shape[1:], generator=generator).to(example)]
+
+
+def _blank_for(gm: fx.GraphModule) -> list[Batch]:
+    """Return zeros for a graph that takes images alone, to time it with; nothing for any other."""
+    taken = [value_of(node) for node in gm.graph.nodes if node.op == "placeholder"]
+    images = [t for t in taken if t is not None and t.dim() == 4 and t.is_floating_point()]
+    return [torch.zeros(_MADE_UP, *map(int, images[0].shape[1:]))] if len(images) == len(taken) == 1 else []
 
 
 def _timed(examined: Examined, wanted: bool) -> DoctorSection:

@@ -67,7 +67,7 @@ class Examined:
         logits = [each[0] for each in self.floats if len(each) == 1 and each[0].dim() == 2]
         labels = torch.cat([t.cpu() for t in found])
         fits = len(logits) == len(found) and len(labels) == sum(map(len, logits))
-        return labels if fits and 0 <= int(labels.min()) and int(labels.max()) < logits[0].shape[1] else None
+        return labels if fits and int(labels.min()) >= 0 and int(labels.max()) < logits[0].shape[1] else None
 
     @property
     def classes(self) -> int:

@@ -84,7 +84,8 @@ def image_shift(one: Tensor, other: Tensor, seed: int = 0) -> ImageShift:
 def _statistics(images: Tensor) -> Floats:
     """Return the mean of each channel, then the standard deviation of each, ``(n, 2 C)``."""
     deviations, means = torch.std_mean(images.double(), (2, 3), correction=0)
-    return torch.cat((means, deviations), 1).numpy()
+    found: Floats = torch.cat((means, deviations), 1).numpy()
+    return found
 
 
 def _distances(values: Floats, splits: NDArray[np.bool_]) -> Floats:
@@ -93,4 +94,5 @@ def _distances(values: Floats, splits: NDArray[np.bool_]) -> Floats:
     last = np.append(np.diff(values[order]) > 0, True)  # equal values count together
     first = splits[:, order]
     steps = np.where(first, 1 / splits[0].sum(), -1 / (~splits[0]).sum())
-    return np.abs(steps.cumsum(1)[:, last]).max(1)
+    distances: Floats = np.abs(steps.cumsum(1)[:, last]).max(1)
+    return distances

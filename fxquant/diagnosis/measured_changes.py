@@ -20,6 +20,7 @@ from fxquant.inspection.report import Report, report
 from fxquant.inspection.time_nodes import time_nodes
 from fxquant.precision.record_table import shown
 from fxquant.precision.run_outputs import floats_of
+from fxquant.precision.sensitivity import SensitivityTable
 from fxquant.progress import track
 
 _BEST = 3
@@ -49,7 +50,13 @@ class MeasuredChange:
         if self.failed is not None:
             return (self.name, "failed", "", "", "")
         milliseconds = None if self.seconds is None else 1e3 * self.seconds
-        return (self.name, f"{self.error:.4f}", shown(self.top1, ".1f"), shown(milliseconds, ".2f"), f"{self.coverage:.1%}")
+        return (
+            self.name,
+            f"{self.error:.4f}",
+            shown(self.top1, ".1f"),
+            shown(milliseconds, ".2f"),
+            f"{self.coverage:.1%}",
+        )
 
     def gain(self, before: MeasuredChange) -> str:
         """Return what it changes of `before`."""
@@ -80,7 +87,9 @@ def check_changes(
     """
     source = examined.source
     if source is None:
-        return DoctorSection("changes", _TITLE, left_out="it needs the float model, which a quantised graph does not hold")
+        return DoctorSection(
+            "changes", _TITLE, left_out="it needs the float model, which a quantised graph does not hold"
+        )
     if examined.made_up or not examined.evaluation:
         return DoctorSection("changes", _TITLE, left_out="it needs evaluation images: there are none")
     if not count:
@@ -102,6 +111,9 @@ def check_changes(
     ]
     lines += [f"not measured, {each.name}: {each.failed}" for each in tried if each.failed is not None]
     lines += [] if reason is None else [reason]
+    lines += [] if costs is None else [_costliest(costs)]
+    if alike:
+        lines.append(f"measured on {len(held)} of {len(examined.evaluation)} evaluation batches: the others calibrate")
     header = ("change", "error", "top-1 %", "ms", "on int8")
     rows = tuple(each.cells() for each in [before, *sorted(known, key=lambda c: c.error)])
     figures = {
@@ -110,6 +122,12 @@ def check_changes(
         "sensitivity": None if costs is None else costs.to_dict(),
     }
     return DoctorSection("changes", _TITLE, (), tuple(lines), header, rows, None, figures)
+
+
+def _costliest(costs: SensitivityTable) -> str:
+    """Return the kinds of operands that cost most where each is quantised alone."""
+    kinds = list(costs.kinds().items())[:_BEST]
+    return f"quantised alone, most error is made by {', '.join(f'{kind} {error:.4f}' for kind, error in kinds)}"
 
 
 def _halves(examined: Examined) -> tuple[list[Batch], range]:

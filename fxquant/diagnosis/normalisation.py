@@ -63,8 +63,8 @@ def better_normalisation(
     """
     Return the normalisation with which a classifier is clearly better on these images and labels; None for none.
 
-    batches: ``(B, C, H, W)``, prepared by `config`, and ``(B,)``. Tried are the usual normalisations, and that of the images' own
-    mean and standard deviation.
+    batches: ``(B, C, H, W)``, prepared by `config`, and ``(B,)``. Tried are the usual normalisations, and that of the images'
+    own mean and standard deviation.
     """
     mean, std = _columns(config)
     taken = [(images.cpu().float() * std + mean, labels.cpu()) for images, labels in batches]

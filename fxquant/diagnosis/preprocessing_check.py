@@ -45,12 +45,12 @@ def check_preprocessing(examined: Examined, expected: float | None) -> tuple[Doc
 
 
 def _differences(own: DataConfig | None, given: DataConfig | None) -> Iterator[str]:
-    """Yield what of the data config of the images is not as the model's own says."""
+    """Yield what of the data config of the images is not as the model's own says; the size is compared with the images."""
     if own is None or given is None:
         return
     for name, wanted in asdict(own).items():
         found = getattr(given, name)
-        if found != wanted:
+        if found != wanted and name != "input_size":
             yield f"images are prepared with {name} {found}, the model's own config says {wanted}"
 
 
@@ -107,7 +107,9 @@ def _accuracy(examined: Examined, expected: float | None) -> tuple[list[str], di
     if not examined.evaluation:
         return ["accuracy left out: there are no evaluation images"], {}
     if examined.labels is None:
-        return ["accuracy left out: the evaluation images have no labels of classes that the model gives logits for"], {}
+        return [
+            "accuracy left out: the evaluation images have no labels of classes that the model gives logits for"
+        ], {}
     top1, count = examined.score(examined.exact) or 0.0, len(examined.labels)
     which = "quantised" if examined.source is None else "float"
     chance = 100 / examined.classes

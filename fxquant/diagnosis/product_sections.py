@@ -34,9 +34,7 @@ def check_products(report: Report) -> DoctorSection:
         if not record.int8:
             groups.setdefault(record.reason or "simulated: the graph was converted with target fake", []).append(record)
     ordered = sorted(groups.items(), key=lambda item: -_macs(item[1]))
-    rows = tuple(
-        (str(len(found)), f"{_macs(found) / total:.1%}", reason, _names(found)) for reason, found in ordered
-    )
+    rows = tuple((str(len(found)), f"{_macs(found) / total:.1%}", reason, _names(found)) for reason, found in ordered)
     warnings = tuple(
         f"{len(wanted)} products that the config quantises stay float, {_macs(wanted) / total:.1%} of multiply-accumulates: "
         f"{reason}"
@@ -47,7 +45,9 @@ def check_products(report: Report) -> DoctorSection:
     line = f"{int8} of {len(report)} products on int8, {report.coverage:.1%} of multiply-accumulates"
     header = ("products", "operations", "reason", "such as")
     figures = {"int8_coverage": report.coverage, "int8": int8, "products": len(report)}
-    return DoctorSection("products", "Which products stay float, and why?", warnings, (line,), header, rows, None, figures)
+    return DoctorSection(
+        "products", "Which products stay float, and why?", warnings, (line,), header, rows, None, figures
+    )
 
 
 def _unverified(report: Report) -> Iterator[str]:

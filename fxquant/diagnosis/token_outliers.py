@@ -35,8 +35,6 @@ def check_tokens(examined: Examined, report: Report) -> DoctorSection:
     chose the scale by it. Raises nothing: what cannot be measured is left out, with the reason.
     """
     name, title = "tokens", "Are there outlier tokens?"
-    if examined.made_up:
-        return DoctorSection(name, title, left_out="it needs images: there are none")
     if examined.source is None:
         found = [
             _Outlier(f"{r.name}.{o.name}", o.token_ratio, o.granularity or "float")
@@ -46,6 +44,8 @@ def check_tokens(examined: Examined, report: Report) -> DoctorSection:
         ]
         if not found:
             return DoctorSection(name, title, left_out="it needs the float model, or a recipe that measured it")
+    elif examined.made_up:
+        return DoctorSection(name, title, left_out="it needs images: there are none")
     else:
         try:
             found = _measured(examined.source)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxquant.inspection.profile import OpClass, Profile
 from fxquant.benchmark.profile_forms import profile_forms
 from fxquant.benchmark.subject import Subject
+from fxquant.inspection.profile import OpClass, Profile
 
 
 @pytest.mark.usefixtures("eager")

@@ -12,8 +12,8 @@ from torch import Tensor, fx
 
 import fxquant
 import fxquant.ops
-from fxquant.inspection.profile import CLASSES, OpClass, classify, profile_graph
 from fxquant.benchmark.subject import Subject
+from fxquant.inspection.profile import CLASSES, OpClass, classify, profile_graph
 
 
 def node(op: str, target: Any) -> fx.Node:
