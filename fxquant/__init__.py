@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
     from fxquant.config.weight_fit import Correction, Rounding, WeightFit
     from fxquant.data.data_config import DataConfig
-    from fxquant.diagnosis.diagnosis import Diagnosis
+    from fxquant.diagnosis.answers import Diagnosis
     from fxquant.diagnosis.doctor import doctor
     from fxquant.diagnosis.section import DoctorSection
     from fxquant.errors import (
@@ -168,7 +168,7 @@ _HOMES = {
     "config.search": "Gradient Inputs Metric Noise NoisyBias ScaleSearch",
     "config.weight_fit": "Correction Rounding WeightFit",
     "data.data_config": "DataConfig",
-    "diagnosis.diagnosis": "Diagnosis",
+    "diagnosis.answers": "Diagnosis",
     "diagnosis.doctor": "doctor",
     "diagnosis.section": "DoctorSection",
     "errors": "CalibrationError CheckpointError ConfigError FxquantError InputError PassError "

@@ -17,7 +17,7 @@ from fxquant.cli.setting import Setting, describe_setting, print_unreadable, res
 from fxquant.data.batches import ImageBatches
 from fxquant.data.folder import check_classes, draw_images
 from fxquant.data.unreadable import Unreadable
-from fxquant.diagnosis.diagnosis import Diagnosis
+from fxquant.diagnosis.answers import Diagnosis
 from fxquant.diagnosis.published_top1 import CLASSES, TOP1
 from fxquant.distributed import resolve_device
 from fxquant.errors import InputError

@@ -12,7 +12,7 @@ from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import recipe
 from fxquant.data.batches import resolve_data_config
 from fxquant.data.data_config import DataConfig
-from fxquant.diagnosis.diagnosis import Diagnosis
+from fxquant.diagnosis.answers import Diagnosis
 from fxquant.diagnosis.examined import Examined, FloatSide, shown_by
 from fxquant.diagnosis.image_shift import check_shift
 from fxquant.diagnosis.measured_changes import check_changes

@@ -131,9 +131,8 @@ def _costliest(costs: SensitivityTable) -> str:
 
 
 def _halves(examined: Examined) -> tuple[list[Batch], range]:
-    """Return the first half of the evaluation batches, to calibrate with, and the positions of the others."""
-    half = len(examined.evaluation) // 2
-    return [each.inputs for each in examined.evaluation[:half]], range(half, len(examined.evaluation))
+    """Return every second evaluation batch, to calibrate with, and the positions of the others; none of a single one."""
+    return [each.inputs for each in examined.evaluation[1::2]], range(0, len(examined.evaluation), 2)
 
 
 def _measured(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -33,15 +33,13 @@ def check_preprocessing(examined: Examined, expected: float | None) -> tuple[Doc
     if examined.made_up or not shown:
         return DoctorSection(name, title, left_out="it needs images: there are none"), None
     images = pixels(shown)
-    warnings = [*_differences(examined.own, examined.given), *_values(images, examined)]
     lines = [] if examined.own else ["the model does not say how its images are prepared: give its data config"]
-    accuracy, figures = _accuracy(examined, expected)
-    warnings += accuracy[:1] if figures.get("low") else []
-    lines += accuracy[1:] if figures.get("low") else accuracy
+    accuracy = _accuracy(examined, expected)
     better = _better(examined, images)
+    warnings = [*_differences(examined.own, examined.given), *_values(images, examined), *accuracy.warnings]
     warnings += [] if better is None else [str(better)]
-    figures["better"] = None if better is None else asdict(better)
-    return DoctorSection(name, title, tuple(warnings), tuple(lines), figures=figures), better
+    figures = {**accuracy.figures, "better": None if better is None else asdict(better)}
+    return DoctorSection(name, title, tuple(warnings), (*lines, *accuracy.lines), figures=figures), better
 
 
 def _differences(own: DataConfig | None, given: DataConfig | None) -> Iterator[str]:
@@ -65,24 +63,20 @@ def _values(images: Tensor | None, examined: Examined) -> Iterator[str]:
     if found[0] != config.input_size[0]:
         return
     low, high = _extremes(images, config)
-    off = _off(images, config)
-    if low < -_OUTSIDE or high > 1 + _OUTSIDE:
-        yield (
-            f"pixels reach from {low:.2f} to {high:.2f} once mean {config.mean} and std {config.std} are undone, expected 0 to "
-            f"1: they were prepared otherwise{_prepared_by(images, config, off)}"
-        )
-    elif off > _FAR and _prepared_by(images, config, off):
+    other = _prepared_by(images, config)
+    if low < -_OUTSIDE or high > 1 + _OUTSIDE or other:
         yield (
             f"pixels reach from {low:.2f} to {high:.2f} once mean {config.mean} and std {config.std} are undone, where images "
-            f"usually reach from 0 to 1{_prepared_by(images, config, off)}"
+            f"reach from 0 to 1: they were prepared otherwise{other}"
         )
 
 
-def _prepared_by(images: Tensor, config: DataConfig, off: float) -> str:
-    """Return the usual normalisation by which darkest and brightest pixels are 0 and 1, nothing where there is none."""
+def _prepared_by(images: Tensor, config: DataConfig) -> str:
+    """Return the usual normalisation by which darkest and brightest pixels are 0 and 1, nothing where `config` fits."""
     found = [(_off(images, each), each) for each in usual_configs(config) if is_other(each, config)]
     best, other = min(found, key=lambda pair: pair[0])
-    return f", as with mean {other.mean} and std {other.std}" if best < _NEAR and off > _FAR else ""
+    fits = best < _NEAR and _off(images, config) > _FAR
+    return f", as with mean {other.mean} and std {other.std}" if fits else ""
 
 
 def _extremes(images: Tensor, config: DataConfig) -> tuple[float, float]:
@@ -102,37 +96,41 @@ def _bounds(images: Tensor, config: DataConfig) -> tuple[Tensor, Tensor]:
     return images.amin((0, 2, 3)) * std + mean, images.amax((0, 2, 3)) * std + mean
 
 
-def _accuracy(examined: Examined, expected: float | None) -> tuple[list[str], dict[str, Any]]:
-    """Return lines on the accuracy of the model, of which the first may say that it is low, and the figures."""
+@dataclass(frozen=True)
+class _Accuracy:
+    warnings: tuple[str, ...]
+    lines: tuple[str, ...]
+    figures: dict[str, Any]
+
+
+def _accuracy(examined: Examined, expected: float | None) -> _Accuracy:
+    """Return what is to be said of the model's accuracy."""
     if not examined.evaluation:
-        return ["accuracy left out: there are no evaluation images"], {}
+        return _Accuracy((), ("accuracy left out: there are no evaluation images",), {})
     if examined.labels is None:
-        return [
-            "accuracy left out: the evaluation images have no labels of classes that the model gives logits for"
-        ], {}
+        reason = "the evaluation images have no labels of classes that the model gives logits for"
+        return _Accuracy((), (f"accuracy left out: {reason}",), {})
     top1, count = examined.score(examined.exact) or 0.0, len(examined.labels)
-    which = "quantised" if examined.source is None else "float"
-    chance = 100 / examined.classes
-    said = f"{which} top-1 is {top1:.1f} % on {count} images"
-    figures = {"top1_percent": top1, "images": count, "expected_percent": expected, "low": False}
+    said = f"{'quantised' if examined.source is None else 'float'} top-1 is {top1:.1f} % on {count} images"
+    figures = {"top1_percent": top1, "images": count, "expected_percent": expected}
+    advice = "check preprocessing, the order of the classes and the checkpoint before anything else"
     if expected is not None:
-        deviation = math.sqrt(expected * (100 - expected) / count)
-        figures["low"] = top1 < expected - _DEVIATIONS * deviation
-        said += f", expected {expected:.1f} % give or take {_DEVIATIONS * deviation:.1f}"
-        if figures["low"]:
-            said += ": check preprocessing, the order of the classes and the checkpoint before anything else"
-        return [said], figures
-    figures["low"] = top1 < _CHANCE * chance
-    if figures["low"]:
-        said += f", where guessing gives {chance:.1f} %: check the order of the classes, the preprocessing and the checkpoint"
-    return [said, "no published top-1 of this model and these data is known: give the expected one to compare"], figures
+        spread = _DEVIATIONS * math.sqrt(expected * (100 - expected) / count)
+        said += f", expected {expected:.1f} % give or take {spread:.1f}"
+        low = top1 < expected - spread
+        return _Accuracy((f"{said}: {advice}",), (), figures) if low else _Accuracy((), (said,), figures)
+    unknown = "no published top-1 of this model and these data is known: give the expected one to compare"
+    chance = 100 / examined.classes
+    if top1 < _CHANCE * chance:
+        return _Accuracy((f"{said}, where guessing gives {chance:.1f} %: {advice}",), (unknown,), figures)
+    return _Accuracy((), (said, unknown), figures)
 
 
 def _better(examined: Examined, images: Tensor | None) -> BetterNormalisation | None:
     config = examined.given
     if images is None or config is None or examined.labels is None or len(images) != len(examined.labels):
         return None
-    if images.shape[1] != config.input_size[0]:
+    if images.shape[1] != config.input_size[0] or any(len(each.inputs) > 1 for each in examined.evaluation):
         return None
     step = -(-len(images) // IMAGES)
     size = len(examined.evaluation[0].inputs[0])

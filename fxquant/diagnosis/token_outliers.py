@@ -32,7 +32,7 @@ def check_tokens(examined: Examined, report: Report) -> DoctorSection:
     Return the inputs of linear layers in which the widest token has many times the range of the median one.
 
     They are measured on the float model and the calibration images; of a quantised graph alone it is known where calibration
-    chose the scale by it. Raises nothing: what cannot be measured is left out, with the reason.
+    chose the scale by it.
     """
     name, title = "tokens", "Are there outlier tokens?"
     if examined.source is None:

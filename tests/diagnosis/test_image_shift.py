@@ -42,8 +42,8 @@ def test_false_alarms_are_as_rare_as_p_says() -> None:
 def test_the_distance_is_that_of_the_empirical_distributions() -> None:
     one, other = drawn(7, 3), drawn(9, 4)
     expected = 0.0
-    for statistic in (lambda x: x.mean((2, 3)), lambda x: x.std((2, 3), correction=0)):
-        for a, b in zip(statistic(one.double()).T, statistic(other.double()).T, strict=True):
+    for both in ([x.double().mean((2, 3)) for x in (one, other)], [x.double().std((2, 3)) for x in (one, other)]):
+        for a, b in zip(*(x.T for x in both), strict=True):
             gaps = [abs(float((a <= at).double().mean() - (b <= at).double().mean())) for at in torch.cat((a, b))]
             expected = max(expected, *gaps)
     assert image_shift(one, other).distance == pytest.approx(expected)
