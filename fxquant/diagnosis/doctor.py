@@ -29,7 +29,7 @@ from fxquant.inspection.report import report
 from fxquant.precision.float_graph import float_graph
 from fxquant.tracing.made_example import made_example
 
-CHANGES = 8
+CHANGES = 10
 _MADE_UP = 8  # images, where there are no others
 
 

@@ -13,11 +13,10 @@ from fxquant.diagnosis.examined import Examined, FloatSide
 from fxquant.diagnosis.normalisation import BetterNormalisation
 from fxquant.diagnosis.offered_changes import OfferedChange, offered_changes
 from fxquant.diagnosis.section import DoctorSection
-from fxquant.diagnosis.time_spent import device_graph
+from fxquant.diagnosis.time_spent import FASTER, time_ratio
 from fxquant.errors import FxquantError
 from fxquant.graph.inputs import Batch
 from fxquant.inspection.report import Report, report
-from fxquant.inspection.time_nodes import time_nodes
 from fxquant.precision.record_table import shown
 from fxquant.precision.run_outputs import floats_of
 from fxquant.precision.sensitivity import SensitivityTable
@@ -33,15 +32,15 @@ class MeasuredChange:
     """
     What a change gives on the evaluation images.
 
-    error: of the outputs, as a fraction of their norm. top1: in percent, None without labels. seconds: of all nodes with the
-    kernels of the device, None where times were not asked for. coverage: share of the multiply-accumulates on int8. failed: why
-    it could not be measured, with zeros for figures.
+    error: of the outputs, as a fraction of their norm. top1: in percent, None without labels. time: how many times that of the
+    model as it is a call takes, None where times were not asked for. coverage: share of the multiply-accumulates on int8.
+    failed: why it could not be measured, with zeros for figures.
     """
 
     name: str
     error: float
     top1: float | None = None
-    seconds: float | None = None
+    time: float | None = None
     coverage: float = 0.0
     failed: str | None = None
 
@@ -49,12 +48,11 @@ class MeasuredChange:
         """Return its line in the table."""
         if self.failed is not None:
             return (self.name, "failed", "", "", "")
-        milliseconds = None if self.seconds is None else 1e3 * self.seconds
         return (
             self.name,
             f"{self.error:.4f}",
             shown(self.top1, ".1f"),
-            shown(milliseconds, ".2f"),
+            shown(self.time, ".2f"),
             f"{self.coverage:.1%}",
         )
 
@@ -63,8 +61,8 @@ class MeasuredChange:
         parts = [f"error {before.error:.4f} to {self.error:.4f}"]
         if self.top1 is not None and before.top1 is not None:
             parts.append(f"top-1 {before.top1:.1f} to {self.top1:.1f} %")
-        if self.seconds is not None and before.seconds is not None:
-            parts.append(f"{1e3 * before.seconds:.2f} to {1e3 * self.seconds:.2f} ms")
+        if self.time is not None:
+            parts.append(f"time {self.time:.2f}x")
         parts.append(f"on int8 {before.coverage:.1%} to {self.coverage:.1%}")
         return ", ".join(parts)
 
@@ -109,12 +107,15 @@ def check_changes(
     lines = [f"{place}) {line}" for place, line in enumerate(lines, 1)] or [
         f"none of {len(tried)} changes takes more than {_GAIN:.0%} of the error away"
     ]
+    fast = min((c for c in known if c.time is not None), key=lambda c: c.time or 0.0, default=None)
+    if fast is not None and (fast.time or 1.0) < 1 / FASTER:
+        lines.append(f"fastest, {fast.name}: {fast.gain(before)}")
     lines += [f"not measured, {each.name}: {each.failed}" for each in tried if each.failed is not None]
     lines += [] if reason is None else [reason]
     lines += [] if costs is None else [_costliest(costs)]
     if alike:
         lines.append(f"measured on {len(held)} of {len(examined.evaluation)} evaluation batches: the others calibrate")
-    header = ("change", "error", "top-1 %", "ms", "on int8")
+    header = ("change", "error", "top-1 %", "time", "on int8")
     rows = tuple(each.cells() for each in [before, *sorted(known, key=lambda c: c.error)])
     figures = {
         "before": asdict(before),
@@ -154,7 +155,7 @@ def _figures(examined: Examined, name: str, gm: fx.GraphModule, held: Sequence[i
             exact.add(floats, floats)
             found.add(floats, floats_of(gm(*examined.evaluation[position].inputs)))
     top1 = found.score(exact, [examined.evaluation[position].targets for position in held])
-    seconds = None
+    ratio = None
     if timed:
-        seconds = sum(time_nodes(device_graph(gm, examined.timed), examined.timed).values())
-    return MeasuredChange(name, found.error, top1, seconds, report(gm).coverage)
+        ratio = time_ratio(gm, examined.quantized, examined.timed) if gm is not examined.quantized else 1.0
+    return MeasuredChange(name, found.error, top1, ratio, report(gm).coverage)

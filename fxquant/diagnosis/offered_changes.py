@@ -57,12 +57,13 @@ def offered_changes(
 
 
 def _recipes(config: QuantConfig) -> Iterator[tuple[str, QuantConfig]]:
-    """Yield the default recipe at the bits of `config`, and at 8 bits."""
+    """Yield the default recipe at the bits of `config` and at 8 bits, and the plainest and fastest one."""
     weight, activation = (getattr(getattr(config.layer, name, None), "bits", 8) for name in ("weight", "activation"))
-    for w_bits, a_bits in dict.fromkeys([(weight, activation), (8, 8)]):
-        other = recipe("default", w_bits, a_bits)
+    named = [("default", weight, activation), ("default", 8, 8), ("minmax", weight, activation)]
+    for name, w_bits, a_bits in dict.fromkeys(named):
+        other = recipe(name, w_bits, a_bits)
         if other != config:
-            yield f"recipe default at W{w_bits}A{a_bits}", other
+            yield f"recipe {name} at W{w_bits}A{a_bits}", other
 
 
 def _sites(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +15,8 @@ from fxquant.diagnosis.section import DoctorSection
 from fxquant.inspection.profile import OpClass, Profile, profile_graph
 
 _SLOWEST = 2
-_FASTER = 1.05
+FASTER = 1.05
+_ROUNDS = 9
 
 
 def check_time(examined: Examined) -> DoctorSection:
@@ -32,7 +35,7 @@ def check_time(examined: Examined) -> DoctorSection:
     if reference is not None:
         ratio = reference.total / quantized.total if quantized.total else 1.0
         said = f"the float graph takes {1e3 * reference.total:.2f} ms, {ratio:.2f} times as long"
-        slow = ratio < _FASTER
+        slow = ratio < FASTER
         lines += [] if slow else [said]
         warnings += [f"int8 is not faster node by node: {said}"] if slow else []
     figures = {"quantised": quantized.as_json(), "float": None if reference is None else reference.as_json()}
@@ -45,6 +48,26 @@ def device_graph(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule
     with torch.no_grad():
         graph: fx.GraphModule = compile(gm, example_inputs=tuple(inputs)).graph_module  # type: ignore[assignment]
     return graph
+
+
+def time_ratio(gm: fx.GraphModule, other: fx.GraphModule, inputs: Sequence[Tensor]) -> float:
+    """
+    Return how many times that of `other` a call of `gm` takes, both with the kernels of the device.
+
+    The median of the ratios of calls that follow each other: what else the machine does slows both.
+    """
+    graphs = [device_graph(each, inputs) for each in (gm, other)]
+    rounds = [[_seconds(each, inputs) for each in graphs] for _ in range(_ROUNDS + 1)]
+    return statistics.median(one / before for one, before in rounds[1:])
+
+
+def _seconds(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> float:
+    start = time.perf_counter()
+    with torch.no_grad():
+        gm(*inputs)
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter() - start
 
 
 def _row(kind: OpClass, quantized: Profile, reference: Profile | None) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fxquant.cli.main import main
+from fxquant.cli.main import main, parse
+from fxquant.diagnosis.doctor import CHANGES
 from tests.support.folders import make_class
 
 SMALL = ["two_blocks_vit", "--img-size", "32", "--num-classes", "3"]
@@ -30,6 +31,10 @@ def test_a_model_on_a_folder(folder: Path, tmp_path: Path, capsys: pytest.Captur
     assert found["sections"]["preprocessing"]["figures"]["expected_percent"] == 99
     assert found["sections"]["time"]["left_out"] == "times were not to be measured"
     assert list(found["facts"])[-1] == "evaluate"
+
+
+def test_as_many_changes_are_tried_as_by_the_function() -> None:
+    assert parse(["doctor", "vit"]).changes == CHANGES
 
 
 def test_images_without_labels_of_the_model(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

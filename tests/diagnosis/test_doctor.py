@@ -120,6 +120,7 @@ def test_the_gain_of_a_change_is_measured() -> None:
     assert list(tried) == [
         "calibrate with more images",
         "recipe default at W8A8",
+        "recipe minmax at W8A8",
         *(f"fc2: {form}" for form in ("activations int8 per token", "activations int8", "float")),
         "fc1: float",
     ]
@@ -135,6 +136,12 @@ def test_the_gain_of_a_change_is_measured() -> None:
     assert section.figures["before"]["error"] == pytest.approx(error(config))
     assert tried["recipe default at W8A8"] == pytest.approx(error(fxquant.recipe("default")))
     assert tried["fc2: float"] == pytest.approx(error(config.set_module_name("fc2", None)))
+
+
+def test_the_fastest_change_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxquant.diagnosis.measured_changes.time_ratio", lambda *_: 0.5)
+    lines = look(config=fxquant.recipe("dynamic"), changes=2, time=True).section("changes").lines
+    assert any(line.startswith("fastest, recipe default at W8A8: error ") and "time 0.50x" in line for line in lines)
 
 
 def test_what_cannot_be_answered_is_left_out_with_the_reason() -> None:

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     measurement.add_argument(
         "--changes",
         type=natural,
-        default=8,
+        default=10,
         metavar="N",
         help="changes to try, each calibrated and measured, 0 for none",
     )
