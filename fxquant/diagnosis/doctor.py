@@ -13,7 +13,7 @@ from fxquant.config.recipes.book import recipe
 from fxquant.data.batches import resolve_data_config
 from fxquant.data.data_config import DataConfig
 from fxquant.diagnosis.answers import Diagnosis
-from fxquant.diagnosis.examined import Examined, FloatSide, shown_by
+from fxquant.diagnosis.examined import Examined, FloatSide, in_two, shown_by
 from fxquant.diagnosis.image_shift import check_shift
 from fxquant.diagnosis.measured_changes import check_changes
 from fxquant.diagnosis.preprocessing_check import check_preprocessing
@@ -99,7 +99,7 @@ def _examined(
         if config is not None or batches is not None:
             raise ConfigError("a quantised graph has its config and its calibration: give the float model, or neither")
         blank = [] if held else _blank_for(model)
-        return Examined(model, None, not held, shown_by(model, blank), shown_by(model, held), own, given)
+        return Examined(model, None, not held, shown_by(model, blank), in_two(shown_by(model, held)), own, given)
     if stage is Stage.PREPARED:
         raise InputError("doctor expected the float model, or a graph from fxquant.convert, found a prepared graph")
     made_up = batches is None
@@ -108,7 +108,9 @@ def _examined(
     traced = trace(model) if made_up and stage is None else float_graph(model, known)
     prepared = calibrate(prepare(traced, config), known, progress, seed=seed)
     source = FloatSide(traced, config, prepared, known, seed)
-    return Examined(convert(prepared), source, made_up, shown_by(prepared, known), shown_by(prepared, held), own, given)
+    return Examined(
+        convert(prepared), source, made_up, shown_by(prepared, known), in_two(shown_by(prepared, held)), own, given
+    )
 
 
 def _own_config(model: nn.Module) -> DataConfig | None:

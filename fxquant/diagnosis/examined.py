@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from fxquant.config.quant_config import QuantConfig
 from fxquant.data.data_config import DataConfig
-from fxquant.graph.inputs import Batch, has_batch
+from fxquant.graph.inputs import Batch, batch_size, has_batch
 from fxquant.precision.run_outputs import Outputs, Shown, floats_of, read_batches
 from fxquant.precision.task_metrics import TaskMetric, top1
 
@@ -107,3 +107,16 @@ def pixels(shown: Sequence[Shown]) -> Tensor | None:
 def shown_by(gm: fx.GraphModule, batches: Sequence[Batch]) -> list[Shown]:
     """Return `batches` as `gm` takes them, none where there is none."""
     return read_batches(gm, batches) if batches else []
+
+
+def in_two(shown: Sequence[Shown]) -> Sequence[Shown]:
+    """Return a single batch of several images as two, so that one may calibrate what the other measures."""
+    count = batch_size(shown[0].inputs) if len(shown) == 1 else 0
+    targets = shown[0].targets if count else None
+    if count < 2 or not (targets is None or (isinstance(targets, Tensor) and len(targets) == count)):
+        return shown
+    inputs, middle = shown[0].inputs, -(-count // 2)
+    return [
+        Shown(tuple(t[part] if has_batch(t, inputs) else t for t in inputs), None if targets is None else targets[part])
+        for part in (slice(middle), slice(middle, None))
+    ]

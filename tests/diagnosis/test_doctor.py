@@ -105,7 +105,7 @@ def test_outlier_tokens_that_share_a_scale_are_told(factor: float, recipe: str, 
 def test_black_calibration_images_are_told_and_others_are_measured_in_their_place() -> None:
     assert not look().section("shift").warnings
     black = [0.01 * torch.randn(8, 3, 8, 8) - 1]
-    found = look(batches=black, changes=1)
+    found = look(batches=black, changes=1, evaluate=[images(16, 1)])
     (told,) = found.section("shift").warnings
     assert told.startswith("calibration images look unlike the evaluation images: the ")
     lines = found.section("changes").lines
