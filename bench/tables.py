@@ -19,12 +19,14 @@ from bench.latency.table import every_engine, summary
 from bench.markdown import put
 from bench.quality_tables import datafree, noise_gain, qat, softmax_codes
 from bench.real.settings import UNTRAINED
-from bench.real.table import real, real_recipe
+from bench.real.table import expected, real, real_recipe
+from bench.real.table import summary as accuracy
 from bench.robustness.table import robustness
 from bench.time_tables import (
     calibration,
     demo,
     gemm_limit,
+    gpu,
     growth,
     noise,
     scaling,
@@ -49,11 +51,14 @@ class Table:
 
 TABLES = (
     Table("latency", "README.md", "latency", summary),
+    Table("accuracy", "README.md", "real", accuracy),
+    Table("expected", "docs/tutorial.md", "real", expected),
     Table("every-engine", "docs/benchmarks.md", "latency", every_engine),
     Table("demo", "docs/benchmarks.md", "demo", demo),
     Table("growth", "docs/benchmarks.md", "growth", growth),
     Table("startup", "docs/benchmarks.md", "startup", startup),
     Table("gemm-limit", "docs/benchmarks.md", "gemm_limit", gemm_limit),
+    Table("gpu", "docs/benchmarks.md", "gpu_nvidia_h200", gpu),
     Table("calibration", "docs/benchmarks.md", "calibration", calibration),
     Table("real", "docs/accuracy.md", "real", real),
     *(Table(f"real-{name}", f"docs/recipes/{name}.md", "real", partial(real_recipe, name)) for name in UNTRAINED),

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.markdown import markdown, number
 
+GPU = ("bf16 max-autotune", "int8 triton", "int8 aten")
 GROWTH = ("bf16-compile", "fxquant-compile", "fxquant-bf16-compile")
 Data = Mapping[str, Any]
 
@@ -169,6 +170,27 @@ def scaling(data: Data) -> str:
     (model,) = {row["model"] for row in data["rows"]}
     note = f"`{model}`, {data['bits']}, one thread each. Images: to calibrate, and to evaluate."
     return f"{markdown(head, rows, text=2)}\n\n{note} {_machine(data, threads=False)}"
+
+
+def gpu(data: Data) -> str:
+    """Return milliseconds per batch on a GPU, and how many times faster than bfloat16 int8 is."""
+    rows = []
+    for row in data["rows"]:
+        found = [row["results"].get(name) or {} for name in GPU]
+        gain = found[1].get("times_faster_than", {}).get(data["baseline"])
+        cells = [number(each.get("median_ms")) for each in found]
+        rows.append(
+            [f"`{row['model']}`", str(row["batch"]), *cells, f"**{number(gain)}x**", str(len(row["float_layers"]))]
+        )
+    head = ("model", "batch", *GPU, "faster", "layers back in bfloat16")
+    rounds = " or ".join(map(str, sorted({row["rounds"] for row in data["rows"]})))
+    versions = data["environment"]
+    note = (
+        f"Milliseconds per batch, medians of {rounds} interleaved rounds: {data['recipe']}. `{GPU[0]}` is torch.compile with "
+        f'`mode="max-autotune"`. Faster: `{GPU[1]}` than that. {versions["gpu"]}, torch {versions["torch"]}, Triton '
+        f"{versions['engines']['triton']}, {data['date'][:10]}."
+    )
+    return f"{markdown(head, rows, text=1)}\n\n{note}"
 
 
 def _machine(data: Data, threads: bool = True) -> str:

@@ -217,7 +217,7 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
 def quantize(
     model: nn.Module,
     batches: Iterable[Batch],
-    recipe: str = "default",
+    recipe: str | QuantConfig = "default",
     w_bits: int = 8,
     a_bits: int = 8,
     target: Target = "int8",
@@ -230,15 +230,20 @@ def quantize(
     """
     Trace, prepare, calibrate and convert `model` in one call.
 
-    recipe, w_bits, a_bits and options are those of `fxquant.recipe`, dynamic is that of `trace`. batches are those of
-    `calibrate`; the first one is the example input for tracing, read by the rule of `fxquant.graph.inputs.Arguments`. seed
-    fixes every random choice of the recipe. progress: whether to show how far it has come. effort: of the default recipe,
-    "fast", "better" (None) or "best", see `fxquant.config.recipes.default.Effort`. The recipe is noted on the card of the
-    result: see `fxquant.checkpoint.staged_graph.StagedGraph`.
+    recipe, w_bits, a_bits and options are those of `fxquant.recipe`; recipe may also be a config, which has its own bits and
+    options. dynamic is that of `trace`. batches are those of `calibrate`; the first one is the example input for tracing, read
+    by the rule of `fxquant.graph.inputs.Arguments`. seed fixes every random choice of the recipe. progress: whether to show how
+    far it has come. effort: of the default recipe, "fast", "better" (None) or "best", see
+    `fxquant.config.recipes.default.Effort`. The name of a recipe is noted on the card of the result: see
+    `fxquant.checkpoint.staged_graph.StagedGraph`.
     """
     if effort is not None:
         options = options | {"effort": effort_of(effort).value}
-    config = make_recipe(recipe, w_bits, a_bits, **options)
+    if isinstance(recipe, QuantConfig):
+        _refuse_options(w_bits, a_bits, options)
+        config = recipe
+    else:
+        config = make_recipe(recipe, w_bits, a_bits, **options)
     _refuse_target(target)
     check_model(model)
     _refuse_single(batches)
@@ -259,7 +264,8 @@ def quantize(
         if config.reconstruction:
             reconstruct(prepared, shown, progress, seed=seed, iterations=config.reconstruction)
         gm = convert(prepared, target)
-    set_card(gm, replace(card_of(gm), recipe=used_recipe(recipe, w_bits, a_bits, options)))
+    if not isinstance(recipe, QuantConfig):
+        set_card(gm, replace(card_of(gm), recipe=used_recipe(recipe, w_bits, a_bits, options)))
     return gm
 
 
@@ -286,6 +292,16 @@ def _observe(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bool,
         run_searches(prepared, collect_batches(prepared, batches), progress, memory, seed)
     else:
         run_batches(prepared, batches, progress)
+
+
+def _refuse_options(w_bits: int, a_bits: int, options: dict[str, Any]) -> None:
+    """Raise where a call gives a config what only a recipe takes."""
+    given = [*(["w_bits"] if w_bits != 8 else []), *(["a_bits"] if a_bits != 8 else []), *options]
+    if given:
+        raise ConfigError(
+            f"expected a config alone, found {', '.join(given)} beside it: a config has its own bits and options; give "
+            f"these to fxquant.recipe, or the name of a recipe in place of the config"
+        )
 
 
 def _as_config(config: Any) -> QuantConfig:

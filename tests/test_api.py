@@ -114,6 +114,7 @@ def test_the_one_liner_is_the_four_verbs() -> None:
     assert torch.equal(quantized(x), steps(x))
     assert stage_of(quantized) is Stage.LOWERED
     assert stage_of(fxquant.quantize(VIT, batches, target="fake")) is Stage.QUANTISED
+    assert torch.equal(fxquant.quantize(VIT, batches, config)(x), steps(x))
 
 
 def test_the_one_liner_leaves_the_random_state_alone() -> None:

@@ -40,6 +40,10 @@ CALLS: list[tuple[str, Callable[[], object]]] = [
     ("found None", lambda: fxquant.quantize(MODEL, wrong)),
     ("unknown target 'int4'", lambda: fxquant.quantize(MODEL, [BATCH], target="int4")),  # type: ignore[arg-type]
     ("unknown recipe 'ptq4vt', did you mean 'ptq4vit'", lambda: fxquant.quantize(MODEL, [BATCH], "ptq4vt")),
+    (
+        "expected a config alone, found a_bits, rounds beside it",
+        lambda: fxquant.quantize(MODEL, [BATCH], fxquant.recipe("minmax"), a_bits=6, rounds=1),
+    ),
     ("unknown recipe ['a']", lambda: fxquant.recipe(["a"])),  # type: ignore[arg-type]
     ("got an unexpected keyword argument 'foo'; see fxquant recipes", lambda: fxquant.recipe("default", foo=1)),
     ("drop_path must lie in", lambda: fxquant.prepare_qat(MODEL, drop_path="x")),  # type: ignore[arg-type]

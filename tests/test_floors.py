@@ -103,8 +103,8 @@ def test_only_the_command_itself_imports_the_command_line() -> None:
     assert not found
 
 
-def test_no_pass_imports_a_pass_and_nothing_but_the_pipeline_and_the_export_does() -> None:
-    allowed = {"fxquant.pipeline", "fxquant.tracing.export"}
+def test_no_pass_imports_a_pass_and_nothing_but_the_pipeline_the_export_and_their_page_does() -> None:
+    allowed = {"fxquant.pipeline", "fxquant.tracing.export", "bench.pass_list"}
     found = {
         f"{module} imports {target}"
         for module, targets in imports().items()

@@ -1,4 +1,4 @@
-"""The table of ``docs/accuracy.md`` of a real pretrained model, from ``bench/results/real.json``."""
+"""The tables of a real pretrained model, from ``bench/results/real.json``: that of all recipes, of each one, and short ones."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bench.real.settings import PHOTOGRAPH_IMAGES, STANDS_OUT, TEST_IMAGES, TRAI
 
 BITS = ("W8A8", "W6A6", "W4A8", "W4A4")
 PUBLISHED_CODE = Path(__file__).parent / "published_code.json"
+_SHORT = "glyphs-112"  # the task of the short tables
 # For each task: its title, what a cell holds, and the names of its two figures with their formats.
 _TASKS = {
     "glyphs-112": (
@@ -80,6 +81,52 @@ def real_recipe(recipe: str, data: Mapping[str, Any]) -> str:
             lines.append([title, figures, *cells])
     table = markdown(("task", "figures", *BITS, "s"), lines, text=2)
     return f"{table}\n\n[accuracy.md](../accuracy.md#a-real-pretrained-model) has all recipes, and says how it was measured."
+
+
+def summary(data: Mapping[str, Any]) -> str:
+    """Return top-1 of the float model, of the default and of the plain method at each width, for README.md."""
+    lines = [
+        [
+            f"`{recipe}`",
+            f"{data['float_top1'][_SHORT]:.1f}",
+            *(_figure(_row(data, recipe, bits), "top1", ".1f") for bits in BITS),
+        ]
+        for recipe in ("default", "minmax")
+    ]
+    table = markdown(("recipe", "float", *BITS), lines, text=1)
+    days = [row["date"] for row in data["rows"].values() if row["task"] == _SHORT]
+    return (
+        f"{table}\n\nTop-1 in percent of a pretrained DINOv2 ViT-S/14 with a linear probe of 62 classes, on {TEST_IMAGES} "
+        f"held-out images of 112 pixels, calibrated on {data['settings']['calib']} others. W4A8: weights of 4 bits and "
+        f"activations of 8. `minmax` takes the ranges that it sees. timm {data['environment']['timm']}, {max(days)}."
+    )
+
+
+def expected(data: Mapping[str, Any]) -> str:
+    """Return what the default costs at each width, in accuracy and in time, for ``docs/tutorial.md``."""
+    lines = []
+    for bits in BITS:
+        row = _row(data, "default", bits)
+        lines.append([bits, _figure(row, "error", ".3f"), _figure(row, "top1", ".1f"), _figure(row, "seconds", ".0f")])
+    table = markdown(("bits", "error of the logits", "top-1 %", "seconds to quantise"), lines, text=1)
+    environment, float_top1 = data["environment"], data["float_top1"][_SHORT]
+    return (
+        f"{table}\n\nRecipe `default` on a DINOv2 ViT-S/14 at 112 pixels, whose float top-1 is {float_top1:.1f} %, "
+        f"with {data['settings']['calib']} calibration images. {environment['processor']} with {environment['cores']} cores, "
+        f"torch {environment['torch']}."
+    )
+
+
+def _row(data: Mapping[str, Any], recipe: str, bits: str) -> Row | None:
+    """Return the row of the short tables' task, None where it was not measured."""
+    found = (
+        row for row in data["rows"].values() if (row["task"], row["recipe"], row["bits"]) == (_SHORT, recipe, bits)
+    )
+    return next(found, None)
+
+
+def _figure(row: Row | None, name: str, form: str) -> str:
+    return f"{row[name]:{form}}" if row and name in row else ""
 
 
 def _order(row: Row) -> int:

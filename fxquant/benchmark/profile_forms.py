@@ -17,7 +17,7 @@ def profile_forms(subject: Subject, images: Tensor, rounds: int = 5) -> dict[str
     """
     Return the profiles of the int8 model, whose rest is float32, and of the bfloat16 model, by the competitor's name.
 
-    images: float32 ``(B, C, H, W)``.
+    images: float32 ``(B, C, H, W)``. Of a saved model there is no bfloat16 form.
 
     Where a form cannot be compiled here, the reason stands in place of its profile.
     """
@@ -30,13 +30,14 @@ def profile_forms(subject: Subject, images: Tensor, rounds: int = 5) -> dict[str
     def compiled_int8() -> Callable[[Tensor], Tensor]:
         return fxquant.compile(subject.quantized())
 
-    float_graph = fxquant.trace(subject.model(torch.bfloat16), brain)
-    return {
+    forms: dict[str, Profile | str] = {
         "fxquant": profile_graph(subject.quantized(), (plain,), rounds),
         "fxquant-compile": _try_compiled(compiled_int8, plain, rounds),
-        "bf16": profile_graph(float_graph, (brain,), rounds),
-        "bf16-compile": _try_compiled(compiled_bfloat16, brain, rounds),
     }
+    if subject.has_float:
+        forms["bf16"] = profile_graph(fxquant.trace(subject.model(torch.bfloat16), brain), (brain,), rounds)
+        forms["bf16-compile"] = _try_compiled(compiled_bfloat16, brain, rounds)
+    return forms
 
 
 def _try_compiled(build: Callable[[], Callable[[Tensor], Tensor]], images: Tensor, rounds: int) -> Profile | str:

@@ -23,6 +23,8 @@ class Subject:
     Raises `InputError` where there are no calibration images.
     """
 
+    has_float = True
+
     def __init__(
         self,
         model: nn.Module,
@@ -72,6 +74,8 @@ class Subject:
 
 class SavedSubject(Subject):
     """A quantised graph without the float model that it was made of: it is compared with itself, as torch runs it eagerly."""
+
+    has_float = False
 
     def __init__(self, gm: fx.GraphModule, *, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)

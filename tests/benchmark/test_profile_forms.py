@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxquant.benchmark.profile_forms import profile_forms
-from fxquant.benchmark.subject import Subject
+from fxquant.benchmark.subject import SavedSubject, Subject
 from fxquant.inspection.profile import OpClass, Profile
 
 
@@ -23,6 +23,7 @@ def test_int8_and_bfloat16_eager_and_compiled(
     monkeypatch.setattr(torch, "compile", broken)
     forms = profile_forms(subject, images, rounds=1)
     assert list(forms) == ["fxquant", "fxquant-compile", "bf16", "bf16-compile"]
+    assert list(profile_forms(SavedSubject(subject.quantized()), images, rounds=1)) == ["fxquant", "fxquant-compile"]
     assert forms.pop("bf16-compile") == "RuntimeError: no compiler"
     for profile in forms.values():
         assert isinstance(profile, Profile)

@@ -1,7 +1,8 @@
-"""docs/architecture.md: its floors are those that the imports keep, its listings what the code gives for one ViT."""
+"""docs/architecture.md: floors are those that imports keep, listings what the code gives; docs/passes.md has all passes."""
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import fx, nn
 
 import fxquant
+from bench import pass_list
 from tests.support import documents
 
 PAGE = "docs/architecture.md"
@@ -43,6 +45,21 @@ def test_the_first_layer_of_the_mlp_is_shown(stage: str) -> None:
     lines = shown.splitlines()
     assert "norm2.weight" in lines[0]
     assert "gelu(" in lines[-1]
+
+
+def test_every_pass_is_listed_with_its_docstring() -> None:
+    page = documents.page("docs/passes.md")
+    assert page == pass_list.render(), "run python -m bench.pass_list"
+    listed = re.findall(r"^### (\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(file.stem for file in (documents.ROOT / "passes").glob("[a-z]*.py"))
+
+
+def test_the_worked_pass_keeps_what_a_pass_promises(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    found = documents.run("docs/writing-a-pass.md")
+    for name in [name for name in found if name.startswith("test_")]:
+        found[name]()
+    assert "1 of 1 products on int8" in capsys.readouterr().out
 
 
 def test_the_floors_are_those_that_are_kept() -> None:

@@ -54,6 +54,14 @@ def blocks(name: str, language: str | None = None) -> list[Block]:
     return [block for block in found if language is None or block.language == language]
 
 
+def run(name: str, **given: Any) -> dict[str, Any]:
+    """Run the Python blocks of a page in order, as one program to which names are `given`, and return what it named."""
+    found: dict[str, Any] = {"__name__": name, **given}
+    for block in blocks(name, "python"):
+        exec(compile(block.text, name, "exec"), found)
+    return found
+
+
 def prose(name: str) -> str:
     """Return a page without its fenced blocks, its tables and what stands between markers."""
     text = re.sub(r"<!-- ([\w-]+):begin -->.*?<!-- \1:end -->", "", page(name), flags=re.DOTALL)

@@ -96,11 +96,17 @@ def adalog(
     a_bits: int,
     *,
     published: bool = False,
-    softmax: bool = True,
-    gelu: bool = True,
+    softmax: bool | None = None,
+    gelu: bool | None = None,
     **search: Any,
 ) -> QuantConfig:
-    """Return AdaLog's config: affine codes, and powers of searched bases behind softmax and GELU; `published`: see there."""
+    """
+    Return AdaLog's config: affine codes, and powers of searched bases behind softmax and GELU; `published`: see there.
+
+    softmax, gelu: whether powers are used behind it. None is below 8 bits: the table of 8-bit powers has values of the even
+    8-bit codes alone, and fewer of them.
+    """
+    softmax, gelu = (published or a_bits < 8 if each is None else each for each in (softmax, gelu))
     heads = TensorSpec(a_bits, granularity=PerHead())
     weight = TensorSpec(w_bits, granularity=PerChannel(0))
     layer = LayerSpec(

@@ -183,19 +183,21 @@ Tensor gemm(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Mayb
   return out;
 }
 
-// `finish(row, buffer)` makes the `write` of `normalize_row` for one row, and of its values in the buffer what is left to make.
+// `finish(first, last, buffer, normalize)` is given some rows at once and a buffer for them, and calls `normalize(i, row, write)`
+// for each: a row of the buffer, and the `write` of `normalize_row`.
 template <typename T, typename Finish>
 void normalize_rows(const Tensor& x, const Maybe& weight, const Maybe& bias, double epsilon, const Finish& finish) {
   const int64_t width = x.size(x.dim() - 1), rows = x.numel() / width;
+  const T* values = pointer<T>(x);
+  const float *scale = pointer<float>(weight), *shift = pointer<float>(bias);
+  const auto normalize = [=](int64_t i, float* row, const auto& write) {
+    normalize_row(values + i * width, width, scale, shift, static_cast<float>(epsilon), row, write);
+  };
   share((rows + ROWS - 1) / ROWS, [&] {
-    return [&, row = std::vector<float>(round_up(width, LANES))](int64_t task) mutable {
-      for (int64_t i = task * ROWS; i < std::min(rows, (task + 1) * ROWS); ++i) {
-        const auto normalize = [&](const auto& write) {
-          normalize_row(pointer<T>(x) + i * width, width, pointer<float>(weight), pointer<float>(bias),
-                        static_cast<float>(epsilon), row.data(), write);
-        };
-        finish(i, row.data(), normalize);
-      }
+    return [&, buffer = std::vector<float>(TokenCodes::AT_ONCE * round_up(width, LANES))](int64_t task) mutable {
+      const int64_t end = std::min(rows, (task + 1) * ROWS);
+      for (int64_t first = task * ROWS; first < end; first += TokenCodes::AT_ONCE)
+        finish(first, std::min(end, first + TokenCodes::AT_ONCE), buffer.data(), normalize);
     };
   });
 }
@@ -216,8 +218,11 @@ Tensor layer_norm_quantize(Tensor x, Maybe weight, Maybe bias, double epsilon, T
   const Quantizer q = read_quantizer(scale, zero_point, std::nullopt, std::nullopt, noise, qmin, qmax, width);
   Tensor codes = make(x, {x.sizes().begin(), x.sizes().end()}, ScalarType::Char);
   int8_t* out = writable<int8_t>(codes);
-  const auto finish = [&](int64_t i, float*, const auto& normalize) {
-    normalize([&](int64_t j, __mmask16 mask, __m512 y) { store_codes<false>(out + i * width + j, mask, y, q, j); });
+  const auto finish = [&](int64_t first, int64_t last, float* buffer, const auto& normalize) {
+    for (int64_t i = first; i < last; ++i)
+      normalize(i, buffer, [&](int64_t j, __mmask16 mask, __m512 y) {
+        store_codes<false>(out + i * width + j, mask, y, q, j);
+      });
   };
   if (is_bfloat16(x)) normalize_rows<bf16>(x, weight, bias, epsilon, finish);
   else normalize_rows<float>(x, weight, bias, epsilon, finish);
@@ -250,13 +255,16 @@ Tokens layer_norm_quantize_tokens(Tensor x, Maybe weight, Maybe bias, double eps
   read_norm(x, weight, bias, epsilon);
   Tokens out = make_tokens(x, {x.sizes().begin(), x.sizes().end()});
   const TokenCodes tokens = token_codes(out, symmetric, qmin, qmax);
-  const auto finish = [&](int64_t i, float* row, const auto& normalize) {
-    Range range;
-    normalize([&](int64_t j, __mmask16 mask, __m512 y) {
-      range.widen(y, mask);
-      _mm512_storeu_ps(row + j, y);
+  const int64_t stride = round_up(tokens.width, LANES);
+  const auto finish = [&](int64_t first, int64_t last, float* buffer, const auto& normalize) {
+    tokens.write(first, last, buffer, stride, [&](int64_t i, float* row) {
+      Range range;
+      normalize(i, row, [&](int64_t j, __mmask16 mask, __m512 y) {
+        range.widen(y, mask);
+        _mm512_storeu_ps(row + j, y);
+      });
+      return range;
     });
-    tokens.write(i, row, range);
   };
   if (is_bfloat16(x)) normalize_rows<bf16>(x, weight, bias, epsilon, finish);
   else normalize_rows<float>(x, weight, bias, epsilon, finish);
@@ -269,7 +277,7 @@ void quantize_token_rows(const Tensor& x, const TokenCodes& tokens) {
   const int64_t some = 1 + 16384 / width;
   share((rows + some - 1) / some, [&] {
     return [&](int64_t task) {
-      for (int64_t i = task * some; i < std::min(rows, (task + 1) * some); ++i) tokens.write(i, pointer<T>(x) + i * width);
+      tokens.write(task * some, std::min(rows, (task + 1) * some), pointer<T>(x) + task * some * width, width);
     };
   });
 }
@@ -286,7 +294,7 @@ void multiply_to_tokens(const Product& p, const TokenCodes& tokens) {
       e.out_row = first;
       for (int64_t column = 0; column < outputs; column += PANEL)
         gemm_block<T, INPUT>(codes, packed, p.depth(), first, last, column, e);
-      for (int64_t i = first; i < last; ++i) tokens.write(i, values.data() + (i - first) * outputs);
+      tokens.write(first, last, values.data(), outputs);
     };
   });
 }
@@ -326,12 +334,11 @@ void quantize_rows(const Tensor& x, const Quantizer& q, int8_t* codes) {
   share((rows + some - 1) / some, [&] {
     return [&](int64_t task) {
       for (int64_t i = task * some; i < std::min(rows, (task + 1) * some); ++i)
-        for (int64_t j = 0; j < width; j += LANES) {
-          const __mmask16 mask = tail_mask(width - j);
+        each_register(width, [&](int64_t j, __mmask16 mask) {
           const __m512 value = load(pointer<T>(x) + i * width + j, mask);
           if (q.low == 0) store_codes<false>(codes + i * width + j, mask, value, q, j);
           else store_codes<true>(codes + i * width + j, mask, value, q, j);
-        }
+        });
     };
   });
 }

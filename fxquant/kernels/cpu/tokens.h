@@ -49,22 +49,36 @@ struct TokenCodes {
     return q;
   }
 
-  template <typename T>
-  void write(int64_t row, const T* values) const {
-    Range range;
-    for (int64_t j = 0; j < width; j += LANES) range.widen(load(values + j, tail_mask(width - j)), 0xFFFF);
-    write(row, values, range);
+  // Rows whose scales are computed before the codes of the first: each is a chain of reductions and divisions.
+  static constexpr int64_t AT_ONCE = 4;
+
+  // Make codes of the rows `first` to `last`; `values` are those of `first`, and `range(i, row)` finds the range of a row.
+  template <typename T, typename FindRange>
+  void write(int64_t first, int64_t last, T* values, int64_t stride, const FindRange& range) const {
+    Quantizer quantizers[AT_ONCE];
+    for (int64_t some = first; some < last; some += AT_ONCE, values += AT_ONCE * stride) {
+      const int64_t count = std::min(AT_ONCE, last - some);
+      for (int64_t k = 0; k < count; ++k) quantizers[k] = quantizer(range(some + k, values + k * stride));
+      for (int64_t k = 0; k < count; ++k) write_row(some + k, values + k * stride, quantizers[k]);
+    }
   }
 
   template <typename T>
-  void write(int64_t row, const T* values, const Range& range) const {
-    const Quantizer q = quantizer(range);
+  void write(int64_t first, int64_t last, const T* values, int64_t stride) const {
+    write(first, last, values, stride, [&](int64_t, const T* row) {
+      Range range;
+      each_register(width, [&](int64_t j, __mmask16 mask) { range.widen(load(row + j, mask), mask); });
+      return range;
+    });
+  }
+
+ private:
+  template <typename T>
+  void write_row(int64_t row, const T* values, const Quantizer& q) const {
     scale[row] = q.scale;
     zero_point[row] = static_cast<int32_t>(q.zero_point) - offset;
-    for (int64_t j = 0; j < width; j += LANES) {
-      const __mmask16 mask = tail_mask(width - j);
-      store_codes<false>(codes + row * width + j, mask, load(values + j, mask), q, j);
-    }
+    int8_t* out = codes + row * width;
+    each_register(width, [&](int64_t j, __mmask16 mask) { store_codes<false>(out + j, mask, load(values + j, mask), q, j); });
   }
 };
 

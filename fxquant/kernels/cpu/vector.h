@@ -14,6 +14,14 @@ inline __mmask16 tail_mask(int64_t count) {
   return count >= LANES ? 0xFFFF : static_cast<__mmask16>((1u << (count > 0 ? count : 0)) - 1);
 }
 
+// Call `f(column, mask)` for each register of a row. Whole ones have a constant mask, for which compilers make plain stores.
+template <typename F>
+inline void each_register(int64_t width, const F& f) {
+  const int64_t whole = width / LANES * LANES;
+  for (int64_t j = 0; j < whole; j += LANES) f(j, __mmask16{0xFFFF});
+  if (whole < width) f(whole, tail_mask(width - whole));
+}
+
 // The address sanitizer does not see masked loads and stores: where it is on, read each element of theirs on its own first.
 template <typename T>
 inline void touch([[maybe_unused]] const T* p, [[maybe_unused]] __mmask16 mask) {

@@ -15,7 +15,7 @@ import fxquant
 from bench.real import run, tasks
 from bench.real.__main__ import main
 from bench.real.cells import RealCell
-from bench.real.table import chapter, real, real_recipe
+from bench.real.table import chapter, expected, real, real_recipe, summary
 from bench.real.tasks import Trial, score_logits
 from fxquant.config.recipes.book import RECIPES
 
@@ -111,7 +111,7 @@ def test_the_table_stands_beside_the_code_of_the_authors() -> None:
         {"task": "saliency", "recipe": "ema", "bits": "W4A4", "stopped": "MemoryError"},
     ]
     data = {
-        "environment": {"processor": "CPU", "torch": "2", "timm": "1"},
+        "environment": {"processor": "CPU", "torch": "2", "timm": "1", "cores": 2},
         "settings": {"split": "held-out", "images": None, "calib": 32, "calib_batch": 8},
         "float_top1": {"glyphs-112": 64.4},
         "rows": {str(number): cell | common for number, cell in enumerate(cells)},
@@ -130,3 +130,6 @@ def test_the_table_stands_beside_the_code_of_the_authors() -> None:
     assert line in real_recipe("minmax", data)
     assert "ema" not in real_recipe("minmax", data)
     assert real_recipe("gptq", data) == "Not measured yet: `python -m bench.real --recipes gptq` does it."
+    assert "| `default` | 64.4 |  |  |  |  |\n| `minmax` | 64.4 | 63.4 |  |  |  |" in summary(data)
+    default = data | {"rows": {"0": cells[1] | common | {"recipe": "default"}}}
+    assert "| W8A8 | 0.078 | 63.4 | 3 |\n| W6A6 |  |  |  |" in expected(default)

@@ -252,6 +252,10 @@ def test_adalog() -> None:
     assert config.folds == Folds(norms=Reparameterize(strict=False))
     uniform = layer_of(recipe("adalog", 6, 5, softmax=False, gelu=False))
     assert (uniform.gelu, uniform.softmax) == (None, layer.query)
+    at_8_bits = layer_of(recipe("adalog", 4, 8))
+    assert (at_8_bits.gelu, at_8_bits.softmax) == (None, TensorSpec(8, granularity=PerHead()))
+    published = layer_of(recipe("adalog", 8, 8, published=True))
+    assert (published.gelu, published.softmax) == (AdaLogGELU(8, published=True), AdaLogSoftmax(8, published=True))
 
 
 def test_noisyquant_as_published() -> None:
