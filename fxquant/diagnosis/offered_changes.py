@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import recipe
 from fxquant.diagnosis.examined import FloatSide
@@ -57,13 +59,15 @@ def offered_changes(
 
 
 def _recipes(config: QuantConfig) -> Iterator[tuple[str, QuantConfig]]:
-    """Yield the default recipe at the bits of `config` and at 8 bits, and the plainest and fastest one."""
+    """Yield the default recipe at the bits of `config` and at 8 bits, and the plainest one, then one whose rest is bfloat16."""
     weight, activation = (getattr(getattr(config.layer, name, None), "bits", 8) for name in ("weight", "activation"))
     named = [("default", weight, activation), ("default", 8, 8), ("minmax", weight, activation)]
     for name, w_bits, a_bits in dict.fromkeys(named):
         other = recipe(name, w_bits, a_bits)
         if other != config:
             yield f"recipe {name} at W{w_bits}A{a_bits}", other
+    if config.float_dtype is None and config.placement is None:
+        yield "compute in bfloat16 what is not int8", replace(config, float_dtype=torch.bfloat16)
 
 
 def _sites(

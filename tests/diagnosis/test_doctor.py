@@ -121,6 +121,7 @@ def test_the_gain_of_a_change_is_measured() -> None:
         "calibrate with more images",
         "recipe default at W8A8",
         "recipe minmax at W8A8",
+        "compute in bfloat16 what is not int8",
         *(f"fc2: {form}" for form in ("activations int8 per token", "activations int8", "float")),
         "fc1: float",
     ]
