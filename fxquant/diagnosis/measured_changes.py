@@ -116,7 +116,7 @@ def check_changes(
     if alike:
         lines.append(f"measured on {len(held)} of {len(examined.evaluation)} evaluation batches: the others calibrate")
     header = ("change", "error", "top-1 %", "time", "on int8")
-    rows = tuple(each.cells() for each in [before, *sorted(known, key=lambda c: c.error)])
+    rows = tuple(each.cells() for each in [_float(examined, held), before, *sorted(known, key=lambda c: c.error)])
     figures = {
         "before": asdict(before),
         "tried": [asdict(each) for each in tried],
@@ -144,6 +144,14 @@ def _measured(
         return _figures(examined, offer.name, convert(prepared), held, timed)
     except FxquantError as error:
         return MeasuredChange(offer.name, 0.0, failed=str(error))
+
+
+def _float(examined: Examined, held: Sequence[int]) -> MeasuredChange:
+    """Return the line of the float model, for the evaluation batches at the positions `held`."""
+    exact = examined.outputs()
+    for position in held:
+        exact.add(examined.floats[position], examined.floats[position])
+    return MeasuredChange("float model", 0.0, exact.score(exact, [examined.evaluation[i].targets for i in held]))
 
 
 def _figures(examined: Examined, name: str, gm: fx.GraphModule, held: Sequence[int], timed: bool) -> MeasuredChange:

@@ -125,6 +125,7 @@ def test_the_gain_of_a_change_is_measured() -> None:
         *(f"fc2: {form}" for form in ("activations int8 per token", "activations int8", "float")),
         "fc1: float",
     ]
+    assert [row[0] for row in section.rows[:2]] == ["float model", "as it is"]
     assert "quantised alone, most error is made by fc2.input" in section.lines[-1]
     best = sorted(tried, key=tried.__getitem__)[:3]
     assert [line.partition(": error")[0] for line in section.lines[:3]] == [f"{i}) {n}" for i, n in enumerate(best, 1)]
