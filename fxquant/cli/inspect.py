@@ -30,6 +30,8 @@ def run(options: argparse.Namespace) -> None:
     """Write the page, and what it shows as JSON where that is asked for."""
     start_run(options)
     refuse_unwritable(options.html)
+    if options.shares and not options.images:
+        raise InputError("--shares is measured on images: give --images 1 or more")
     with json_report(options.json) as facts:
         inspection = _saved(options) if is_saved(options.model) else _quantised(options)
         inspection.save(options.html)
@@ -41,7 +43,7 @@ def _saved(options: argparse.Namespace) -> Inspection:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     refuse_model_options(options, parser.parse_args([options.model, "--html", str(options.html)]))
-    for name in ("data", "time", "passes"):
+    for name in ("data", "time", "shares", "passes"):
         if getattr(options, name):
             raise InputError(
                 f"--{name} needs the float model, which {options.model} does not hold: name the timm model instead"
@@ -68,7 +70,10 @@ def _quantised(options: argparse.Namespace) -> Inspection:
         used = used_recipe(options.recipe, options.w_bits, options.a_bits, setting.recipe_options)
         set_card(gm, ModelCard(setting.source.name, setting.data_config, recipe=used))
         batch = {name: value[: options.images] for name, value in images.items()} if options.images else None
-        inspection = fxquant.inspect(traced, prepared, gm, images=batch, passes=folder or False, time=options.time)
+        compared = fxquant.compare(prepared, gm, [batch]) if options.shares and batch else None
+        inspection = fxquant.inspect(
+            *(traced, prepared, gm), images=batch, passes=folder or False, time=options.time, compared=compared
+        )
     print_unreadable(setting.calibration)
     return inspection
 

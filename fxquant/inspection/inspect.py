@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -24,6 +25,20 @@ from fxquant.inspection.report import graph_of
 # What the page calls a stage.
 _TITLES = {Stage.FLOAT: "float", Stage.PREPARED: "prepared", Stage.QUANTISED: "quantised", Stage.LOWERED: "int8"}
 _FLOAT = (Stage.FLOAT, Stage.PREPARED)
+
+
+class NodeShare(Protocol):
+    """What part of the final error a node of a quantised graph makes, as `fxquant.compare` finds it."""
+
+    @property
+    def node(self) -> str:
+        """Its name."""
+        raise NotImplementedError
+
+    @property
+    def share(self) -> float | None:
+        """Of the energy of the error; None where it was not measured."""
+        raise NotImplementedError
 
 
 class Inspection:
@@ -66,6 +81,7 @@ def inspect(
     images: Batch | Iterable[Batch] | None = None,
     passes: bool | str | os.PathLike[str] = False,
     time: bool = False,
+    compared: Iterable[NodeShare] | None = None,
 ) -> Inspection:
     """
     Return a page on which the `graphs` of one model stand side by side, at any stages, compiled or not.
@@ -75,13 +91,16 @@ def inspect(
     prepared graph is what others are measured against. Give the prepared one where a recipe folds norms or rotates: its values
     are those that were rounded. passes: a folder that FXQUANT_TRACE named when the graphs were made, or True for the one that
     it names now; the page then shows what each pass did. time: measure how long each node takes, on the first of the images.
+    compared: what `fxquant.compare` returned for one of the graphs, for the shares of the final error.
 
     Raises `UnsupportedGraphError` for what is no graph, and `InputError` for images without a float or prepared graph, for
-    ``time`` without images, and where there are no listings of passes.
+    ``time`` without images, where there are no listings of passes, and where `compared` is of another graph.
     """
     if not graphs:
         raise InputError("inspect expected at least one graph, found none")
     inspected = _inspected(graphs)
+    if compared is not None:
+        _add_shares(inspected, {record.node: record.share for record in compared})
     batches = _batches(images)
     if time and not batches:
         raise InputError("time=True is measured on images: give inspect(..., images=batch) as well")
@@ -105,6 +124,18 @@ def _inspected(graphs: Iterable[nn.Module]) -> list[Inspected]:
         same = sum(other.title.partition(" #")[0] == title for other in found)
         found.append(Inspected(f"{title} #{same + 1}" if same else title, gm, graph_rows(gm, backend), module))
     return found
+
+
+def _add_shares(inspected: list[Inspected], shares: Mapping[str, float | None]) -> None:
+    """Give the last quantised graph that has all the nodes its shares."""
+    known = {name: share for name, share in shares.items() if share is not None}
+    for index, each in reversed(list(enumerate(inspected))):
+        if stage_of(each.gm) not in _FLOAT and shares.keys() <= {node.name for node in each.gm.graph.nodes}:
+            inspected[index] = replace(each, shares=known)
+            return
+    raise InputError(
+        "expected a comparison of one of these graphs, found one of a graph with other nodes: compare again"
+    )
 
 
 def _batches(images: Batch | Iterable[Batch] | None) -> list[Batch]:

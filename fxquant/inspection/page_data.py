@@ -6,9 +6,9 @@ import base64
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,7 +18,7 @@ from fxquant.graph.meta import card_of, record_of
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.graph_rows import GraphRow, Key, module_types
 from fxquant.inspection.image_maps import ImageMaps, TokenMap, image_maps, thumbnails
-from fxquant.inspection.measure_nodes import NodeMeasurement, drops, graph_inputs, measure_nodes
+from fxquant.inspection.measure_nodes import drops, graph_inputs, measure_nodes
 from fxquant.inspection.operand_histograms import OperandValues, operand_histograms, operand_values
 from fxquant.inspection.pass_differences import PassDifference
 from fxquant.inspection.report import OperandReport, report
@@ -29,16 +29,22 @@ from fxquant.version import __version__
 
 _SHOWN = 4  # images of which maps are drawn
 _ROUNDS = 3
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """A graph `gm` with its rows and its title; module: what was given, which may hold the graph compiled."""
+    """
+    A graph `gm` with its rows and its title.
+
+    module: what was given, which may hold the graph compiled. shares: of the final error, by the name of a node.
+    """
 
     title: str
     gm: fx.GraphModule
     rows: list[GraphRow]
     module: nn.Module
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,6 +112,9 @@ def _stage(
         "cells": columns,
         "histograms": [],
     }
+    if each.shares:
+        shares = _by_product(each.gm, each.shares)
+        columns["of_error"] = [shares.get(_node_or_label(cell)) for _, cell in cells]
     if measured is not None:
         stage["histograms"] = _measure(each, [cell for _, cell in cells], columns, numbers, measured)
     return stage
@@ -140,8 +149,8 @@ def _measure(
     ]
 
 
-def _by_product(gm: fx.GraphModule, found: Mapping[str, NodeMeasurement]) -> dict[str, NodeMeasurement]:
-    """Return the measurements by the name of the node, and by the label of the product that its value belongs to."""
+def _by_product(gm: fx.GraphModule, found: Mapping[str, _T]) -> dict[str, _T]:
+    """Return what was found by the name of the node, and by the label of the product that its value belongs to."""
     result = dict(found)
     for node in gm.graph.nodes:
         record = record_of(node)

@@ -65,6 +65,16 @@ def test_what_is_measured_stands_with_the_product(data: dict[str, Any]) -> None:
     assert "sqnr" not in data["stages"][0]["cells"]
 
 
+def test_the_shares_of_a_comparison_stand_with_its_nodes(graphs: Graphs) -> None:
+    compared = fxquant.compare(graphs[0], graphs[2], [images()], progress=False)
+    data = fxquant.inspect(*graphs, compared=compared).to_dict()
+    (fc2,) = (record for record in compared if record.module == "blocks.1.mlp.fc2" and record.share is not None)
+    assert cell(data, 2, "blocks.1.mlp.fc2", "linear")["of_error"] == fc2.share
+    assert all("of_error" not in data["stages"][index]["cells"] for index in range(2))
+    with pytest.raises(InputError, match="expected a comparison of one of these graphs"):
+        fxquant.inspect(*graphs[:2], compared=compared)
+
+
 def test_operands_weights_and_images_are_drawn(data: dict[str, Any]) -> None:
     rows = list(zip(data["rows"]["module"], data["rows"]["name"], strict=True))
     fc2 = rows.index(("blocks.0.mlp.fc2", "linear"))

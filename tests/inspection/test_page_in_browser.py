@@ -113,7 +113,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FXQUANT_TRACE", str(folder / "trace"))
         gm = fxquant.convert(prepared)
-    inspection = fxquant.inspect(traced, prepared, gm, images=x, passes=folder / "trace", time=True)
+    compared = fxquant.compare(prepared, gm, [x], progress=False)
+    inspection = fxquant.inspect(
+        *(traced, prepared, gm), images=x, passes=folder / "trace", time=True, compared=compared
+    )
     inspection.save(folder / "page.html")
     return folder / "page.html"
 
@@ -159,6 +162,9 @@ def test_it_sorts_products_by_what_hurts(page: Page) -> None:
     found = [float(text) for text in page.column("drop") if text]
     assert found == sorted(found, reverse=True)
     assert found[0] > 20
+    page.one('.tabulator-col[tabulator-field="of_error"] .tabulator-col-sorter').click()
+    page.wait(lambda: "%" in page.column("of_error")[0] and page.column("of_error")[0] > "5")
+    assert page.column("name")[0].startswith("blocks.3.mlp.fc2")  # which reads the codes of fc1
     page.one('.tabulator-col[tabulator-field="sqnr"] .tabulator-col-sorter').click()
     page.wait(lambda: page.column("sqnr") == sorted(page.column("sqnr"), key=float))
 

@@ -90,6 +90,7 @@ function summarise(entry, stages) {
       states,
       share: sum(known("share")) || null,
       ms: sum(known("ms")) || null,
+      of_error: known("of_error").length ? sum(known("of_error")) : null,
       sqnr: worst ?? null,
       drop: known("drop").length ? Math.max(...known("drop").filter(Number.isFinite)) : null,
       cosine: known("cosine").length ? Math.min(...known("cosine")) : null,

@@ -61,6 +61,7 @@ function figures(cell) {
     "lost here": cell.drop && `${short(cell.drop)} dB`,
     "after the residual": cell.sum_sqnr && (cell.sum_sqnr === "exact" ? "exact" : `${short(cell.sum_sqnr)} dB`),
     cosine: cell.cosine && cell.cosine.toFixed(5),
+    "of the final error": typeof cell.of_error === "number" && percent(cell.of_error),
     "largest error": cell.max_error && short(cell.max_error),
   };
   const rows = Object.entries(known).filter(([, value]) => value);

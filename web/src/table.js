@@ -107,6 +107,7 @@ function figures(stage, index) {
     formatter: (cell) => (product(cell.getData()).cells[index]?.operands ?? []).map(([, dtype]) => dtype).join(" x "),
   };
   const found = [bits, column("MACs", "share", percent, "share of all multiply-accumulates")];
+  if (stage.cells.of_error) found.push({ ...column("error", "of_error", percent, "part of the final error that goes away where this is float; of a module the sum"), headerSortStartingDir: "desc" });
   if (stage.cells.ms) found.push(column("ms", "ms", short, "milliseconds, run node by node"));
   if (stage.cells.sqnr) {
     found.push(

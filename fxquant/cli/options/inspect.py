@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--images", type=natural, default=8, metavar="N", help="calibration images to measure on, 0 for none"
     )
+    group.add_argument("--shares", action="store_true", help="measure what part of the final error each node makes")
     group.add_argument("--time", action="store_true", help="measure how long each node takes")
     group.add_argument("--passes", action="store_true", help="show what each pass changed")
     output = parser.add_argument_group("output")
