@@ -1,8 +1,8 @@
 """
 What each operand of a real model costs, and what configs by a budget give: `fxquant.sensitivity` and `fxquant.mixed`.
 
-Run ``python -m bench.mixed`` to write ``bench/results/mixed.json``. Configs are chosen on the calibration images of the model of
-``bench.real`` and measured on images that were held out. Needs the extra ``real``.
+Run ``python -m bench.mixed`` to write ``bench/results/mixed.json``. Configs are chosen on the calibration images of the model
+of ``bench.real`` and measured on images that were held out. Needs the extra ``real``.
 """
 
 from __future__ import annotations

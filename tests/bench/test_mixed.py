@@ -23,7 +23,9 @@ def test_parts_and_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(mixed, "load_probe", load)
     monkeypatch.setattr(mixed, "BUDGETS", ("mean_bits=7",))
-    monkeypatch.setattr(mixed, "write_results", lambda name, rows, **facts: written.update(facts, name=name, rows=[*rows]))
+    monkeypatch.setattr(
+        mixed, "write_results", lambda name, rows, **facts: written.update(facts, name=name, rows=[*rows])
+    )
     mixed.main(["--images", "2", "--threads", str(torch.get_num_threads())])
     data = written | {"date": "2026-11-29T00:00:00"}
     assert written["name"] == "mixed"
