@@ -99,3 +99,30 @@ def softmax_codes(data: Data) -> str:
         f"`python -m bench.softmax_codes`, {data['date'][:10]}."
     )
     return f"{markdown(head, rows, text=1)}\n\n{note}"
+
+
+def sensitivity(data: Data) -> str:
+    """Return what each kind of operand costs alone, and what keeping it float saves."""
+    rows = [[f"`{each['part']}`", f"{each['alone']:.4f}", f"{each['saves']:.4f}"] for each in data["parts"]]
+    rows.append(["all", f"{data['all_parts']:.4f}", ""])
+    note = (
+        f"`{data['recipe'].partition(' ')[0]}` {data['recipe'].partition(' ')[2]} on the DINOv2 of "
+        f"[accuracy.md](accuracy.md#a-real-pretrained-model) at {data['px']} pixels, {data['calib']} calibration images. "
+        f"`python -m bench.mixed`, {data['date'][:10]}."
+    )
+    return f"{markdown(('part', 'alone', 'saves'), rows, text=1)}\n\n{note}"
+
+
+def mixed(data: Data) -> str:
+    """Return the configs by their budgets: bits, errors, accuracy and the share of int8."""
+    rows = []
+    for row in data["rows"]:
+        name = f"`{row['budget']}`" if row["budget"] else f"`{data['recipe'].replace(' ', '` ')}"
+        errors = [f"{row[key]:.3f}" for key in ("calibration_error", "error")]
+        rows.append([name, f"{row['mean_bits']:.2f}", *errors, f"{row['top1']:.1f}", f"{100 * row['int8']:.1f} %"])
+    head = ("config", "mean bits of weights", "error, calibration", "error, held out", "top-1", "on int8")
+    note = (
+        f"The same model, chosen on its {data['calib']} calibration images and measured on {data['images']} held-out ones; "
+        f"float top-1 {data['float_top1']:.1f}. `python -m bench.mixed`, {data['date'][:10]}."
+    )
+    return f"{markdown(head, rows, text=1)}\n\n{note}"

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from fxquant.config.search import Gradient, Inputs, Metric, Noise, NoisyBias, ScaleSearch
     from fxquant.config.weight_fit import Correction, Rounding, WeightFit
     from fxquant.data.data_config import DataConfig
+    from fxquant.diagnosis.answers import Diagnosis
+    from fxquant.diagnosis.doctor import doctor
+    from fxquant.diagnosis.section import DoctorSection
     from fxquant.errors import (
         CalibrationError,
         CheckpointError,
@@ -79,6 +82,8 @@ __all__ = [
     "ConfigError",
     "Correction",
     "DataConfig",
+    "Diagnosis",
+    "DoctorSection",
     "Folds",
     "FxquantError",
     "Gradient",
@@ -132,6 +137,7 @@ __all__ = [
     "compare",
     "compile",
     "convert",
+    "doctor",
     "inspect",
     "load",
     "mixed",
@@ -162,6 +168,9 @@ _HOMES = {
     "config.search": "Gradient Inputs Metric Noise NoisyBias ScaleSearch",
     "config.weight_fit": "Correction Rounding WeightFit",
     "data.data_config": "DataConfig",
+    "diagnosis.answers": "Diagnosis",
+    "diagnosis.doctor": "doctor",
+    "diagnosis.section": "DoctorSection",
     "errors": "CalibrationError CheckpointError ConfigError FxquantError InputError PassError "
     "TrainingError UnsupportedGraphError",
     "graph.card": "MeasuredAccuracy ModelCard UsedRecipe",

@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fxquant.benchmark", "fxquant.training"),
     ("fxquant.measurement",),
     ("fxquant", "fxquant.distillation"),
+    ("fxquant.diagnosis",),
     ("fxquant.precision", "fxquant.synthesis"),
     ("fxquant.api",),
     ("fxquant.tracing",),

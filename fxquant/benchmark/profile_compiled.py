@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from fxquant.benchmark.profile import OpClass, Profile, collect_profile
+from fxquant.inspection.profile import OpClass, Profile, collect_profile
 
 # A part of a kernel's name -> its class, the first that matches. A kernel that inductor fused bears the names of all that it
 # computes: it counts as what takes longest in it, the way the operators that fuse by hand do in `profile.CLASSES`.

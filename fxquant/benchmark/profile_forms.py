@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import fxquant
-from fxquant.benchmark.profile import Profile, profile_graph
 from fxquant.benchmark.profile_compiled import profile_compiled
 from fxquant.benchmark.subject import Subject
+from fxquant.inspection.profile import Profile, profile_graph
 
 
 def profile_forms(subject: Subject, images: Tensor, rounds: int = 5) -> dict[str, Profile | str]:
@@ -31,11 +31,11 @@ def profile_forms(subject: Subject, images: Tensor, rounds: int = 5) -> dict[str
         return fxquant.compile(subject.quantized())
 
     forms: dict[str, Profile | str] = {
-        "fxquant": profile_graph(subject.quantized(), plain, rounds),
+        "fxquant": profile_graph(subject.quantized(), (plain,), rounds),
         "fxquant-compile": _try_compiled(compiled_int8, plain, rounds),
     }
     if subject.has_float:
-        forms["bf16"] = profile_graph(fxquant.trace(subject.model(torch.bfloat16), brain), brain, rounds)
+        forms["bf16"] = profile_graph(fxquant.trace(subject.model(torch.bfloat16), brain), (brain,), rounds)
         forms["bf16-compile"] = _try_compiled(compiled_bfloat16, brain, rounds)
     return forms
 

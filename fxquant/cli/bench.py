@@ -15,7 +15,6 @@ from fxquant.benchmark.competitor import Competitor
 from fxquant.benchmark.competitors import BASELINE
 from fxquant.benchmark.competitors.fxquant_int8 import FXQUANT, FXQUANT_COMPILE
 from fxquant.benchmark.kernels import KernelLine, list_kernels
-from fxquant.benchmark.profile import Profile
 from fxquant.benchmark.profile_forms import profile_forms
 from fxquant.benchmark.run_engines import WARM_UP, Outcome, run_batch, select_competitors
 from fxquant.benchmark.subject import SavedSubject, Subject
@@ -29,6 +28,7 @@ from fxquant.data.data_config import DataConfig
 from fxquant.distributed import resolve_device
 from fxquant.errors import InputError
 from fxquant.files import json_report
+from fxquant.inspection.profile import Profile
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.option_values import format_value
 

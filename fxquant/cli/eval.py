@@ -23,12 +23,12 @@ from fxquant.cli.setting import (
     share_unreadable,
 )
 from fxquant.data.batches import ImageBatches
+from fxquant.diagnosis.normalisation import better_normalisation, spread
 from fxquant.distributed import from_first, only_first, rank, resolve_device
 from fxquant.files import json_report
 from fxquant.graph.card import MeasuredAccuracy
 from fxquant.measurement.environment import describe_environment
 from fxquant.measurement.experiment import Row, Task, calibrate_model, measure_converted, measure_float
-from fxquant.measurement.normalisation import better_normalisation
 
 SHARES_WORK = True  # processes that torchrun starts form a group before anything is read
 
@@ -126,7 +126,7 @@ def _warn_of_preprocessing(task: Task, evaluation: ImageBatches, setting: Settin
     """Say where another normalisation would do clearly better, for a trained model."""
     if setting.source.weights.startswith("RANDOM"):
         return
-    better = from_first(lambda: better_normalisation(task, evaluation))
+    better = from_first(lambda: better_normalisation(task.model, spread(evaluation), evaluation.config))
     if better is not None:
         only_first(print, f"fxquant: warning: {better}", file=sys.stderr)
 

@@ -26,7 +26,7 @@ def evaluate_saved(options: argparse.Namespace, report: dict[str, Any]) -> None:
     device = resolve_device(options.device)
     gm = load_saved(options.model, device)
     config = saved_data_config(gm, options)
-    tree = _read_tree(options, gm)
+    tree = read_tree_of(options, gm)
     _, held = draw_images(tree, 0, options.limit, options.seed)
     lost = Unreadable(len(held), limit=options.unreadable, found=len(tree.evaluation))
     evaluation = ImageBatches(held, config, options.batch_size, options.workers, unreadable=lost)
@@ -41,7 +41,7 @@ def evaluate_saved(options: argparse.Namespace, report: dict[str, Any]) -> None:
     report |= _as_json(options, gm, config, evaluation, row)
 
 
-def _read_tree(options: argparse.Namespace, gm: StagedGraph) -> ImageTree:
+def read_tree_of(options: argparse.Namespace, gm: StagedGraph) -> ImageTree:
     """Return the folder with the indices of the model's classes, by the names in the file unless there is a class map."""
     tree = read_image_tree(options.data, options.class_map)
     if gm.class_names and options.class_map is None:

@@ -28,6 +28,7 @@ COMMANDS = {
     "demo": "a small ViT on handwritten digits, in under three minutes",
     "report": "print the report of a saved model",
     "inspect": "write a page on what quantisation makes of a model",
+    "doctor": "say why a model is not more accurate, or not faster",
     "recipes": "list the recipes and their options",
     "completion": "print a script by which a shell completes fxquant",
 }

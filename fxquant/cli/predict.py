@@ -22,7 +22,7 @@ from fxquant.errors import InputError
 from fxquant.files import write_json
 from fxquant.graph.inputs import moved
 from fxquant.graph.meta import model_dtype
-from fxquant.measurement.evaluation import logits_of
+from fxquant.precision.logits import logits_of
 
 
 def run(options: argparse.Namespace) -> None:

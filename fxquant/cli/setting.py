@@ -50,11 +50,12 @@ class Setting:
         return () if self.tree is None else self.tree.notes
 
 
-def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
+def resolve_setting(options: argparse.Namespace, evaluated: bool, labelled: bool = True) -> Setting:
     """
     Check and load everything, what is quickest to refuse first.
 
-    evaluated: images to evaluate on are drawn, and a folder whose classes are not those of the model is refused.
+    evaluated: images to evaluate on are drawn. labelled: they need labels, so that a folder without class folders is refused,
+    and where images are evaluated on also one whose classes are not those of the model.
     """
     config, recipe_options = resolve_recipe(options)
     resolve_budget(options)  # what cannot be read is refused now
@@ -66,10 +67,10 @@ def resolve_setting(options: argparse.Namespace, evaluated: bool) -> Setting:
             f"--calib {options.calib} draws images from a folder: give --data DIR, or --calib noise:N, synthetic:N or a file "
             "of images"
         )
-    tree = None if options.data is None else read_image_tree(options.data, options.class_map)
+    tree = None if options.data is None else read_image_tree(options.data, options.class_map, labelled)
     drawn, held = draw_images(tree, real, options.limit if evaluated else None, options.seed) if tree else (None, None)
     source = first_then_others(lambda: build_chosen_model(options))  # which may download
-    if evaluated and tree is not None:
+    if evaluated and labelled and tree is not None:
         check_classes(tree, source.num_classes, options.class_map is not None)
     data_config = chosen_data_config(options, source)
     batch = options.calib_batch_size or options.batch_size

@@ -59,14 +59,15 @@ class ImageTree:
         return self.calibration.root == self.evaluation.root
 
 
-def read_image_tree(folder: str | Path, class_map: str | Path | None = None) -> ImageTree:
+def read_image_tree(folder: str | Path, class_map: str | Path | None = None, labelled: bool = True) -> ImageTree:
     """
     Find the images of an ImageFolder tree: ``train`` and ``val`` (or ``validation``, ``test``), or class folders alone.
 
     A class is a folder, with images at any depth below it; folders without images keep their index. Indices follow timm's
     order of folder names, in which 2 comes before 10, unless `class_map` names a text file with one folder name per line.
     Where only one of the two parts exists, it serves both purposes. Images are the files that end in one of `IMG_EXTENSIONS`;
-    the notes count all others by ending. Links are followed, but not back to a folder that holds them.
+    the notes count all others by ending. Links are followed, but not back to a folder that holds them. labelled: False takes a
+    folder of images without class folders, too, as one that has no classes.
 
     Raises `InputError` naming the folder where it is missing, unreadable, or has no class folders or no images.
     """
@@ -75,6 +76,8 @@ def read_image_tree(folder: str | Path, class_map: str | Path | None = None) -> 
         raise InputError(f"image folder {str(root)!r} does not exist")
     if not root.is_dir():
         raise InputError(f"expected a folder of images, {str(root)!r} is a file")
+    if not labelled and class_map is None and not _subfolders(root):
+        return _unlabelled(root)
     calibration, evaluation = _part_roots(root)
     names = [_class_folders(part) for part in dict.fromkeys((calibration, evaluation))]
     found = sorted(set().union(*names), key=natural_key)
@@ -84,6 +87,22 @@ def read_image_tree(folder: str | Path, class_map: str | Path | None = None) -> 
     left_out = sum((counts for _, counts in parts.values()), Counter[str]())
     notes = tuple(_notes(found, names, bool(class_map), left_out))
     return ImageTree(parts[calibration][0], parts[evaluation][0], classes, notes)
+
+
+def _unlabelled(root: Path) -> ImageTree:
+    """Return the images that lie in a folder itself, whose label is 0 because there is none."""
+    files = sorted((Path(e.path) for e in os.scandir(root) if e.is_file() and is_image(e.name)), key=_natural)
+    if not files:
+        raise InputError(
+            f"expected images ({' '.join(IMG_EXTENSIONS)}), or class folders of them, in {str(root)!r}, found none"
+        )
+    samples = Samples(root, tuple(files), (0,) * len(files))
+    return ImageTree(samples, samples, (), ("there are no class folders: the images have no labels",))
+
+
+def _natural(file: Path) -> list[int | str]:
+    key: list[int | str] = natural_key(str(file))
+    return key
 
 
 def read_class_names(class_map: str | Path) -> tuple[str, ...]:
@@ -198,7 +217,7 @@ def _read_samples(root: Path, indices: dict[str, int]) -> tuple[Samples, Counter
     for name in sorted(_class_folders(root), key=natural_key):
         found = list(walk_files(root / name, above=root))
         left_out += count_left_out(found)
-        images = sorted((f for f in found if is_image(f.name)), key=lambda file: natural_key(str(file)))
+        images = sorted((f for f in found if is_image(f.name)), key=_natural)
         files += images
         labels += [indices[name]] * len(images)
     if not files:

@@ -12,7 +12,7 @@ from torch import Tensor
 from fxquant.distributed import interleave, rank, resolve_device, together, world_size
 from fxquant.errors import InputError, expect_callable, expect_iterable
 from fxquant.graph.inputs import Arguments, Batch, Bound, moved
-from fxquant.ops.make_output import output_leaves
+from fxquant.precision.logits import logits_of
 from fxquant.progress import track
 
 
@@ -127,25 +127,4 @@ def _labelled(logits: Tensor, labels: Tensor, where: str) -> Tensor:
     if low < 0 or high >= logits.shape[1]:
         wrong = low if low < 0 else high
         raise InputError(f"{where}: label {wrong} is not one of the model's {logits.shape[1]} classes")
-    return logits
-
-
-def logits_of(output: Any, where: str) -> Tensor:
-    """
-    Return the logits ``(B, classes)`` float32 on the CPU that a model gave: its only tensor, or what it calls ``logits``.
-
-    Raises `InputError`, whose message begins with `where`, for any other output and for values that are not finite.
-    """
-    if not isinstance(output, Tensor):
-        values = [t for t in output_leaves(output) if isinstance(t, Tensor)]
-        output = getattr(
-            output, "logits", output["logits"] if isinstance(output, dict) and "logits" in output else output
-        )
-        output = values[0] if len(values) == 1 else output
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        found = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"{where}: expected logits (B, classes), the model gave {found}: is it a classifier?")
-    logits = output.detach().to("cpu", torch.float32)
-    if not logits.isfinite().all():
-        raise InputError(f"{where}: logits are not finite; check the weights, or try another dtype")
     return logits

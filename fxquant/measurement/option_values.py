@@ -49,6 +49,14 @@ def percent(text: str) -> float:
     return number / 100
 
 
+def accuracy(text: str) -> float:
+    """Parse a number of percent above 0 and up to 100."""
+    number = float(text)
+    if not 0 < number <= 100:
+        raise argparse.ArgumentTypeError(f"expected percent, above 0 and up to 100, got {text}")
+    return number
+
+
 def fraction(text: str) -> float:
     """Parse a number above 0 and up to 1."""
     number = float(text)

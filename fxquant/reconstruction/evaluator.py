@@ -79,7 +79,7 @@ class Evaluator(fx.Interpreter):
             return self.run_node(node)
         args, kwargs = self.fetch_args_kwargs_from_env(node)
         bias = shift if len(args) < 3 or args[2] is None else args[2] + shift
-        return self.call_function(node.target, (*args[:2], bias, *args[3:]), kwargs)
+        return self.call_function(node.target, (*args[:2], bias.to(args[1].dtype), *args[3:]), kwargs)
 
     def _shift(self, node: fx.Node) -> Tensor | None:
         """Return what is added to the bias of a product, None for nothing."""

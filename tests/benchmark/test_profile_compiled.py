@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxquant.benchmark.profile import OpClass
 from fxquant.benchmark.profile_compiled import classify_kernel, profile_compiled
 from fxquant.benchmark.subject import Subject
+from fxquant.inspection.profile import OpClass
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxquant.benchmark.profile import OpClass, Profile
 from fxquant.benchmark.profile_forms import profile_forms
 from fxquant.benchmark.subject import SavedSubject, Subject
+from fxquant.inspection.profile import OpClass, Profile
 
 
 @pytest.mark.usefixtures("eager")

@@ -55,7 +55,18 @@ def test_there_are_commands_of_every_kind() -> None:
 
 @pytest.mark.parametrize("page", WRITTEN)
 def test_options_in_the_text_exist(page: str) -> None:
-    commands = ("eval", "quantize", "bench", "train", "make-labels", "pack-labels", "synthesize", "inspect", "demo")
+    commands = (
+        "eval",
+        "quantize",
+        "bench",
+        "train",
+        "make-labels",
+        "pack-labels",
+        "synthesize",
+        "inspect",
+        "doctor",
+        "demo",
+    )
     known = set.union(*map(documents.known_options, commands))
     found = {span.split()[0] for span in documents.names(page) if span.startswith("--")}
     assert found <= known | {"--max-restarts"}  # torchrun's

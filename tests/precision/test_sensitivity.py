@@ -79,6 +79,12 @@ def test_the_estimates_are_close_to_what_is_measured(prepared: fx.GraphModule) -
     assert len({r.name for r in by_estimate[:few]} & {r.name for r in found.records[:few]}) >= few - 1
 
 
+def test_a_model_of_bfloat16_whose_weights_are_fitted_is_measured() -> None:
+    layer, x = torch.nn.Linear(16, 4).eval().bfloat16(), torch.randn(64, 16)
+    found = fxquant.sensitivity(layer, [x], fxquant.recipe("default", 4, 8), progress=False)
+    assert 0 < found.error < 0.3
+
+
 def test_of_a_linear_model_the_estimate_is_unbiased() -> None:
     layer = torch.nn.Linear(16, 4).eval()
     x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))

@@ -148,7 +148,7 @@ def known_options(command: str) -> set[str]:
     """Return the options of a command as they are written: argparse takes abbreviations too."""
     with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit):
         parse([command, "--help"])
-    return set(re.findall(r"--[a-z][a-z-]*", out.getvalue()))
+    return set(re.findall(r"--[a-z][a-z0-9-]*", out.getvalue()))
 
 
 def listing(gm: fx.GraphModule) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -95,14 +95,14 @@ def classify(node: fx.Node) -> OpClass:
     return _CLASS_OF.get(operator_name(node), OpClass.REST)
 
 
-def profile_graph(gm: fx.GraphModule, images: Tensor, rounds: int = 5) -> Profile:
+def profile_graph(gm: fx.GraphModule, inputs: Sequence[Tensor], rounds: int = 5) -> Profile:
     """
     Run the graph node by node, `rounds` times after a first run that does not count, and return medians.
 
     The eager graph is timed. A compiler fuses much of what is not a product, so the shares of these classes are an upper
     bound of what there is to gain. An accelerator is synchronised after each node.
     """
-    seconds = time_nodes(gm, (images,), rounds)
+    seconds = time_nodes(gm, inputs, rounds)
     return collect_profile((classify(node), operator_name(node), spent) for node, spent in seconds.items())
 
 

@@ -11,8 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fxquant.data import DataConfig, ImageBatches, read_image_tree
-from fxquant.measurement.experiment import Task
-from fxquant.measurement.normalisation import better_normalisation
+from fxquant.diagnosis.normalisation import better_normalisation, spread
 
 IMAGENET = DataConfig((3, 8, 8), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_pct=1.0)
 INCEPTION = IMAGENET.changed({"mean": 0.5, "std": 0.5})
@@ -38,7 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def better(folder: Path, config: DataConfig) -> str | None:
     evaluation = ImageBatches(read_image_tree(folder).evaluation, config, 16)
-    return better_normalisation(Task(Brightness(), (), evaluation, torch.device("cpu"), torch.float32), evaluation)
+    found = better_normalisation(Brightness(), spread(evaluation), config)
+    return None if found is None else str(found)
 
 
 def test_the_better_one_is_named(folder: Path) -> None:
@@ -53,10 +53,10 @@ def test_nothing_is_said_where_the_config_is_right(folder: Path) -> None:
 
 
 def test_the_images_own_mean_is_one_of_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxquant.measurement.normalisation._USUAL", ())
+    monkeypatch.setattr("fxquant.diagnosis.normalisation.USUAL", ())
     assert "pass --mean 0.51 0.51 0.51 --std 0.039" in str(better(folder, IMAGENET.changed({"mean": 0.9})))
 
 
 def test_only_some_images_are_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxquant.measurement.normalisation.IMAGES", 20)
+    monkeypatch.setattr("fxquant.diagnosis.normalisation.IMAGES", 20)
     assert "on 20 images" in str(better(folder, IMAGENET))

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import fx
 
 import fxquant
 import fxquant.ops
-from fxquant.benchmark.profile import CLASSES, OpClass, classify, profile_graph
-from fxquant.benchmark.subject import Subject
+from fxquant.inspection.profile import CLASSES, OpClass, classify, profile_graph
+from tests.support.models import images, small_vit
 
 
 def node(op: str, target: Any) -> fx.Node:
@@ -62,9 +62,10 @@ def test_every_operator_that_computes_products_or_codes_has_a_class() -> None:
 
 
 @pytest.mark.parametrize("int8", [True, False])
-def test_all_time_is_attributed(subject: Subject, images: Tensor, int8: bool) -> None:
-    gm = subject.quantized() if int8 else fxquant.trace(subject.model())
-    profile = profile_graph(gm, images, rounds=2)
+def test_all_time_is_attributed(int8: bool) -> None:
+    model, batch = small_vit(), images(2)
+    gm = fxquant.quantize(model, [batch], recipe="minmax", progress=False) if int8 else fxquant.trace(model)
+    profile = profile_graph(gm, (batch,), rounds=2)
     assert sum(profile.share(op_class) for op_class in OpClass) == pytest.approx(1)
     for op_class, seconds in profile.seconds.items():
         assert seconds == pytest.approx(sum(profile.operators[op_class].values()))
@@ -77,6 +78,6 @@ def test_all_time_is_attributed(subject: Subject, images: Tensor, int8: bool) ->
 
 
 def test_an_empty_graph_has_no_shares() -> None:
-    profile = profile_graph(fx.symbolic_trace(torch.nn.Identity()), torch.zeros(1), rounds=1)
+    profile = profile_graph(fx.symbolic_trace(torch.nn.Identity()), (torch.zeros(1),), rounds=1)
     assert profile.total == 0
     assert profile.share(OpClass.PRODUCTS) == 0
