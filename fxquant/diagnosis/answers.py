@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fxquant.diagnosis.section import DoctorSection
 from fxquant.errors import InputError
-from fxquant.files import write_atomically
+from fxquant.files.text_file import write_text
 from fxquant.inspection.html import fill
 
 
@@ -49,9 +48,7 @@ class Diagnosis:
     def verdict(self) -> str:
         """How many things should be seen to."""
         count = len(self.warnings)
-        return f"{count or 'nothing'} {'thing' if count == 1 else 'things' if count else ''} to see to".replace(
-            "  ", " "
-        )
+        return f"{count} thing{'s' * (count > 1)} to see to" if count else "nothing to see to"
 
     def _repr_html_(self) -> str:
         return fill("doctor.html.jinja", diagnosis=self, whole=False)
@@ -62,11 +59,7 @@ class Diagnosis:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the page to `path` under a temporary name first; raise `InputError` where it cannot be written."""
-        text = self.to_html()
-        try:
-            write_atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}") from error
+        write_text(path, self.to_html())
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it, for JSON."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fxquant.errors import InputError
-from fxquant.files.whole import write_atomically
+from fxquant.files.text_file import write_text
 
 STANDARD_OUTPUT = Path("-")
 """What is named instead of a file where the standard output is meant."""
@@ -25,11 +25,7 @@ def write_json(file: Path, data: Mapping[str, Any]) -> None:
     if file == STANDARD_OUTPUT:
         print(json.dumps(data, indent=2, allow_nan=False, default=str, ensure_ascii=False), flush=True)
         return
-    text = json.dumps(data, indent=2, allow_nan=False, default=str) + "\n"
-    try:
-        write_atomically(file, lambda name: Path(name).write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot write {str(file)!r}: {error.strerror}") from error
+    write_text(file, json.dumps(data, indent=2, allow_nan=False, default=str) + "\n")
 
 
 @contextlib.contextmanager

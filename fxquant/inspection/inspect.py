@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from fxquant.errors import InputError
-from fxquant.files import write_atomically
+from fxquant.files.text_file import write_text
 from fxquant.graph.inputs import Batch
 from fxquant.graph.meta import card_of
 from fxquant.graph.stages import Stage, stage_of
@@ -62,11 +62,7 @@ class Inspection:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the page to `path` under a temporary name first; raise `InputError` where it cannot be written."""
-        text = self.to_html()
-        try:
-            write_atomically(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}") from error
+        write_text(path, self.to_html())
 
     def _repr_html_(self) -> str:
         return render_frame(self.title, self.to_html())
