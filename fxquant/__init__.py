@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from fxquant.precision.sensitivity import SensitivityTable, SiteCost, sensitivity
     from fxquant.reconstruction import reconstruct
     from fxquant.synthesis import synthesize
+    from fxquant.torch_export.pt2e_program import export_pt2e
 
 __all__ = [
     "EMA",
@@ -138,6 +139,7 @@ __all__ = [
     "compile",
     "convert",
     "doctor",
+    "export_pt2e",
     "inspect",
     "load",
     "mixed",
@@ -187,6 +189,7 @@ _HOMES = {
     "precision.sensitivity": "SensitivityTable SiteCost sensitivity",
     "reconstruction": "reconstruct",
     "synthesis": "synthesize",
+    "torch_export.pt2e_program": "export_pt2e",
 }
 
 register_with_timm()

@@ -169,6 +169,10 @@ def guard(seen: tuple[SeenInput, ...]) -> tuple[Pass, ...]:
     return (GuardInputs(seen),)  # behind all others, to which the image has no other readers
 
 
+# Of a copy of a fake-quantised graph, for other runtimes.
+SIMULATE: tuple[Pass, ...] = (fold_noise,)  # they look for a constant bias
+
+
 def compile_for_cpu(onednn: frozenset[str], own: bool) -> tuple[Pass, ...]:
     """
     Return the passes of `fxquant.compile` on x86.

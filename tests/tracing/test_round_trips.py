@@ -20,7 +20,7 @@ from fxquant.observers.base import ObserverOptions
 from tests.support.models import images, small_vit
 
 RECIPES = tuple(name for name in fxquant.recipes() if name != "vvtq")  # which is for training
-STAGES = ("prepared", "calibrated", "fake", "int8", "loaded", "compiled")
+STAGES = ("calibrated", "fake", "int8", "compiled")
 RUN = """
 import json, sys, torch
 from fxquant import ops
@@ -55,18 +55,20 @@ def in_training(w_bits: int) -> fx.GraphModule:
 def stages(folder: Path) -> Iterator[tuple[str, fx.GraphModule]]:
     """Yield a graph of every stage, of every recipe."""
     yield "float", fxquant.trace(small_vit(depth=1), images())
+    yield "prepared", fxquant.prepare(small_vit(depth=1), None, images())
+    for target in ("fake", "int8"):
+        gm = fxquant.quantize(small_vit(depth=1), [images()], target=target, progress=False)
+        fxquant.save(gm, folder / "model.safetensors")
+        yield f"loaded {target}", fxquant.load(folder / "model.safetensors")
     for w_bits in (1, 4):
         prepared = in_training(w_bits).eval()
         yield f"vvtq {w_bits} prepared", prepared
         yield f"vvtq {w_bits} int8", fxquant.convert(prepared)
     for recipe in RECIPES:
         prepared = fxquant.prepare(small_vit(depth=1), fxquant.recipe(recipe), images())
-        yield f"{recipe} prepared", prepared
         yield f"{recipe} calibrated", fxquant.calibrate(prepared, [images(4, 1)], progress=False)
         yield f"{recipe} fake", fxquant.convert(prepared, "fake")
         yield f"{recipe} int8", (int8 := fxquant.convert(prepared))
-        fxquant.save(int8, folder / "model.safetensors")
-        yield f"{recipe} loaded", fxquant.load(folder / "model.safetensors")
         yield f"{recipe} compiled", fxquant.compile(int8).graph_module  # type: ignore[misc]
 
 
@@ -79,7 +81,7 @@ def equal(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bool]]:
         torch.save(pairs(gm), f"{file}.pairs")
         program = exported(gm)
         if name.endswith("compiled") and cpu.is_available():
-            assert "fxquant.cpu_gemm.default" in {str(n.target) for n in program.graph.nodes}
+            assert any("fxquant.cpu_" in str(n.target) for n in program.graph.nodes)
         torch.export.save(program, file)
         files[file] = name
     run = subprocess.run([sys.executable, "-c", RUN, *files], capture_output=True, text=True, check=True)
@@ -93,9 +95,10 @@ def test_every_stage_of_a_recipe(equal: dict[str, list[bool]], recipe: str) -> N
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["float", "vvtq 1 prepared", "vvtq 1 int8", "vvtq 4 prepared", "vvtq 4 int8"])
-def test_other_graphs(equal: dict[str, list[bool]], name: str) -> None:
-    assert equal[name] == [True] * 3
+def test_other_graphs(equal: dict[str, list[bool]]) -> None:
+    names = ["float", "prepared", "loaded fake", "loaded int8"]
+    names += [f"vvtq {w_bits} {stage}" for w_bits in (1, 4) for stage in ("prepared", "int8")]
+    assert {name: equal[name] for name in names} == dict.fromkeys(names, [True] * 3)
 
 
 @pytest.mark.parametrize("options", [BinaryWeightStep(), LearnedWeightStep(), LearnedStep(learned_bits=True)])
