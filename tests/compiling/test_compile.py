@@ -170,3 +170,15 @@ def test_a_placement_compiles() -> None:
     prepared = fxquant.prepare(Block().eval(), fxquant.recipe("fqvit", softmax="log_int", per_head=True))
     gm = fxquant.convert(fxquant.calibrate(prepared, [x], progress=False))
     assert close(gm(x), fxquant.compile(gm)(x))
+
+
+def test_without_a_compiler_the_kernels_run_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gm, x = converted(config="everything")
+    expected = fxquant.compile(gm)(x)
+    monkeypatch.setattr("fxquant.compiling.compile.compiler", lambda: None)
+    compiled = fxquant.compile(gm)
+    assert "torch.compile is left out" in caplog.text
+    assert compiled.compiled is compiled.graph_module
+    assert close(expected, compiled(x))

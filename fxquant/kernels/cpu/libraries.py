@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,12 +14,13 @@ import torch
 from fxquant.errors import ConfigError, reason_of
 from fxquant.files import duplicate, new_folder
 from fxquant.kernels.cpu import build
-from fxquant.kernels.cpu.isa import Isa, isas_here, usual_isa
+from fxquant.kernels.cpu.isa import ISAS, Isa, isas_here, usual_isa
 from fxquant.kernels.cpu.kept_library import kept_library
 
 PREBUILT = build.SOURCES / "libraries"
 _SECONDS = {build.DISPATCH: 10, build.SCHEMAS: 10}
 _KERNELS_SECONDS = 40
+NOT_BUILT = f"{build.NO_COMPILER}; or install a wheel of fxquant, which has them built"
 
 
 class UnavailableError(Exception):
@@ -53,7 +55,7 @@ def part_library(name: str) -> Path:
 
 def expected(isa: Isa) -> str | None:
     """Return why there are no kernels for `isa`, as far as that is known without building them."""
-    return None if _prebuilt(kernels_name(isa)) or build.compiler() else build.NO_COMPILER
+    return None if _prebuilt(kernels_name(isa)) or build.compiler() else NOT_BUILT
 
 
 def copy_libraries(folder: str | Path) -> list[Path]:
@@ -80,6 +82,19 @@ def copy_libraries(folder: str | Path) -> list[Path]:
     return [to / f"{name}.so" for name in found]
 
 
+def build_all(folder: Path) -> None:
+    """Build the libraries for all sets of instructions of this kind of machine into `folder`, for a wheel."""
+    program = build.compiler()
+    if program is None:
+        raise UnavailableError(build.NO_COMPILER)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (build.DISPATCH, build.SCHEMAS):
+        build.build_part(program, name, folder / f"{name}.so")
+    for isa in ISAS:
+        if isa.machine == platform.machine():
+            build.build_kernels(program, isa, folder / f"{kernels_name(isa)}.so")
+
+
 def _prebuilt(name: str) -> Path | None:
     """Return the library that came with the package, unless other flags are asked for."""
     file = PREBUILT / f"{name}.so"
@@ -92,7 +107,7 @@ def _library(name: str, sources: Iterable[str], flags: Iterable[str], make: Call
         return there
     program = build.compiler()
     if program is None:
-        raise UnavailableError(build.NO_COMPILER)
+        raise UnavailableError(NOT_BUILT)
     try:
         version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
         texts = [(build.SOURCES / each).read_text(encoding="utf-8") for each in sorted(sources)]

@@ -84,8 +84,8 @@ def test_a_machine_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert obstacle() == build.NO_COMPILER
-    assert libraries.expected(ISA) == build.NO_COMPILER
+    assert obstacle() == libraries.NOT_BUILT
+    assert libraries.expected(ISA) == libraries.NOT_BUILT
     assert not cache.exists()
 
 
@@ -98,7 +98,7 @@ def test_what_comes_with_the_package_needs_no_compiler(
     assert kernels() == tmp_path / "kernels_nothing.so"
     assert libraries.expected(ISA) is None
     monkeypatch.setenv("FXQUANT_CXXFLAGS", "-g")  # which asks for another library than that
-    assert why() == build.NO_COMPILER
+    assert why() == libraries.NOT_BUILT
 
 
 @needs_compiler
