@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from fxquant.precision.sensitivity import SensitivityTable, SiteCost, sensitivity
     from fxquant.reconstruction import reconstruct
     from fxquant.synthesis import synthesize
+    from fxquant.torch_export.aoti_package import export_aoti
     from fxquant.torch_export.pt2e_program import export_pt2e
 
 __all__ = [
@@ -139,6 +140,7 @@ __all__ = [
     "compile",
     "convert",
     "doctor",
+    "export_aoti",
     "export_pt2e",
     "inspect",
     "load",
@@ -189,6 +191,7 @@ _HOMES = {
     "precision.sensitivity": "SensitivityTable SiteCost sensitivity",
     "reconstruction": "reconstruct",
     "synthesis": "synthesize",
+    "torch_export.aoti_package": "export_aoti",
     "torch_export.pt2e_program": "export_pt2e",
 }
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import fx
 from torch.export import ExportedProgram
 
 from fxquant import pipeline
 from fxquant.errors import ConfigError, InputError, expect_whole
+from fxquant.graph.attributes import copied_graph
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.torch_export.free_program import free_program
 from fxquant.torch_export.plain_guards import plain_guards
@@ -37,7 +36,7 @@ def export_pt2e(gm: fx.GraphModule, activations: torch.dtype = torch.int8, batch
     if stage is not Stage.QUANTISED:
         found = type(gm).__name__ if stage is None else f"one at stage {stage.value}"
         raise InputError(f'export_pt2e expected a graph from fxquant.convert(prepared, target="fake"), found {found}')
-    gm = pipeline.run(copy.deepcopy(gm), pipeline.SIMULATE, Stage.QUANTISED)
+    gm = pipeline.run(copied_graph(gm), pipeline.SIMULATE, Stage.QUANTISED)
     plain_guards(gm)
     standard_quantizers(gm, activations)
     return free_program(gm, batch)

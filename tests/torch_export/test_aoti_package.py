@@ -1,0 +1,104 @@
+"""A package runs in Python and in C++, and computes what the graph does on fxquant's kernels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import fxquant
+from fxquant import InputError
+from fxquant.kernels import copy_libraries
+from fxquant.kernels.cpu.build import compiler
+from tests.support.models import SIZE, images, small_vit
+from tests.support.needs_cpu_kernels import needs_kernels
+from tests.torch_export.test_pt2e_program import mlp
+
+CPP = Path(__file__).parents[2] / "examples" / "cpp"
+TORCH = Path(torch.__file__).parent
+
+pytestmark = [needs_kernels, pytest.mark.skipif(compiler() is None, reason="no C++ compiler")]
+
+
+def test_refuses_other_graphs_and_names(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"expected a file name that ends in \.pt2"):
+        fxquant.export_aoti(mlp("int8"), tmp_path / "model.so")
+    with pytest.raises(
+        InputError, match=r"an int8 graph from fxquant\.convert or fxquant\.load, found one at stage quantised"
+    ):
+        fxquant.export_aoti(mlp("fake"), tmp_path / "model.pt2")
+    with pytest.raises(InputError, match="found one on meta"):
+        fxquant.export_aoti(
+            fxquant.quantize(small_vit(depth=1), [images()], "minmax").to("meta"), tmp_path / "model.pt2"
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.fx.GraphModule]:
+    """Return a package, and the graph that it was made of; the first product of attention needs integers as well."""
+    gm = fxquant.quantize(small_vit(depth=1), [images()], "minmax", attention=True, progress=False)
+    gm.class_names = [f"class {index}" for index in range(10)]
+    path = tmp_path_factory.mktemp("package") / "model.pt2"
+    fxquant.export_aoti(gm, path)
+    return path, gm
+
+
+def built(folder: Path) -> Path:
+    """Build the program of examples/cpp, as its CMakeLists.txt does, which needs CMake."""
+    program = folder / "fxquant_run"
+    include = [f"-I{TORCH / 'include'}", f"-I{TORCH / 'include/torch/csrc/api/include'}"]
+    libraries = [f"-L{TORCH / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl"]
+    command = [str(compiler()), "-std=c++20", str(CPP / "main.cpp"), *include, "-o", str(program), *libraries]
+    subprocess.run([*command, f"-Wl,-rpath,{TORCH / 'lib'}"], check=True)
+    return program
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")
+def test_a_package_runs_in_python_and_in_cpp(package: tuple[Path, torch.fx.GraphModule], tmp_path: Path) -> None:
+    path, gm = package
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    loaded = torch._inductor.aoti_load_package(str(path))
+    program = built(tmp_path)
+    copy_libraries(tmp_path / "libraries")
+    for batch in (4, 1, 3):
+        x = images(batch, batch)
+        with torch.no_grad():
+            expected = loaded(x)
+            torch.testing.assert_close(expected, gm(x), atol=1e-5, rtol=1e-5)
+        found, printed = run_cpp(program, path, tmp_path, x)
+        assert torch.equal(found, expected)
+        assert f"fxquant.class_names: {json.dumps(list(gm.class_names))}" in printed
+
+
+@pytest.mark.long
+def test_the_program_says_what_is_wrong(package: tuple[Path, torch.fx.GraphModule], tmp_path: Path) -> None:
+    program = built(tmp_path)
+    run = subprocess.run([program, package[0], tmp_path, "x", "1x3x32x32", "y"], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "schemas.so" in run.stderr
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="no CMake")
+def test_cmake_builds_the_program(tmp_path: Path) -> None:
+    prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
+    subprocess.run(["cmake", "-S", CPP, "-B", tmp_path, prefix, "-DCMAKE_BUILD_TYPE=Debug"], check=True)
+    subprocess.run(["cmake", "--build", tmp_path], check=True)
+    assert (tmp_path / "fxquant_run").exists()
+
+
+def run_cpp(program: Path, package: Path, folder: Path, x: Tensor) -> tuple[Tensor, str]:
+    """Return what the program computes for the images `x`, and what it prints."""
+    x.numpy().tofile(folder / "images")
+    sizes = f"{len(x)}x3x{SIZE}x{SIZE}"
+    arguments = [program, package, folder / "libraries", folder / "images", sizes, folder / "logits"]
+    run = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    return torch.from_numpy(np.fromfile(folder / "logits", dtype=np.float32)).reshape(len(x), -1), run.stdout
