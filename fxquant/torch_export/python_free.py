@@ -33,7 +33,9 @@ def python_free_program(gm: fx.GraphModule, batch: int | None = None) -> Exporte
         raise InputError(f"expected fxquant's kernels, which a package takes in: {obstacle}")
     gm = pipeline.run(copied_graph(gm), pipeline.compile_for_cpu(frozenset(), own=True), Stage.LOWERED)
     plain_guards(gm)
-    program = free_program(gm, batch).run_decompositions({torch.ops.fxquant.batched_int_mm.default: float32_product})
+    program: ExportedProgram = free_program(gm, batch).run_decompositions(
+        {torch.ops.fxquant.batched_int_mm.default: float32_product}
+    )
     overloads = {n.target for n in program.graph.nodes if isinstance(n.target, OpOverload)}
     names = sorted(name for name in (o.name() for o in overloads) if name.startswith("fxquant::"))
     left = [name for name in names if not name.startswith(_IN_CPP)]
