@@ -52,23 +52,25 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.fx.Gr
     return path, gm
 
 
-def built(folder: Path) -> Path:
-    """Build the program of examples/cpp, as its CMakeLists.txt does, which needs CMake."""
-    program = folder / "fxquant_run"
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the program of examples/cpp, built as its CMakeLists.txt says, which needs CMake."""
+    made = tmp_path_factory.mktemp("program") / "fxquant_run"
     include = [f"-I{TORCH / 'include'}", f"-I{TORCH / 'include/torch/csrc/api/include'}"]
     libraries = [f"-L{TORCH / 'lib'}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl"]
-    command = [str(compiler()), "-std=c++20", str(CPP / "main.cpp"), *include, "-o", str(program), *libraries]
+    command = [str(compiler()), "-std=c++20", str(CPP / "main.cpp"), *include, "-o", str(made), *libraries]
     subprocess.run([*command, f"-Wl,-rpath,{TORCH / 'lib'}"], check=True)
-    return program
+    return made
 
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
-def test_a_package_runs_in_python_and_in_cpp(package: tuple[Path, torch.fx.GraphModule], tmp_path: Path) -> None:
+def test_a_package_runs_in_python_and_in_cpp(
+    package: tuple[Path, torch.fx.GraphModule], program: Path, tmp_path: Path
+) -> None:
     path, gm = package
     assert [each.name for each in path.parent.iterdir()] == [path.name]
     loaded = torch._inductor.aoti_load_package(str(path))
-    program = built(tmp_path)
     copy_libraries(tmp_path / "libraries")
     for batch in (4, 1, 3):
         x = images(batch, batch)
@@ -81,9 +83,9 @@ def test_a_package_runs_in_python_and_in_cpp(package: tuple[Path, torch.fx.Graph
 
 
 @pytest.mark.long
-def test_the_program_says_what_is_wrong(package: tuple[Path, torch.fx.GraphModule], tmp_path: Path) -> None:
-    program = built(tmp_path)
-    run = subprocess.run([program, package[0], tmp_path, "x", "1x3x32x32", "y"], capture_output=True, text=True)
+def test_the_program_says_what_is_wrong(program: Path, tmp_path: Path) -> None:
+    arguments: list[str | Path] = [program, "model.pt2", tmp_path, "images", "1x3x32x32", "logits"]
+    run = subprocess.run(arguments, capture_output=True, text=True)
     assert run.returncode == 1
     assert "schemas.so" in run.stderr
 
@@ -91,8 +93,7 @@ def test_the_program_says_what_is_wrong(package: tuple[Path, torch.fx.GraphModul
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="no CMake")
 def test_cmake_builds_the_program(tmp_path: Path) -> None:
-    prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
-    subprocess.run(["cmake", "-S", CPP, "-B", tmp_path, prefix, "-DCMAKE_BUILD_TYPE=Debug"], check=True)
+    subprocess.run(["cmake", "-S", CPP, "-B", tmp_path, f"-DTORCH={TORCH}", "-DCMAKE_BUILD_TYPE=Debug"], check=True)
     subprocess.run(["cmake", "--build", tmp_path], check=True)
     assert (tmp_path / "fxquant_run").exists()
 
