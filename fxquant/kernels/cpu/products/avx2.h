@@ -61,45 +61,77 @@ inline Words add_bytes(Words acc, Words bytes) {
 
 #else
 
-constexpr int64_t TILE_ROWS = 3;  // 3 x 4 registers of sums, which hold two parts of each, 1 of weights, 3 of codes: 16 of 16
+constexpr int64_t TILE_ROWS = 4;  // 4 x 2 registers of sums, which hold two parts of each, 4 of codes, 2 of weights: 14 of 16
+constexpr int64_t STRIP = 1024;   // codes of a row in 16 bits that stay in the first-level cache
 
-// Four codes of one row, again and again, in 16 bits.
+// `count` codes, a multiple of 4, in 16 bits.
 template <Codes KIND>
-inline __m256i broadcast_codes(const int8_t* p) {
-  int32_t four;
-  std::memcpy(&four, p, 4);
-  if constexpr (KIND == Codes::SHIFTED) return _mm256_cvtepu8_epi16(_mm_set1_epi32(four ^ static_cast<int32_t>(0x80808080)));
-  const __m256i x = _mm256_cvtepi8_epi16(_mm_set1_epi32(four)), zero = _mm256_setzero_si256();
-  if constexpr (KIND == Codes::POSITIVE) return _mm256_max_epi16(x, zero);
-  return _mm256_sub_epi16(zero, _mm256_min_epi16(x, zero));
+inline void widen_codes(const int8_t* codes, int64_t count, int16_t* wide) {
+  const auto as_kind = [](__m256i x) {
+    const __m256i zero = _mm256_setzero_si256();
+    if constexpr (KIND == Codes::SHIFTED) return _mm256_add_epi16(x, _mm256_set1_epi16(128));
+    if constexpr (KIND == Codes::POSITIVE) return _mm256_max_epi16(x, zero);
+    return _mm256_sub_epi16(zero, _mm256_min_epi16(x, zero));
+  };
+  int64_t k = 0;
+  for (; k + 16 <= count; k += 16) {
+    const __m256i x = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + k)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(wide + k), as_kind(x));
+  }
+  for (; k < count; k += 4) {
+    int32_t four;
+    std::memcpy(&four, codes + k, 4);
+    const __m256i x = as_kind(_mm256_cvtepi8_epi16(_mm_set1_epi32(four)));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(wide + k), _mm256_castsi256_si128(x));
+  }
 }
 
-template <int ROWS, Codes KIND>
-inline void multiply_rows(int64_t vectors, const int8_t* codes, int64_t stride, const int8_t* panel, int64_t depth,
-                          const int32_t* start, int32_t* sums) {
-  for (int64_t j = 0; j < vectors; ++j, panel += 64, start += LANES, sums += LANES) {
-    const Words first = load_words(start, Whole{});
-    __m256i acc[ROWS][4];
+// acc + a * b of pairs of 16 bits. Product and sum are one piece: compilers would compute all products first, for which there are
+// too few registers.
+inline void multiply_accumulate(__m256i& acc, __m256i a, __m256i b) {
+  __m256i product;
+  asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(a), "x"(b));
+}
+
+// Eight outputs of one panel: each register of sums holds two parts of four of them.
+template <int ROWS>
+inline void multiply_eight(const int16_t* wide, const int8_t* weights, int64_t step, int64_t count, __m256i (&sums)[ROWS]) {
+  __m256i acc[ROWS][2];
 #pragma GCC unroll 8
-    for (auto& row : acc)
+  for (auto& row : acc) row[0] = row[1] = _mm256_setzero_si256();
+  for (int64_t k = 0; k < count; k += 4, weights += step) {
+    const auto* at = reinterpret_cast<const __m128i*>(weights);
+    const __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128(at)), high = _mm256_cvtepi8_epi16(_mm_loadu_si128(at + 1));
 #pragma GCC unroll 8
-      for (__m256i& each : row) each = _mm256_setzero_si256();
-    for (int64_t k = 0; k < depth; k += 4) {
-      const auto* at = reinterpret_cast<const __m128i*>(panel + k / 4 * vectors * 64);
-      __m256i four[ROWS];
-#pragma GCC unroll 8
-      for (int i = 0; i < ROWS; ++i) four[i] = broadcast_codes<KIND>(codes + i * stride + k);
-#pragma GCC unroll 8
-      for (int n = 0; n < 4; ++n) {
-        const __m256i weights = _mm256_cvtepi8_epi16(_mm_loadu_si128(at + n));
-#pragma GCC unroll 8
-        for (int i = 0; i < ROWS; ++i) acc[i][n] = _mm256_add_epi32(acc[i][n], _mm256_madd_epi16(four[i], weights));
-      }
+    for (int i = 0; i < ROWS; ++i) {
+      int64_t word;
+      std::memcpy(&word, wide + i * STRIP + k, 8);
+      const __m256i four = _mm256_set1_epi64x(word);
+      multiply_accumulate(acc[i][0], four, low);
+      multiply_accumulate(acc[i][1], four, high);
     }
-    const auto joined = [](__m256i a, __m256i b) { return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xD8); };
+  }
 #pragma GCC unroll 8
-    for (int i = 0; i < ROWS; ++i)
-      store_words(sums + i * PANEL, first + Words{joined(acc[i][0], acc[i][1]), joined(acc[i][2], acc[i][3])});
+  for (int i = 0; i < ROWS; ++i)
+    sums[i] = _mm256_add_epi32(sums[i], _mm256_permute4x64_epi64(_mm256_hadd_epi32(acc[i][0], acc[i][1]), 0xD8));
+}
+
+// Not inlined: in the middle of a larger function GCC 12 keeps the sums in memory, which takes twice the time.
+template <int ROWS, Codes KIND>
+__attribute__((noinline)) void multiply_rows(int64_t vectors, const int8_t* codes, int64_t stride, const int8_t* panel, int64_t depth,
+                          const int32_t* start, int32_t* sums) {
+  alignas(32) int16_t wide[ROWS * STRIP];
+  const int64_t step = vectors * 64;
+  for (int64_t first = 0; first < depth; first += STRIP) {
+    const int64_t count = std::min(STRIP, depth - first);
+    for (int i = 0; i < ROWS; ++i) widen_codes<KIND>(codes + i * stride + first, count, wide + i * STRIP);
+    for (int64_t j = 0; j < vectors * LANES; j += 8) {
+      __m256i eight[ROWS];
+      for (int i = 0; i < ROWS; ++i)
+        eight[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(first == 0 ? start + j : sums + i * PANEL + j));
+      multiply_eight<ROWS>(wide, panel + first / 4 * step + j * 4, step, count, eight);
+      for (int i = 0; i < ROWS; ++i) _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + i * PANEL + j), eight[i]);
+    }
   }
 }
 
