@@ -42,10 +42,12 @@ def test_refuses_other_graphs_and_names(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, torch.fx.GraphModule]:
-    """Return a package, and the graph that it was made of; the first product of attention needs integers as well."""
-    gm: Any = fxquant.quantize(small_vit(depth=1), [images()], "minmax", attention=True, progress=False)
+@pytest.fixture(scope="module", params=["minmax", "fqvit"])
+def package(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, torch.fx.GraphModule]:
+    """Return a package, and the graph that it was made of, with int8 products inside attention."""
+    gm: Any = fxquant.quantize(small_vit(depth=1), [images()], request.param, attention=True, progress=False)
     gm.class_names = CLASSES
     path = tmp_path_factory.mktemp("package") / "model.pt2"
     fxquant.export_aoti(gm, path)
