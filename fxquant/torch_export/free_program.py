@@ -8,6 +8,7 @@ from torch.export import Dim, ExportedProgram
 
 from fxquant.errors import InputError
 from fxquant.graph.calls import arguments_of
+from fxquant.graph.inputs import has_batch
 from fxquant.graph.meta import known_value, value_of
 from fxquant.ops import check_input
 
@@ -18,8 +19,9 @@ def free_program(gm: fx.GraphModule, batch: int | None = None) -> ExportedProgra
     """
     Return what `torch.export` makes of `gm`, from `fxquant.convert`, on zeros of the shapes that calibration saw.
 
-    Every axis that `fxquant.ops.check_input` leaves free is free in the program. batch: the one batch size that it takes, for
-    runtimes that plan their memory; all other axes then have the size that calibration saw.
+    Every axis that `fxquant.ops.check_input` leaves free is free in the program, unless calibration saw one value along it, as
+    in a mask for all heads. batch: the one batch size that it takes, for runtimes that plan their memory; all other axes then
+    have the size that calibration saw.
 
     Raises `InputError` where the shapes of the inputs are not known.
     """
@@ -32,13 +34,15 @@ def free_program(gm: fx.GraphModule, batch: int | None = None) -> ExportedProgra
             f"expected a converted graph that knows the shapes of its inputs, found none for {unknown.name!r}: take it from "
             "fxquant.convert or fxquant.load"
         )
+    values = [known_value(node) for node in inputs]
     examples, axes = [], []
-    for node in inputs:
-        value = known_value(node)
+    for node, value in zip(inputs, values, strict=True):
+        rows = [0] if has_batch(value, values) else []
+        varying = [axis for axis in free[node] if axis in rows or value.shape[axis] >= _LEAST]
         sizes = list(value.shape)
-        for axis in free[node]:
-            sizes[axis] = max(sizes[axis], _LEAST) if batch is None else batch if axis == 0 else sizes[axis]
+        for axis in rows:
+            sizes[axis] = max(sizes[axis], _LEAST) if batch is None else batch
         examples.append(torch.zeros(sizes, dtype=value.dtype))
-        axes.append(dict.fromkeys(free[node], Dim.DYNAMIC) if batch is None else None)
+        axes.append(dict.fromkeys(varying, Dim.DYNAMIC) if batch is None else None)
     with torch.no_grad():
         return torch.export.export(gm, tuple(examples), dynamic_shapes=tuple(axes), strict=False)
