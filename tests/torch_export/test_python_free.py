@@ -28,6 +28,7 @@ def test_products_run_on_the_kernels() -> None:
         assert torch.equal(program.module()(x), gm(x))
 
 
+@pytest.mark.long
 def test_products_of_attention_are_float_products_of_the_codes() -> None:
     torch.manual_seed(0)
     gm = fxquant.quantize(Attention().eval(), [torch.randn(4, 20, 16)], "minmax", attention=True, progress=False)
