@@ -12,6 +12,7 @@ from fxquant.data.unreadable import LIMIT
 from fxquant.measurement.option_values import gibibytes, natural, percent, positive, recipe_option, seed, thread_count
 
 DTYPES = ("float32", "bfloat16", "float16")
+CODES = ("int", "e4m3")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +61,12 @@ def add_recipe_options(group: argparse._ArgumentGroup) -> None:
         type=gibibytes,
         metavar="X",
         help="memory in GiB that a search for scales may take; the rest goes to disk (default: 2)",
+    )
+    group.add_argument(
+        "--codes",
+        choices=CODES,
+        default=CODES[0],
+        help="integers, or e4m3: float8 codes of 8 bits, for GPUs that multiply them (default: %(default)s)",
     )
     group.add_argument("--attention", action="store_true", help="quantise the products inside attention as well")
     group.add_argument(
