@@ -107,7 +107,9 @@ def run_cell(name: str, batch: int, rounds: int, forms: Sequence[str]) -> Row:
     gc.collect()
     torch.cuda.empty_cache()
     start = time.perf_counter()
-    competitors, reasons, refused = {BASELINE: build_float(name, batch)}, {}, {}
+    competitors = {BASELINE: build_float(name, batch)}
+    reasons: dict[str, str] = {}
+    refused: dict[str, str] = {}
     for form in forms:
         reason = obstacle(form)
         if reason is None:

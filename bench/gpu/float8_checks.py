@@ -23,24 +23,20 @@ TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 1e-2}
 def check_float8() -> Iterator[str | None]:
     """Products are those of the codes as float32, and codes are those of the CPU."""
     for shape, dtype, by_row in itertools.product(LAYERS, FLOATS, (False, True)):
-        codes, weight, scale, bias = draw_float8_layer(*shape)
+        layer = draw_float8_layer(*shape)
         row_scale = torch.rand(shape[0], 1, device=operands.DEVICE) + 0.1 if by_row else None
-        found = scaled_mm(codes, weight, scale, bias, dtype, row_scale)
-        expected = float_mm(codes, weight, scale, bias, torch.float32, row_scale)
+        found = scaled_mm(*layer, dtype, row_scale)
+        expected = float_mm(*layer, torch.float32, row_scale)
         error = float((found.float() - expected).abs().max() / expected.abs().max())
         case = f"{shape} {dtype} by row={by_row}"
         right = found.dtype is dtype and error <= TOLERANCE[dtype]
         yield None if right else f"{case}: {found.dtype}, off by {error:.2g} of the largest result"
     for dtype in FLOATS:
         x = torch.randn(197, 768, device=operands.DEVICE).mul(3).to(dtype)
-        for name, (codes, scale) in {
-            "a scale": (ops.quantize_float8(x, torch.tensor(0.01, device=x.device)), None),
-            "a scale per token": ops.quantize_float8_tokens(x),
-        }.items():
-            host = x.cpu()
-            wanted = (
-                ops.quantize_float8(host, torch.tensor(0.01)) if scale is None else ops.quantize_float8_tokens(host)[0]
-            )
+        scale, host = torch.tensor(0.01, device=x.device), x.cpu()
+        one = ops.quantize_float8(x, scale), ops.quantize_float8(host, scale.cpu())
+        tokens = ops.quantize_float8_tokens(x)[0], ops.quantize_float8_tokens(host)[0]
+        for name, (codes, wanted) in {"a scale": one, "a scale per token": tokens}.items():
             wrong = (codes.cpu().view(torch.uint8) != wanted.view(torch.uint8)).float().mean().item()
             yield None if wrong == 0 else f"codes with {name}, {dtype}: {wrong:.2%} differ from those of the CPU"
 

@@ -13,6 +13,7 @@ from bench.gpu.checks import CHECKS, OBSTACLES
 from bench.gpu.comparison import unlike
 from bench.gpu.model_checks import FLOAT8_MODELS, MODELS, CheckedModel
 from fxquant.kernels import float8
+from fxquant.ops.float8_linear import scaled_mm
 
 SMALL = ((5, 20, 12), (16, 16, 16))
 SLOW = ("tiles", "models", "models on float8")  # which need kernels that try tiles, or compile
@@ -47,7 +48,7 @@ def test_models_are_compared(model: CheckedModel, monkeypatch: pytest.MonkeyPatc
 
 
 def test_wrong_float8_products_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    right: Callable[..., torch.Tensor] = float8_checks.scaled_mm
+    right: Callable[..., torch.Tensor] = scaled_mm
     monkeypatch.setattr(float8_checks, "scaled_mm", lambda *given: right(*given) * 1.1)
     assert "off by 0." in str(next(float8_checks.check_float8()))
 

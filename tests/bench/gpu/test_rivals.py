@@ -55,7 +55,7 @@ def test_torchao_is_given_the_model(name: str, monkeypatch: pytest.MonkeyPatch) 
     model = nn.Linear(4, 4)
     run: Any = BY_NAME[name].build(model, torch.zeros(1, 4))
     assert run == (model, "max-autotune")
-    options = {"granularity": ("PerRow", {})} if "float8" in name else {}
+    options: dict[str, Any] = {"granularity": ("PerRow", {})} if "float8" in name else {}
     assert asked == [(configs["float8" in name], options)]
 
 
