@@ -49,7 +49,7 @@ MODELS = (
     CheckedModel(torch.float32, "fqvit", {}, False),
 )
 FLOAT8_MODELS = (
-    CheckedModel(torch.bfloat16, "minmax", {"codes": "e4m3"}, True),
+    CheckedModel(torch.bfloat16, "minmax", {"codes": "e4m3", "patch_embed": True}, True),
     CheckedModel(torch.float32, "default", {"codes": "e4m3"}, True),
 )
 

@@ -7,9 +7,8 @@ from torch import fx
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.calls import arguments_of
 from fxquant.graph.meta import value_of
-from fxquant.kernels import cpu, triton
+from fxquant.kernels import cpu, multiplies_float8, triton
 from fxquant.kernels.cpu.operators import KERNELS
-from fxquant.kernels.float8 import multiplies_float8
 from fxquant.lowering.linear_site import linear_site
 from fxquant.lowering.quantized import INT8_LINEARS, INT8_PRODUCTS, factors
 from fxquant.ops import attention, attention_quantize, float8_linear

@@ -13,7 +13,7 @@ from torch import Tensor
 from fxquant.kernels import cpu
 from fxquant.kernels.backend import BACKENDS, chosen_backend, use_backend
 
-__all__ = ["BACKENDS", "chosen_backend", "on_cpu_kernels", "on_triton_kernels", "use_backend"]
+__all__ = ["BACKENDS", "chosen_backend", "multiplies_float8", "on_cpu_kernels", "on_triton_kernels", "use_backend"]
 
 
 def on_cpu_kernels(*tensors: Tensor | None) -> bool:
@@ -37,3 +37,12 @@ def on_triton_kernels(*tensors: Tensor | None) -> bool:
     from fxquant.kernels.triton_choice import chooses_triton  # which imports all of torch's compiler
 
     return bool(chooses_triton(devices[0].index or 0))
+
+
+def multiplies_float8(codes: Tensor) -> bool:
+    """Say whether a product of float8 `codes` runs on units for it of the device that they are on."""
+    if not codes.is_cuda:
+        return False
+    from fxquant.kernels.float8_choice import chooses_float8  # which imports all of torch's compiler
+
+    return bool(chooses_float8(codes.device.index or 0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 import torch
-from torch import Tensor
 
 CAPABILITY = (8, 9)  # the first with matrix units for e4m3
 
@@ -19,8 +18,3 @@ def obstacle(device: int) -> str | None:
     if found < wanted:
         return f"expected compute capability {wanted[0]}.{wanted[1]} or later, found {found[0]}.{found[1]}"
     return None
-
-
-def multiplies_float8(codes: Tensor) -> bool:
-    """Say whether a product of float8 `codes` runs on the matrix units of the device that they are on."""
-    return codes.is_cuda and obstacle(codes.device.index or 0) is None

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxquant.kernels import multiplies_float8
 from fxquant.kernels.checks import check_float8_linear
-from fxquant.kernels.float8 import multiplies_float8
 
 
 def float8_linear(
@@ -51,7 +51,7 @@ def scaled_mm(
         by_column, shift = (F.pad(t, (0, missing)) if missing else t for t in (scale, bias.to(dtype)))
         y = torch._scaled_mm(rows, weight.t(), by_row, by_column[None], bias=shift, out_dtype=dtype)
         return y[:, :outputs].reshape(*codes.shape[:-1], outputs)
-    one = torch.ones((), device=rows.device)
+    one = torch.ones(1, device=rows.device)
     y = torch._scaled_mm(rows, weight.t(), one, one, out_dtype=torch.float32)[:, :outputs]
     return _finished(y.reshape(*codes.shape[:-1], outputs), scale, bias, dtype, row_scale)
 

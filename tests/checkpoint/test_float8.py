@@ -16,7 +16,7 @@ from tests.support.checkpoints import assert_same, at_stage, images, round_trip
 
 
 def float8_at(stage: str, recipe: str = "minmax") -> fx.GraphModule:
-    prepared = fxquant.prepare(at_stage("vit", "float"), fxquant.recipe(recipe, codes="e4m3"))
+    prepared = fxquant.prepare(at_stage("vit", "float"), fxquant.recipe(recipe, codes="e4m3", patch_embed=True))
     fxquant.calibrate(prepared, [images("vit")], progress=False)
     return prepared if stage == "calibrated" else fxquant.convert(prepared, "fake" if stage == "fake" else "int8")
 

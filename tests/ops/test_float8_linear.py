@@ -7,10 +7,10 @@ import itertools
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxquant.errors import InputError
-from fxquant.kernels import float8
-from fxquant.kernels.float8 import multiplies_float8
+from fxquant.kernels import float8, multiplies_float8
 from fxquant.ops import dequantize_float8, float8_linear, quantize_float8, quantize_float8_tokens
 from fxquant.ops.float8_linear import float_mm, scaled_mm
 
@@ -40,6 +40,20 @@ def test_the_scaled_product_is_that_of_floats(shape: tuple[tuple[int, ...], int,
             found = product(*given, dtype, row_scale)
             assert (found.dtype, found.shape) == (dtype, (*shape[0], shape[2]))
             torch.testing.assert_close(found.double(), exact, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("shape", "by_row"), itertools.product(SHAPES, (False, True)))
+def test_cuda_would_take_what_it_is_given(shape: tuple[tuple[int, ...], int, int], by_row: bool) -> None:
+    given = operands(*shape)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # torch's own conditions, on tensors without values
+        on_gpu = [torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in given]
+        row_scale = torch.empty(*shape[0], 1, device="cuda") if by_row else None
+        for dtype in (torch.float32, torch.bfloat16, torch.float16):
+            found = scaled_mm(*on_gpu, dtype, row_scale)  # type: ignore[arg-type]
+            assert (found.dtype, found.shape, found.device.type) == (dtype, (*shape[0], shape[2]), "cuda")
+        unpadded = torch.empty(16, 20, dtype=E4M3, device="cuda")
+        with pytest.raises(RuntimeError, match="divisible by 16"):
+            scaled_mm(torch.empty(4, 20, dtype=E4M3, device="cuda"), unpadded, *on_gpu[2:], torch.float32, None)
 
 
 def test_a_layer_is_what_its_operands_stand_for() -> None:

@@ -13,8 +13,8 @@ import torch
 from fxquant.config.folds import folds_of
 from fxquant.config.quant_config import FLOAT_DTYPES, QuantConfig
 from fxquant.config.recipes.default import default
+from fxquant.config.recipes.e4m3 import as_float8
 from fxquant.config.recipes.fitted import erq, gptq
-from fxquant.config.recipes.float8 import as_float8
 from fxquant.config.recipes.folded import glfq, repq, rotate
 from fxquant.config.recipes.learned import vvtq
 from fxquant.config.recipes.placed import fqvit, itpn, psaq
@@ -46,7 +46,7 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     every recipe, and ``float_dtype`` (a dtype, or its name such as "bfloat16") is what everything else is computed in.
     ``strict_inputs`` (bool) says whether wrong values in images are refused. ``folds`` (`Folds`, or names as in
     ``"rotate+reparameterize"``) is what is folded into the weights first: see `fxquant.config.folds`. ``codes="e4m3"`` has
-    float8 codes of 8 bits in place of integers, see `fxquant.config.recipes.float8`; ``"int"`` is the default. Raises
+    float8 codes of 8 bits in place of integers, see `fxquant.config.recipes.e4m3`; ``"int"`` is the default. Raises
     `ConfigError` for an unknown recipe or option.
 
     minmax, ema, percentile and omse are the observers of FQ-ViT for activations (affine, unsigned, per tensor); weights are

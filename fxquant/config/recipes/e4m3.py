@@ -23,7 +23,8 @@ def as_float8(config: QuantConfig) -> QuantConfig:
     """
     Return a config that quantises to e4m3 what `config` quantises to integers of 8 bits, with the same scales shared.
 
-    Zero points go, as zero is a code. Products of two activations, inside attention, stay float: these have no float8 form.
+    Zero points go, as zero is a code. Products of two activations, inside attention, stay float: these have no float8 form. So
+    does the patch embedding unless it is switched on: e4m3 keeps 4 of the 8 bits of a pixel.
 
     Raises `ConfigError`, which says what to do, for what is made for even steps: placements, noisy biases, twin-uniform codes,
     powers, learned steps, and other bits than 8.
@@ -35,6 +36,7 @@ def as_float8(config: QuantConfig) -> QuantConfig:
     overrides = tuple(replace(o, spec=o.spec and _layer(o.spec)) for o in config.overrides)
     return replace(
         config,
+        patch_embed=False,
         layer=config.layer and _layer(config.layer),
         trunk=config.trunk and _layer(config.trunk),
         overrides=overrides,
