@@ -46,14 +46,14 @@ def test_the_scaled_product_is_that_of_floats(shape: tuple[tuple[int, ...], int,
 def test_cuda_would_take_what_it_is_given(shape: tuple[tuple[int, ...], int, int], by_row: bool) -> None:
     given = operands(*shape)
     with FakeTensorMode(allow_non_fake_inputs=True):  # torch's own conditions, on tensors without values
-        on_gpu = [torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in given]
+        codes, weight, scale, bias = (torch.empty(t.shape, dtype=t.dtype, device="cuda") for t in given)
         row_scale = torch.empty(*shape[0], 1, device="cuda") if by_row else None
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            found = scaled_mm(*on_gpu, dtype, row_scale)  # type: ignore[arg-type]
+            found = scaled_mm(codes, weight, scale, bias, dtype, row_scale)
             assert (found.dtype, found.shape, found.device.type) == (dtype, (*shape[0], shape[2]), "cuda")
         unpadded = torch.empty(16, 20, dtype=E4M3, device="cuda")
         with pytest.raises(RuntimeError, match="divisible by 16"):
-            scaled_mm(torch.empty(4, 20, dtype=E4M3, device="cuda"), unpadded, *on_gpu[2:], torch.float32, None)
+            scaled_mm(unpadded, unpadded, scale, bias, torch.float32, None)
 
 
 def test_a_layer_is_what_its_operands_stand_for() -> None:
