@@ -62,18 +62,22 @@ def add_recipe_options(group: argparse._ArgumentGroup) -> None:
         metavar="X",
         help="memory in GiB that a search for scales may take; the rest goes to disk (default: 2)",
     )
-    group.add_argument(
-        "--codes",
-        choices=CODES,
-        default=CODES[0],
-        help="integers, or e4m3: float8 codes of 8 bits, for GPUs that multiply them (default: %(default)s)",
-    )
     group.add_argument("--attention", action="store_true", help="quantise the products inside attention as well")
     group.add_argument(
         "--auto",
         metavar="NAME=VALUE",
         help="choose bits and activations layer by layer: error=0.1,int8=0.9, mean_bits=5, size=6MB, latency=20ms or drop=1 "
         "(top-1 points), or several of them",
+    )
+
+
+def add_codes(group: argparse._ArgumentGroup) -> None:
+    """Add what codes are, beside `add_recipe_options`."""
+    group.add_argument(
+        "--codes",
+        choices=CODES,
+        default=CODES[0],
+        help="integers, or e4m3: float8 codes of 8 bits, for GPUs that multiply them (default: %(default)s)",
     )
 
 
