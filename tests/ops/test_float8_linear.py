@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -102,3 +104,18 @@ def test_other_operands_are_refused(changed: dict[str, Tensor], message: str) ->
     given = {"codes": codes, "weight": weight, "scale": scale, "bias": bias, "dtype": torch.float32}
     with pytest.raises(InputError, match=message):
         float8_linear(**given | changed)  # type: ignore[arg-type]
+
+
+@pytest.mark.long
+def test_quantisers_and_the_scaled_product_compile_to_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[float8_linear.__module__], "multiplies_float8", lambda codes: True)
+    _, weight, scale, bias = operands((1,), 32, 48)
+
+    def run(x: Tensor) -> Tensor:
+        codes, row_scale = quantize_float8_tokens(F.layer_norm(x, (32,)))
+        return float8_linear(codes, weight, scale, bias, torch.float32, row_scale)
+
+    compiled = torch.compile(run, fullgraph=True)
+    for batch in (2, 5):
+        x = torch.randn(batch, 17, 32, generator=G)
+        torch.testing.assert_close(compiled(x), run(x), rtol=1e-4, atol=1e-4)
