@@ -123,16 +123,17 @@ def test_weights_are_int8_whatever_activations_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "found"),
+    ("config", "found"),
     [
-        (LayerSpec(softmax=fxquant.TwinSoftmax()), "quantize_twin"),
-        (LayerSpec(softmax=fxquant.Log2(4)), "quantize_log2"),
-        (LayerSpec(activation=TensorSpec(8, True, True, PerToken())), "in module norm: quantize_tokens"),
-        (LayerSpec(activation=TensorSpec(6, granularity=PerToken())), "in module the root: quantize_tokens"),
+        (QuantConfig(LayerSpec(softmax=fxquant.TwinSoftmax()), attention=True), "quantize_twin"),
+        (QuantConfig(LayerSpec(softmax=fxquant.Log2(4)), attention=True), "quantize_log2"),
+        (QuantConfig(LayerSpec(activation=TensorSpec(8, True, True, PerToken()))), "module norm: quantize_tokens"),
+        (QuantConfig(LayerSpec(activation=TensorSpec(6, granularity=PerToken()))), "module the root: quantize_tokens"),
+        (fxquant.recipe("minmax", codes="e4m3"), "quantize_float8"),
     ],
+    ids=["twin", "log2", "symmetric tokens", "6 bits", "float8"],
 )
-def test_refuses_others_by_name(layer: LayerSpec, found: str) -> None:
-    config = QuantConfig(layer, attention="quantize_tokens" not in found)
+def test_refuses_others_by_name(config: QuantConfig, found: str) -> None:
     prepared = fxquant.prepare(Attention().eval(), config, torch.randn(4, 20, 16))
     fxquant.calibrate(prepared, [torch.randn(4, 20, 16)], progress=False)
     gm = fxquant.convert(prepared, "fake")
