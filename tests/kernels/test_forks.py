@@ -86,5 +86,5 @@ def test_a_compiled_model_in_a_pool_of_forks(two_threads: None) -> None:
     COMPILED[:] = [fxquant.compile(gm)]
     wanted = COMPILED[0](x)
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        found = pool.map_async(_logits, [x] * 4).get(timeout=5 * SECONDS)
+        found = pool.map_async(_logits, [x] * 4).get(timeout=SECONDS)
     assert all(torch.equal(logits, wanted) for logits in found)
