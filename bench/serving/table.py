@@ -30,16 +30,13 @@ def serving(data: Mapping[str, Any]) -> str:
         "images in a batch",
         "right answers",
     )
-    environment, (threads, most, wait) = (
-        data["environment"],
-        (data[name] for name in ("threads", "max_batch", "max_wait_ms")),
-    )
+    environment = data["environment"]
+    versions = ", ".join(f"{name} {found}" for name, found in data["versions"].items())
     note = (
-        f"Random weights, JPEG files of 224 pixels. Batches of at most {most} images, of which the first waits at most "
-        f"{wait:g} ms. `bf16` is torch.compile of the bfloat16 model, `int8` fxquant.compile with the rest in bfloat16, each "
-        f"on {threads} threads; both servers were driven in turn. The clients took a part of the same "
-        f"{environment['cores']} cores. Right: as the same model says offline, of the image alone. {environment['processor']}, torch "
-        f"{environment['torch']}, starlette {data['versions']['starlette']}, uvicorn {data['versions']['uvicorn']}, "
-        f"{data['date'][:10]}."
+        f"Random weights, JPEG files of 224 pixels. Batches of at most {data['max_batch']} images, of which the first waits at "
+        f"most {data['max_wait_ms']:g} ms. `bf16` is torch.compile of the bfloat16 model, `int8` fxquant.compile with the rest "
+        f"in bfloat16, each on {data['threads']} threads; both servers were driven in turn. The clients took a part of the "
+        f"same {environment['cores']} cores. Right: as the same model says offline, of the image alone. "
+        f"{environment['processor']}, torch {environment['torch']}, {versions}, {data['date'][:10]}."
     )
     return f"{markdown(head, rows, text=3)}\n\n{note}"

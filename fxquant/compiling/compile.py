@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,9 +20,12 @@ from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.summary import summarise
 from fxquant.kernels import cpu, triton, use_backend
+from fxquant.kernels.cpu.build import NO_COMPILER, compiler
 from fxquant.kernels.forks import tell_of_fork
 from fxquant.ops.make_output import map_output
 from fxquant.ops.onednn_linear import is_available as has_onednn
+
+logger = logging.getLogger(__name__)
 
 
 def compile_graph(gm: fx.GraphModule, backend: str, example_inputs: Sequence[Any] | None) -> CompiledGraph:
@@ -45,8 +49,8 @@ def compile_graph(gm: fx.GraphModule, backend: str, example_inputs: Sequence[Any
     return CompiledGraph(gm, backend, mode, freeze=bool(onednn))
 
 
-# Held by the thread that calls a graph on inputs of a new size. Threads that call at once would each compile, one after another,
-# and torch gives up after some graphs; whoever has waited finds the graph that the first one compiled.
+# Held by a thread that calls a graph on inputs of a new size. Threads that call at once would each compile, one after the
+# other, and torch gives up after some graphs; whoever waits finds the graph that another one compiled.
 _FIRST_CALLS = threading.RLock()
 
 
@@ -55,7 +59,8 @@ class CompiledGraph(nn.Module):
     A compiled graph, for inference: it runs without gradients. Several threads may call it at once.
 
     graph_module: the graph with the kernels it was compiled with. freeze: the compiler packs weights for oneDNN, at the first
-    call. Packed weights are not looked at again.
+    call. Packed weights are not looked at again. compiled: what is called; the graph itself on a CPU without a C++ compiler,
+    which torch.compile would need.
     """
 
     def __init__(self, graph_module: fx.GraphModule, backend: str, mode: str | None, freeze: bool) -> None:
@@ -65,6 +70,10 @@ class CompiledGraph(nn.Module):
         self.mode = mode
         self.freeze = freeze
         self._seen: set[tuple[Any, ...]] = set()
+        if mode is None and compiler() is None:
+            logger.warning("torch.compile is left out, the kernels run without it, a little slower: %s", NO_COMPILER)
+            self.compiled: Callable[..., Any] = graph_module
+            return
         # A mode and options exclude each other; CUDA graphs, which the mode asks for, save more than guards cost.
         options: dict[str, Any] | None = None if mode else {"guard_filter_fn": guards_to_keep}
         self.compiled = torch.compile(graph_module, mode=mode, options=options)

@@ -36,7 +36,7 @@ def preloaded(compiler: str) -> str | None:
 @needs_kernels
 @pytest.mark.long
 def test_no_sanitizer_reports_anything(tmp_path: Path) -> None:
-    compiler = build._compiler()
+    compiler = build.compiler()
     libraries = None if compiler is None else preloaded(compiler)
     if libraries is None:
         pytest.skip("the compiler has no address sanitizer of GCC's")
