@@ -24,7 +24,7 @@ from torch import Tensor
 from bench.harness.results import Row, RowsFile
 from bench.serving.client import Answer, drive
 from bench.serving.forms import FORMS, make_images, predict_offline, write_model
-from bench.serving.measure import summarise
+from bench.serving.measure import refuse_alike, summarise
 from bench.serving.process import Server, serving
 from bench.tables import write_pages
 
@@ -60,6 +60,8 @@ def measure_model(model: str, options: argparse.Namespace) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         files = {form: write_model(model, form, Path(folder)) for form in FORMS}
         offline = {form: predict_offline(file, images) for form, file in files.items()}
+        for probabilities in offline.values():
+            refuse_alike(probabilities)
         limits = (options.threads, options.max_batch, options.max_wait)
         servers = {form: stack.enter_context(serving(file, *limits)) for form, file in files.items()}
         for clients in options.clients:

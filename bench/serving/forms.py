@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from PIL import Image
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant.data import read_images, resolve_data_config
-from fxquant.graph.meta import model_dtype
+from fxquant.data import DataConfig, read_images, resolve_data_config
+from fxquant.graph.meta import card_of, model_dtype, set_card
 
 IMAGES = 64
+_SPREAD = 20  # of the logits: those of random weights are so near one another that images would be taken for others
 RECIPE = "minmax"
 
 
@@ -31,9 +33,11 @@ def write_model(name: str, form: str, folder: Path) -> Path:
     """Save a model of timm with random weights, in bfloat16 but for what is int8, and return its file."""
     torch.manual_seed(0)
     model = timm.create_model(name).eval().to(torch.bfloat16)
-    config = resolve_data_config(model)
+    with torch.no_grad():
+        model.get_classifier().weight.mul_(_SPREAD)
+    config: DataConfig = resolve_data_config(model)
     gm = FORMS[form](model, torch.randn(8, *config.input_size).to(torch.bfloat16))
-    gm.data_config = config
+    set_card(gm, replace(card_of(gm), model=name, data_config=config))
     file = folder / f"{name}_{form}.safetensors"
     fxquant.save(gm, file)
     return file

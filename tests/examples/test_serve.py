@@ -57,6 +57,10 @@ def batcher() -> Iterator[Batcher]:
     assert not made.thread.is_alive()
 
 
+def refuse(_: Tensor) -> Tensor:
+    raise RuntimeError("expected a wider image")
+
+
 class TestBatcher:
     def test_it_is_called_for_one_two_and_most_before_it_serves(self, batcher: Batcher) -> None:
         assert batcher.model.sizes == [1, 2, 4]  # type: ignore[attr-defined]
@@ -91,8 +95,8 @@ class TestBatcher:
         assert int(batcher.submit(torch.ones(1)).result(30)) == 2
 
     def test_a_model_that_does_not_run_ends_the_start(self) -> None:
-        with pytest.raises(AttributeError):
-            Batcher(lambda x: x.no_such, 4, 0, 4).start(torch.zeros(1))
+        with pytest.raises(RuntimeError, match="expected a wider image"):
+            Batcher(refuse, 4, 0, 4).start(torch.zeros(1))
 
 
 def png(seed: int) -> bytes:

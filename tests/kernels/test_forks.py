@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant.kernels import forks
@@ -28,7 +28,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def model_and_images() -> tuple[nn.Module, Tensor]:
+def model_and_images() -> tuple[fx.GraphModule, Tensor]:
     """Return an int8 model that is wide enough for two threads, and what it ran on."""
     model, x = nn.Sequential(nn.Linear(128, 256), nn.GELU(), nn.Linear(256, 128)).eval(), torch.randn(1024, 128)
     return fxquant.quantize(model, [x], "minmax", progress=False), x
