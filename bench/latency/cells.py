@@ -84,13 +84,14 @@ def run_cell(
     subject, images = make_subject(model_name, batch, **options)
     name = f"{model_name} batch {batch}"
     outcomes = run_batch(subject, images, competitors, rounds, name, max_seconds=max_seconds)
+    own = any(competitor.name.startswith("fxquant") for competitor in competitors)
     return {
         "model": model_name,
         "batch": batch,
         "rounds": rounds,
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),  # processes that wanted to run: near the number of threads if alone
-        "int8_file_bytes": count_bytes(subject.quantized(torch.bfloat16)),
+        "int8_file_bytes": count_bytes(subject.quantized(torch.bfloat16)) if own else None,
         "results": {outcome.name: outcome.as_json(batch) for outcome in outcomes},
     }
 
