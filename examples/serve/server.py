@@ -98,6 +98,9 @@ class Batcher:
         return batch
 
     def _answer(self, batch: list[Waiting]) -> None:
+        batch = [waiting for waiting in batch if waiting[1].set_running_or_notify_cancel()]
+        if not batch:
+            return
         self.batches, self.images = self.batches + 1, self.images + len(batch)
         try:
             rows = self.model(torch.stack([image for image, _ in batch]))

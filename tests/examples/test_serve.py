@@ -94,6 +94,14 @@ class TestBatcher:
             futures[0].result(30)
         assert int(batcher.submit(torch.ones(1)).result(30)) == 2
 
+    def test_what_is_no_longer_wanted_is_left_out(self, batcher: Batcher) -> None:
+        futures = [batcher.submit(torch.full((1,), float(value))) for value in range(5)]
+        assert futures[4].cancel(), "it waits for the batch of the first four"
+        batcher.model.may.set()  # type: ignore[attr-defined]
+        assert [int(future.result(30)) for future in futures[:4]] == [0, 2, 4, 6]
+        assert int(batcher.submit(torch.ones(1)).result(30)) == 2
+        assert batcher.images == 5
+
     def test_a_model_that_does_not_run_ends_the_start(self) -> None:
         with pytest.raises(RuntimeError, match="expected a wider image"):
             Batcher(refuse, 4, 0, 4).start(torch.zeros(1))
