@@ -32,6 +32,7 @@ def serving(data: Mapping[str, Any]) -> str:
     )
     environment = data["environment"]
     versions = ", ".join(f"{name} {found}" for name, found in data["versions"].items())
+    busy = max(row["load"] for row in data["rows"]) > 2 * environment["cores"]
     note = (
         f"Random weights, JPEG files of 224 pixels. Batches of at most {data['max_batch']} images, of which the first waits at "
         f"most {data['max_wait_ms']:g} ms. `bf16` is torch.compile of the bfloat16 model, `int8` fxquant.compile with the rest "
@@ -39,4 +40,5 @@ def serving(data: Mapping[str, Any]) -> str:
         f"same {environment['cores']} cores. Right: as the same model says offline, of the image alone. "
         f"{environment['processor']}, torch {environment['torch']}, {versions}, {data['date'][:10]}."
     )
+    note += " The machine also did other things." * busy
     return f"{markdown(head, rows, text=3)}\n\n{note}"

@@ -13,6 +13,8 @@ import torch
 from bench.serving.client import Answer, drive
 from bench.serving.forms import make_images
 from bench.serving.measure import difference, refuse_alike, summarise
+from bench.serving.table import serving
+from fxquant.measurement.environment import describe_environment
 
 OFFLINE = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]])
 
@@ -82,6 +84,16 @@ def test_each_request_has_one_answer_also_where_connections_break(echo: int) -> 
     assert sum(each.status == 0 for each in answers) == 10
     assert all(each.body == each.image + 1 for each in answers if each.status == 200)
     assert sorted(each.image for each in answers) == sorted(number % 7 for number in range(50))
+
+
+@pytest.mark.parametrize(("load", "said"), [(1.0, False), (100.0, True)])
+def test_the_table_says_where_the_machine_was_busy(load: float, said: bool) -> None:
+    result = summarise([answer(0), answer(1)], 1.0, 2, OFFLINE) | {"images_per_batch": 1.5}
+    facts = {"threads": 2, "max_batch": 8, "max_wait_ms": 5.0, "versions": {"uvicorn": "1.0"}, "date": "2026-01-01"}
+    row = {"model": "vit", "clients": 4, "load": load, "results": {"int8": result}}
+    text = serving({**facts, "environment": describe_environment(), "rows": [row]})
+    assert "| `vit` | 4 | int8 | 10 | 10 | 10 | 2.0 | 1.5 | 1 of 2 |" in text
+    assert ("did other things" in text) is said
 
 
 def test_no_two_images_are_alike() -> None:
