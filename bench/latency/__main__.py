@@ -18,6 +18,7 @@ import os
 from bench.harness.results import Row
 from bench.latency.cells import BATCHES, MODELS, ROWS, LatencyCell, find_measured, measure_cell, measure_in_process
 from bench.latency.isas import ISAS, NATIVE
+from bench.latency.table import ENGINES
 from bench.tables import write_pages
 from fxquant.benchmark.run_engines import select_competitors
 
@@ -32,10 +33,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--minutes", type=float, default=15, help="of a cell, after three rounds (%(default)s)")
     parser.add_argument("--again", action="store_true", help="also what this commit has measured")
-    parser.add_argument("--competitors", nargs="+", default=[], help="only these; writes no file")
+    parser.add_argument(
+        "--competitors", nargs="+", default=[], help="these in place of those of the tables; writes no file"
+    )
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    competitors = select_competitors(options.competitors)  # refuses unknown names before anything is measured
+    competitors = select_competitors(
+        options.competitors or ENGINES
+    )  # refuses unknown names before anything is measured
     if options.cell:
         cell = LatencyCell(**json.loads(options.cell))
         print(json.dumps(measure_cell(cell, options.rounds, competitors, 60 * options.minutes)))
@@ -60,7 +65,7 @@ def _measure(cell: LatencyCell, options: argparse.Namespace) -> bool:
         print("  measured before, at this commit")
         return True
     try:
-        row = measure_in_process(cell, options.rounds, options.competitors, 60 * options.minutes)
+        row = measure_in_process(cell, options.rounds, options.competitors or ENGINES, 60 * options.minutes)
     except SystemExit as error:
         print(error, flush=True)
         return False

@@ -109,9 +109,8 @@ def measure_in_process(cell: LatencyCell, rounds: int, names: Sequence[str], max
     """Measure a cell in a process of its own, which compiles everything anew; raise `SystemExit` where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**environment_of(cell.isa), "TORCHINDUCTOR_CACHE_DIR": folder}
-        limits = ("--rounds", str(rounds), "--minutes", str(max_seconds / 60))
-        chosen = ("--competitors", *names) if names else ()
-        return row_of("bench.latency", "--cell", json.dumps(asdict(cell)), *limits, *chosen, environment=environment)
+        limits = ("--rounds", str(rounds), "--minutes", str(max_seconds / 60), "--competitors", *names)
+        return row_of("bench.latency", "--cell", json.dumps(asdict(cell)), *limits, environment=environment)
 
 
 def find_measured(cell: LatencyCell, rounds: int) -> Row | None:

@@ -22,6 +22,7 @@ SUMMARY_BATCHES = (1, 8)
 DETAILED_BATCH = 8
 # Where bfloat16 has no instructions of its own, float32 is what others run.
 PINNED = ("fp32-compile", "bf16-compile", "pt2e", "onnxruntime", "openvino-int8", "fxquant-compile", OURS)
+ENGINES = tuple(dict.fromkeys((*SHOWN, *PINNED)))
 PINNED_RATIOS = tuple(("fxquant-compile", other) for other in ("fp32-compile", "pt2e"))
 _MARKS = "-: not measured, failed or not installed. *: its output is too far from the float model's."
 _BESIDE = "`bf16` beside a name computes what is not int8 in bfloat16."
