@@ -10,8 +10,8 @@ from fxquant.kernels.cpu import isa_in_use
 from fxquant.kernels.cpu.isa import isas_here
 
 NATIVE = "native"
-# ATen and inductor, inductor's compiler, oneDNN, MKL. OpenVINO's oneDNN reads the same as torch's, but OpenVINO itself does
-# not and asks it for what it was forbidden. ONNX Runtime reads nothing.
+# ATen and inductor, inductor's compiler, MKL; below oneDNN, that of OpenVINO too. OpenVINO's other kernels read nothing, and it
+# asks oneDNN for bfloat16 where that may not have it. ONNX Runtime reads nothing.
 _AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "TORCHINDUCTOR_CPP_MARCH": "haswell", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 _AVX512 = {
     "ATEN_CPU_CAPABILITY": "avx512",
