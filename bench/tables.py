@@ -17,7 +17,7 @@ from typing import Any
 from bench.harness.results import RESULTS, ROOT
 from bench.latency.table import engines, every_engine, other_isas, summary
 from bench.markdown import put
-from bench.quality_tables import datafree, mixed, noise_gain, qat, sensitivity, softmax_codes
+from bench.quality_tables import datafree, float8, mixed, noise_gain, qat, sensitivity, softmax_codes
 from bench.real.settings import UNTRAINED
 from bench.real.table import expected, real, real_recipe
 from bench.real.table import summary as accuracy
@@ -69,6 +69,7 @@ TABLES = (
     Table("noise", "docs/recipes/noisyquant.md", "noise", noise),
     Table("noise-gain", "docs/recipes/noisyquant.md", "noise_gain", noise_gain),
     Table("softmax-codes", "docs/recipes/fqvit.md", "softmax_codes", softmax_codes),
+    Table("float8", "docs/float8.md", "float8", float8),
     Table("sensitivity", "docs/sensitivity.md", "mixed", sensitivity),
     Table("mixed", "docs/sensitivity.md", "mixed", mixed),
     Table("synthesis", "docs/data-free.md", "synthesis", synthesis),
