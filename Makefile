@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ORDER ?= -p no:randomly
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --durations 20 $(ORDER)
 
-.PHONY: demo test test-long test-browser test-notebooks test-all check bench page docs clean
+.PHONY: demo test test-long test-browser test-notebooks test-all check bench page docs wheel clean
 
 demo: $(READY)
 	$(BIN)/fxquant demo
@@ -48,6 +48,13 @@ bench: $(READY)
 # The script and the style of the pages of fxquant.inspect, which are kept in the repository. Needs Node.js.
 page:
 	cd web && npm ci --ignore-scripts && npm run build
+
+# dist/fxquant-*.whl, with the kernels for all instruction sets in it: it needs no compiler where it is installed.
+wheel: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[wheel]'
+	rm -rf build/wheel build/lib
+	FXQUANT_BUILD_KERNELS=1 $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist --exclude 'libtorch*.so' --exclude libc10.so build/wheel/*.whl
 
 clean:
 	rm -rf $(VENV)

@@ -16,7 +16,7 @@ from fxquant.graph.meta import record_of, set_record, value_of
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.kernels import cpu
 from fxquant.kernels.activation_table import gelu_table
-from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.kernels.quantizer import NO_QUANTIZER
 from fxquant.lowering.linear_site import linear_site
 from fxquant.lowering.quantized import INT8_LINEARS, factors

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.robustness.forks import exit_code, kill_within, seconds_of, start
 from bench.robustness.outcomes import Outcomes
-from fxquant.kernels.cpu.build import _compiler
+from fxquant.kernels.cpu.build import compiler
 from fxquant.kernels.cpu.kept_library import kept_library
 
 _SOURCE = '#include <vector>\nextern "C" int answer() { return int(std::vector<int>(42).size()); }\n'
@@ -22,11 +22,15 @@ def kills(tries: int, seed: int, folder: Path) -> Outcomes:
     """Kill `tries` builds; the next one has to give a library that loads, and leave nothing else."""
     draw, found = random.Random(seed), Outcomes()
     with _cache(folder) as cache:
-        seconds = seconds_of(lambda: kept_library("timed", _build))
+        seconds = seconds_of(lambda: kept_library("answer", "timed", _build, 1))
         for number in range(tries):
             key = f"key{number}"
-            kill_within(lambda key=key: kept_library(key, _build), 1.2 * seconds, draw)  # type: ignore[misc]
-            found.count(_answers(kept_library(key, _build)), "the next build gave a whole library", "it does not load")
+            kill_within(lambda key=key: kept_library("answer", key, _build, 1), 1.2 * seconds, draw)  # type: ignore[misc]
+            found.count(
+                _answers(kept_library("answer", key, _build, 1)),
+                "the next build gave a whole library",
+                "it does not load",
+            )
             left = [path for path in cache.iterdir() if path.name.startswith(".")]
             found.bad.update({"folders left after the next build": len(left)} if left else {})
     return found
@@ -45,7 +49,7 @@ def at_once(tries: int, seed: int, folder: Path) -> Outcomes:
                 _build(file)
 
             def take(key: str = key) -> None:
-                if not _answers(kept_library(key, build)):
+                if not _answers(kept_library("answer", key, build, 1)):
                     raise SystemExit(1)
 
             codes = [exit_code(process) for process in [start(take), start(take)]]
@@ -58,11 +62,11 @@ def damaged(tries: int, seed: int, folder: Path) -> Outcomes:
     """Cut or change a kept library in `tries` ways; it has to be built again, and never to be loaded."""
     draw, found = random.Random(seed), Outcomes()
     with _cache(folder):
-        whole = kept_library("damaged", _build).read_bytes()
+        whole = kept_library("answer", "damaged", _build, 1).read_bytes()
         for number in range(tries):
-            file = kept_library("damaged", _copy(whole))
+            file = kept_library("answer", "damaged", _copy(whole), 1)
             file.write_bytes(_damage(whole, number, draw))
-            again = kept_library("damaged", _copy(whole))
+            again = kept_library("answer", "damaged", _copy(whole), 1)
             found.count(again.read_bytes() == whole and _answers(again), "built again", "taken as it was")
     return found
 
@@ -95,13 +99,13 @@ def _cache(folder: Path) -> Iterator[Path]:
 
 
 def _build(file: Path) -> None:
-    compiler = _compiler()
-    if compiler is None:
+    program = compiler()
+    if program is None:
         raise SystemExit("this needs a C++ compiler")
     source = file.with_suffix(".cpp")
     source.write_text(_SOURCE)
     environment = {**os.environ, "TMPDIR": str(file.parent)}
-    subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(file)], check=True, env=environment)
+    subprocess.run([program, "-shared", "-fPIC", str(source), "-o", str(file)], check=True, env=environment)
 
 
 def _answers(library: Path) -> bool:

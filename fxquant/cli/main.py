@@ -31,6 +31,7 @@ COMMANDS = {
     "inspect": "write a page on what quantisation makes of a model",
     "doctor": "say why a model is not more accurate, or not faster",
     "recipes": "list the recipes and their options",
+    "env": "print what this machine offers and which kernels run",
     "completion": "print a script by which a shell completes fxquant",
 }
 _EPILOG = """examples:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +18,11 @@ from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.summary import summarise
 from fxquant.kernels import cpu, triton, use_backend
+from fxquant.kernels.cpu.build import NO_COMPILER, compiler
 from fxquant.ops.make_output import map_output
 from fxquant.ops.onednn_linear import is_available as has_onednn
+
+logger = logging.getLogger(__name__)
 
 
 def compile_graph(gm: fx.GraphModule, backend: str, example_inputs: Sequence[Any] | None) -> CompiledGraph:
@@ -47,7 +51,8 @@ class CompiledGraph(nn.Module):
     A compiled graph, for inference: it runs without gradients.
 
     graph_module: the graph with the kernels it was compiled with. freeze: the compiler packs weights for oneDNN, at the first
-    call. Packed weights are not looked at again.
+    call. Packed weights are not looked at again. compiled: what is called; the graph itself on a CPU without a C++ compiler,
+    which torch.compile would need.
     """
 
     def __init__(self, graph_module: fx.GraphModule, backend: str, mode: str | None, freeze: bool) -> None:
@@ -56,6 +61,10 @@ class CompiledGraph(nn.Module):
         self.backend = backend
         self.mode = mode
         self.freeze = freeze
+        if mode is None and compiler() is None:
+            logger.warning("torch.compile is left out, the kernels run without it, a little slower: %s", NO_COMPILER)
+            self.compiled: Callable[..., Any] = graph_module
+            return
         # A mode and options exclude each other; CUDA graphs, which the mode asks for, save more than guards cost.
         options: dict[str, Any] | None = None if mode else {"guard_filter_fn": guards_to_keep}
         self.compiled = torch.compile(graph_module, mode=mode, options=options)

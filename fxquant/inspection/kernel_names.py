@@ -8,19 +8,23 @@ from fxquant.graph.attributes import tensor_of
 from fxquant.graph.calls import arguments_of
 from fxquant.graph.meta import value_of
 from fxquant.kernels import cpu, triton
-from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.lowering.linear_site import linear_site
 from fxquant.lowering.quantized import INT8_LINEARS, INT8_PRODUCTS, factors
 from fxquant.ops import attention, attention_quantize
 from fxquant.ops.onednn_linear import onednn_linear
 
-CPU_KERNELS = "fxquant AVX512"
+
+def cpu_kernels() -> str:
+    """Return the name of fxquant's kernels for x86 processors, with the instructions that they use."""
+    isa = cpu.isa_in_use()
+    return f"fxquant {isa.label}" if isa else "fxquant C++"
 
 
 def kernel_of(node: fx.Node, backend: str) -> str:
     """Return the name of what computes a product on the device that the graph is on; backend: see `fxquant.compile`."""
     if runs_on_cpu_kernel(node):
-        return CPU_KERNELS
+        return cpu_kernels()
     if node.target is onednn_linear:
         return "oneDNN qlinear_pointwise"
     devices = {tensor_of(a).device for a in node.all_input_nodes if a.op == "get_attr"} if backend == "auto" else set()
@@ -29,7 +33,7 @@ def kernel_of(node: fx.Node, backend: str) -> str:
     if not fused and node.target not in INT8_PRODUCTS:
         return f"torch {getattr(node.target, '__name__', node.target)}"
     if kind == {"cpu"} and _fits_cpu(node) and cpu.expected_obstacle() is None:
-        return CPU_KERNELS
+        return cpu_kernels()
     if kind == {"cuda"} and not fused and triton.obstacle(next(iter(devices)).index or 0) is None:
         return "Triton"
     if fused:

@@ -11,7 +11,7 @@ from fxquant.graph.calls import arguments_of, operator_name
 from fxquant.graph.dataflow import moves_values
 from fxquant.graph.meta import Product, module_path, record_of
 from fxquant.graph.products import product_of
-from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.ops import int8_linear_add, int8_linear_twin_add, int8_matmul, int8_matmul_twin
 
 # An operator -> the float operator whose result it gives. One that fuses several gives the result of the last.

@@ -30,7 +30,7 @@ from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.html import fill
 from fxquant.inspection.kernel_names import kernel_of
 from fxquant.kernels import chosen_backend
-from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.lowering.obstacles import obstacle
 from fxquant.lowering.quantized import INT8_PRODUCTS, factors, is_quantized, product_scale, quantized
 from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_behind, quantizer_site

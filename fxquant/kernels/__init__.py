@@ -2,7 +2,8 @@
 Kernels written for one kind of device, and the choice of which one runs.
 
 An operator of `fxquant.ops` asks `on_cpu_kernels` and `on_triton_kernels` whether kernels take its operands. Otherwise its
-own torch implementation runs. `use_backend` decides for a block of code.
+own torch implementation runs. `use_backend` decides for a block of code. `use_isa` chooses among the kernels for x86
+processors, and `copy_libraries` hands them to programs without Python.
 """
 
 from __future__ import annotations
@@ -12,8 +13,18 @@ from torch import Tensor
 
 from fxquant.kernels import cpu
 from fxquant.kernels.backend import BACKENDS, chosen_backend, use_backend
+from fxquant.kernels.cpu.libraries import copy_libraries
+from fxquant.kernels.cpu.loading import use_isa
 
-__all__ = ["BACKENDS", "chosen_backend", "on_cpu_kernels", "on_triton_kernels", "use_backend"]
+__all__ = [
+    "BACKENDS",
+    "chosen_backend",
+    "copy_libraries",
+    "on_cpu_kernels",
+    "on_triton_kernels",
+    "use_backend",
+    "use_isa",
+]
 
 
 def on_cpu_kernels(*tensors: Tensor | None) -> bool:

@@ -11,7 +11,7 @@ from fxquant.config.kinds import dequantizers
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.calls import arguments_of
 from fxquant.graph.meta import value_of
-from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_site
 from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops import (

@@ -10,7 +10,7 @@ from torch import fx
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.calls import arguments_of, call, parameters
 from fxquant.graph.dataflow import moves_values
-from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.kernels.quantizer import Quantizer
 from fxquant.ops import (
     attention_quantize,

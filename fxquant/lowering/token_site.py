@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from fxquant.graph.calls import arguments_of, call
 from fxquant.graph.meta import set_value
-from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.ops import dequantize_tokens, layer_norm_quantize_tokens, quantize_tokens
 
 TOKEN_QUANTIZERS = (

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant import ConfigError, LayerSpec, QuantConfig, TwinGELU, TwinSoftmax, UnsupportedGraphError
 from fxquant.compiling.compile import CompiledGraph, guards_to_keep
-from fxquant.inspection.kernel_names import CPU_KERNELS
+from fxquant.inspection.kernel_names import cpu_kernels
 from fxquant.kernels import cpu, use_backend
 
 needs_cpu_kernels = pytest.mark.skipif(cpu.obstacle() is not None, reason=f"needs the CPU kernels: {cpu.obstacle()}")
@@ -66,7 +66,7 @@ def test_compiles_with_any_batch_size(config: str, dtype: torch.dtype) -> None:
         for r in fxquant.report(compiled)
         if r.int8 and "mat" not in r.product and r.product not in ("qk", "pv")
     }
-    assert kernels == {CPU_KERNELS} if cpu.is_available() else CPU_KERNELS not in kernels
+    assert kernels == {cpu_kernels()} if cpu.is_available() else cpu_kernels() not in kernels
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     for batch in (x, x[:2], x[:3]):
         found = compiled(batch)
@@ -170,3 +170,15 @@ def test_a_placement_compiles() -> None:
     prepared = fxquant.prepare(Block().eval(), fxquant.recipe("fqvit", softmax="log_int", per_head=True))
     gm = fxquant.convert(fxquant.calibrate(prepared, [x], progress=False))
     assert close(gm(x), fxquant.compile(gm)(x))
+
+
+def test_without_a_compiler_the_kernels_run_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gm, x = converted(config="everything")
+    expected = fxquant.compile(gm)(x)
+    monkeypatch.setattr("fxquant.compiling.compile.compiler", lambda: None)
+    compiled = fxquant.compile(gm)
+    assert "torch.compile is left out" in caplog.text
+    assert compiled.compiled is compiled.graph_module
+    assert close(expected, compiled(x))

@@ -12,7 +12,7 @@ from torch import fx
 
 from fxquant import ops
 from fxquant.graph.calls import arguments_of, call, call_again, named, parameters
-from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.kernels.cpu.schemas import KERNELS
 
 ROOT = Path(__file__).parents[2]
 

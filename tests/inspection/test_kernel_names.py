@@ -12,9 +12,9 @@ from torch import fx, nn
 from fxquant import PerChannel, QuantConfig, ops
 from fxquant.config.layer_spec import LayerSpec
 from fxquant.config.operands import TensorSpec
-from fxquant.inspection.kernel_names import CPU_KERNELS, kernel_of, runs_on_cpu_kernel
+from fxquant.inspection.kernel_names import cpu_kernels, kernel_of, runs_on_cpu_kernel
 from fxquant.kernels import cpu, triton
-from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.lowering.quantized import INT8_LINEARS
 from fxquant.ops.onednn_linear import onednn_linear
 from tests.support.lowered import lowered
@@ -44,8 +44,8 @@ def called(target: Any, *args: Any) -> fx.Node:
 @pytest.mark.parametrize(
     ("target", "name"),
     [
-        (KERNELS.cpu_gemm.default, CPU_KERNELS),
-        (KERNELS.cpu_attention.default, CPU_KERNELS),
+        (KERNELS.cpu_gemm.default, cpu_kernels()),
+        (KERNELS.cpu_attention.default, cpu_kernels()),
         (onednn_linear, "oneDNN qlinear_pointwise"),
         (F.linear, "torch linear"),
         (torch.matmul, "torch matmul"),
@@ -55,7 +55,7 @@ def called(target: Any, *args: Any) -> fx.Node:
 def test_what_a_node_calls_directly_is_named_by_any_backend(backend: str, target: Any, name: str) -> None:
     node = called(target)
     assert kernel_of(node, backend) == name
-    assert runs_on_cpu_kernel(node) == (name == CPU_KERNELS)
+    assert runs_on_cpu_kernel(node) == (name == cpu_kernels())
 
 
 def test_a_method_is_named_as_it_is_called() -> None:
@@ -66,7 +66,7 @@ def test_a_method_is_named_as_it_is_called() -> None:
 @pytest.mark.usefixtures("everywhere")
 def test_linear_layers_run_on_the_kernels_of_the_processor_unless_another_backend_is_asked_for() -> None:
     node = product()
-    assert kernel_of(node, "auto") == CPU_KERNELS
+    assert kernel_of(node, "auto") == cpu_kernels()
     assert kernel_of(node, "aten") == INT_MM
     assert not runs_on_cpu_kernel(node)  # which `fxquant.compile` has not chosen yet
 

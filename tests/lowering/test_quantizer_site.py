@@ -14,7 +14,7 @@ from torch import fx, nn
 
 from fxquant import ops
 from fxquant.graph.calls import call as build
-from fxquant.kernels.cpu.operators import KERNELS
+from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.lowering.quantizer_site import (
     QuantizerSite,
     dequantize_node,

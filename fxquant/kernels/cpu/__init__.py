@@ -1,6 +1,6 @@
-"""Kernels for x86 processors with AVX512-VNNI: C++ that is built once per machine and kept in the user's cache."""
+"""Kernels for x86 processors, in C++: built for several sets of instructions, of which the best is used that there is."""
 
-from fxquant.kernels.cpu.build import expected_obstacle, is_available, obstacle
+from fxquant.kernels.cpu.isa import ISAS, Isa, isas_here
 from fxquant.kernels.cpu.learned_step import (
     fake_quantize,
     fake_quantize_backward,
@@ -8,6 +8,8 @@ from fxquant.kernels.cpu.learned_step import (
     variation,
     weight_scales,
 )
+from fxquant.kernels.cpu.libraries import copy_libraries, prebuilt
+from fxquant.kernels.cpu.loading import expected_obstacle, is_available, isa_in_use, obstacle, use_isa
 from fxquant.kernels.cpu.operators import (
     attends,
     attention_quantize,
@@ -25,14 +27,19 @@ from fxquant.kernels.cpu.operators import (
 from fxquant.kernels.quantizer import Quantizer
 
 __all__ = [
+    "ISAS",
+    "Isa",
     "Quantizer",
     "attends",
     "attention_quantize",
+    "copy_libraries",
     "expected_obstacle",
     "fake_quantize",
     "fake_quantize_backward",
     "fits",
     "is_available",
+    "isa_in_use",
+    "isas_here",
     "layer_norm_quantize",
     "layer_norm_quantize_tokens",
     "linear",
@@ -40,10 +47,12 @@ __all__ = [
     "pack",
     "packed_linear",
     "packed_linear_tokens",
+    "prebuilt",
     "quantize",
     "quantize_tokens",
     "quantizes",
     "steps_along",
+    "use_isa",
     "variation",
     "weight_scales",
 ]

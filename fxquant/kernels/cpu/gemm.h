@@ -1,80 +1,15 @@
-// int8 matrix product by AVX512-VNNI with everything that follows it done while the sums are in the first-level cache.
+// int8 matrix product with everything that follows it done while the sums are in the first-level cache.
 #pragma once
 #include <algorithm>
 #include <vector>
 
-#include "vector.h"
+#include "products.h"
 
 namespace fxquant {
 
-constexpr int64_t TILE_ROWS = 6;      // 6 x 4 registers of sums, 4 of weights, 1 of codes: 29 of 32
-constexpr int64_t PANEL = 64;         // output channels of one panel of the packed weight
 constexpr int64_t BLOCK_ROWS = 96;    // rows that stay in the second-level cache while panels pass by
 
 enum class Input { ONE_SCALE, TWIN, TOKENS };
-
-enum class Codes { UNSIGNED, POSITIVE, NEGATIVE };
-
-// Four codes of one row in every lane, as the unsigned bytes VNNI wants: code + 128, max(code, 0) or -min(code, 0).
-template <Codes KIND>
-inline __m512i broadcast_codes(const int8_t* p) {
-  int32_t four;
-  std::memcpy(&four, p, 4);
-  const __m512i x = _mm512_set1_epi32(four), zero = _mm512_setzero_si512();
-  if constexpr (KIND == Codes::UNSIGNED) return _mm512_xor_si512(x, _mm512_set1_epi8(static_cast<char>(0x80)));
-  if constexpr (KIND == Codes::POSITIVE) return _mm512_max_epi8(x, zero);
-  return _mm512_sub_epi8(zero, _mm512_min_epi8(x, zero));
-}
-
-// sums (ROWS, 16 * VECTORS) = start + codes (ROWS, depth) times one panel (depth / 4, 16 * VECTORS, 4).
-template <int ROWS, int VECTORS, Codes KIND>
-inline __attribute__((always_inline)) void multiply(const int8_t* codes, int64_t stride, const int8_t* panel,
-                                                    int64_t depth, const int32_t* start, int32_t* sums) {
-  __m512i acc[ROWS][VECTORS];
-#pragma GCC unroll 8
-  for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < VECTORS; ++j) acc[i][j] = _mm512_loadu_si512(start + j * LANES);
-  for (int64_t k = 0; k < depth; k += 4) {
-    __m512i weights[VECTORS];
-#pragma GCC unroll 8
-    for (int j = 0; j < VECTORS; ++j) weights[j] = _mm512_loadu_si512(panel + (k / 4 * VECTORS + j) * 64);
-#pragma GCC unroll 8
-    for (int i = 0; i < ROWS; ++i) {
-      const __m512i four = broadcast_codes<KIND>(codes + i * stride + k);
-#pragma GCC unroll 8
-      for (int j = 0; j < VECTORS; ++j) acc[i][j] = _mm512_dpbusd_epi32(acc[i][j], four, weights[j]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < VECTORS; ++j) _mm512_store_si512(sums + i * PANEL + j * LANES, acc[i][j]);
-}
-
-template <Codes KIND, int VECTORS>
-void multiply_rows(int64_t rows, const int8_t* codes, int64_t stride, const int8_t* panel, int64_t depth,
-                   const int32_t* start, int32_t* sums) {
-  switch (rows) {
-    case 1: return multiply<1, VECTORS, KIND>(codes, stride, panel, depth, start, sums);
-    case 2: return multiply<2, VECTORS, KIND>(codes, stride, panel, depth, start, sums);
-    case 3: return multiply<3, VECTORS, KIND>(codes, stride, panel, depth, start, sums);
-    case 4: return multiply<4, VECTORS, KIND>(codes, stride, panel, depth, start, sums);
-    case 5: return multiply<5, VECTORS, KIND>(codes, stride, panel, depth, start, sums);
-    default: return multiply<6, VECTORS, KIND>(codes, stride, panel, depth, start, sums);
-  }
-}
-
-template <Codes KIND>
-void multiply_tile(int64_t rows, int64_t vectors, const int8_t* codes, int64_t stride, const int8_t* panel,
-                   int64_t depth, const int32_t* start, int32_t* sums) {
-  switch (vectors) {
-    case 1: return multiply_rows<KIND, 1>(rows, codes, stride, panel, depth, start, sums);
-    case 2: return multiply_rows<KIND, 2>(rows, codes, stride, panel, depth, start, sums);
-    case 3: return multiply_rows<KIND, 3>(rows, codes, stride, panel, depth, start, sums);
-    default: return multiply_rows<KIND, 4>(rows, codes, stride, panel, depth, start, sums);
-  }
-}
 
 // What becomes of the sums; null where a step is left out. Rows of `out` and `residual` are `outputs` wide.
 struct Epilogue {
@@ -95,44 +30,35 @@ struct Epilogue {
 enum class Result { FLOAT, CODES, TWIN_CODES };
 
 // The products and sums come in the order of the reference, so that float32 results are the same bits.
-template <typename T, Input INPUT, bool ACTIVATION, bool RESIDUAL, Result RESULT, bool WHOLE>
-inline void finish_rows(const Epilogue& e, const int32_t* sums, const int32_t* below, int64_t row, int64_t rows,
-                        int64_t column, int64_t columns) {
-  for (int64_t j = 0; j < (WHOLE ? PANEL : columns); j += LANES) {
-    const __mmask16 mask = WHOLE ? 0xFFFF : tail_mask(columns - j);
-    const int64_t c = column + j;
-    const __m512 scale = load(e.scale + c, mask), bias = load(e.bias + c, mask);
-    const __m512 low = INPUT == Input::TWIN ? load(e.scale_low + c, mask) : _mm512_setzero_ps();
-    const __m512i weights = INPUT == Input::TOKENS  // the sum of the weight
-                                ? _mm512_srai_epi32(_mm512_loadu_si512(e.compensation + c), 7)
-                                : _mm512_setzero_si512();
-    for (int64_t i = 0; i < rows; ++i) {
-      const int64_t at = (row + i - e.out_row) * e.outputs + c;
-      __m512i sum = _mm512_load_si512(sums + i * PANEL + j);
-      if constexpr (INPUT == Input::TOKENS)
-        sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(_mm512_set1_epi32(e.row_zero_point[row + i]), weights));
-      __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
-      if constexpr (INPUT == Input::TOKENS) y = _mm512_mul_ps(y, _mm512_set1_ps(e.row_scale[row + i]));
-      if constexpr (INPUT == Input::TWIN) {
-        const __m512i minus = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_load_si512(below + i * PANEL + j));
-        y = _mm512_add_ps(y, _mm512_mul_ps(_mm512_cvtepi32_ps(minus), low));
-      }
-      y = round_to<T>(_mm512_add_ps(y, bias));
-      if constexpr (ACTIVATION) y = round_to<T>(activate(y, e.activation));
-      if constexpr (RESIDUAL) y = _mm512_add_ps(y, load(static_cast<const T*>(e.residual) + at, mask));
-      if constexpr (RESULT == Result::FLOAT) store(static_cast<T*>(e.out) + at, mask, y);
-      else store_codes<RESULT == Result::TWIN_CODES>(static_cast<int8_t*>(e.out) + at, mask, y, *e.quantizer, c);
-    }
+template <typename T, Input INPUT, bool ACTIVATION, bool RESIDUAL, Result RESULT, typename W>
+inline void finish_register(const Epilogue& e, const int32_t* sums, const int32_t* below, int64_t row, int64_t rows, int64_t c,
+                            W which) {
+  const Floats scale = load(e.scale + c, which), bias = load(e.bias + c, which);
+  const Floats low = INPUT == Input::TWIN ? load(e.scale_low + c, which) : all(0);
+  const Words weights =  // the sum of the weight
+      INPUT == Input::TOKENS ? shift_right<7>(load_words(e.compensation + c, Whole{})) : all_words(0);
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t at = (row + i - e.out_row) * e.outputs + c;
+    Words sum = load_words(sums + i * PANEL, Whole{});
+    if constexpr (INPUT == Input::TOKENS) sum = sum + all_words(e.row_zero_point[row + i]) * weights;
+    Floats y = to_floats(sum) * scale;
+    if constexpr (INPUT == Input::TOKENS) y = y * all(e.row_scale[row + i]);
+    if constexpr (INPUT == Input::TWIN) y = y + to_floats(all_words(0) - load_words(below + i * PANEL, Whole{})) * low;
+    y = round_to<T>(y + bias);
+    if constexpr (ACTIVATION) y = round_to<T>(activate(y, e.activation));
+    if constexpr (RESIDUAL) y = y + load(static_cast<const T*>(e.residual) + at, which);
+    if constexpr (RESULT == Result::FLOAT) store(static_cast<T*>(e.out) + at, which, y);
+    else store_codes<RESULT == Result::TWIN_CODES>(static_cast<int8_t*>(e.out) + at, which, y, *e.quantizer, c);
   }
 }
 
 template <typename T, Input INPUT, bool ACTIVATION, bool RESIDUAL, Result RESULT>
 inline void finish_columns(const Epilogue& e, const int32_t* sums, const int32_t* below, int64_t row, int64_t rows,
                            int64_t column, int64_t columns) {
-  if (columns == PANEL)
-    finish_rows<T, INPUT, ACTIVATION, RESIDUAL, RESULT, true>(e, sums, below, row, rows, column, columns);
-  else
-    finish_rows<T, INPUT, ACTIVATION, RESIDUAL, RESULT, false>(e, sums, below, row, rows, column, columns);
+  each_register(columns, [&](int64_t j, auto which) {
+    finish_register<T, INPUT, ACTIVATION, RESIDUAL, RESULT>(e, sums + j, INPUT == Input::TWIN ? below + j : nullptr, row, rows,
+                                                                 column + j, which);
+  });
 }
 
 // The kinds of epilogue there are: (activation | residual) of float results, activation of codes.
@@ -184,9 +110,9 @@ void gemm_block(const int8_t* codes, const int8_t* packed, int64_t depth, int64_
       multiply_tile<Codes::POSITIVE>(rows, vectors, tile, depth, panel, depth, zeros, sums);
       multiply_tile<Codes::NEGATIVE>(rows, vectors, tile, depth, panel, depth, zeros, below);
     } else {
-      multiply_tile<Codes::UNSIGNED>(rows, vectors, tile, depth, panel, depth, e.compensation + column, sums);
+      multiply_tile<Codes::SHIFTED>(rows, vectors, tile, depth, panel, depth, e.compensation + column, sums);
     }
-    finish<T, INPUT>(e, sums, below, row, rows, column, columns);
+    finish<T, INPUT>(e, sums, INPUT == Input::TWIN ? below : nullptr, row, rows, column, columns);
   }
 }
 
@@ -197,21 +123,19 @@ inline void pack_panel(const int8_t* weight, int64_t stride, int64_t outputs, in
   const int64_t columns = std::min(PANEL, outputs - column), width = (columns + LANES - 1) / LANES * LANES;
   int8_t* panel = packed + column * depth;
   for (int64_t j = 0; j < width; j += LANES) {
-    __m512i sums = _mm512_setzero_si512();
+    Words sums = all_words(0);
     for (int64_t k = 0; k < depth; k += 4 * LANES) {
       const int64_t words = std::min(LANES, (depth - k) / 4);
-      __m512i block[LANES];
+      Words block[LANES];
       for (int64_t i = 0; i < LANES; ++i)
-        block[i] = j + i < columns
-                       ? load_words(weight + (column + j + i) * stride + k, tail_mask(words))
-                       : _mm512_setzero_si512();
+        block[i] = j + i < columns ? load_words(weight + (column + j + i) * stride + k, Tail{words}) : all_words(0);
       transpose(block);
       for (int64_t i = 0; i < words; ++i) {
-        _mm512_storeu_si512(panel + (k + 4 * i) * width + j * 4, block[i]);
-        sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(static_cast<char>(0x80)), block[i]);
+        store_words(panel + (k + 4 * i) * width + j * 4, block[i]);
+        sums = add_bytes(sums, block[i]);
       }
     }
-    _mm512_storeu_si512(compensation + column + j, _mm512_sub_epi32(_mm512_setzero_si512(), sums));
+    store_words(compensation + column + j, sums * all_words(-128));
   }
 }
 

@@ -6,30 +6,31 @@
 
 namespace fxquant {
 
-// `row` is scratch memory for the width rounded up to whole registers. `write(j, mask, y)` is given the values from column j.
+// `row` is scratch memory for the width rounded up to whole registers. `write(j, which, y)` is given the values from column j; lanes
+// beyond the row are zero.
 template <typename T, typename Write>
 inline void normalize_row(const T* x, int64_t width, const float* weight, const float* bias, float epsilon, float* row,
                           const Write& write) {
-  __m512 total = _mm512_setzero_ps();
-  each_register(width, [&](int64_t j, __mmask16 mask) {
-    const __m512 v = load(x + j, mask);
-    _mm512_storeu_ps(row + j, v);
-    total = _mm512_add_ps(total, v);
+  Floats sum = all(0);
+  each_register(width, [&](int64_t j, auto which) {
+    const Floats v = load(x + j, which);
+    store(row + j, Whole{}, v);
+    sum = sum + v;
   });
-  const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(total) / static_cast<float>(width));
-  __m512 squares = _mm512_setzero_ps();
-  each_register(width, [&](int64_t j, __mmask16 mask) {
-    const __m512 d = _mm512_maskz_sub_ps(mask, _mm512_loadu_ps(row + j), mean);
-    _mm512_storeu_ps(row + j, d);
-    squares = _mm512_fmadd_ps(d, d, squares);
+  const Floats mean = all(total(sum) / static_cast<float>(width));
+  Floats squares = all(0);
+  each_register(width, [&](int64_t j, auto which) {
+    const Floats d = keep(which, load(row + j, Whole{}) - mean);
+    store(row + j, Whole{}, d);
+    squares = multiply_add(d, d, squares);
   });
-  const float variance = _mm512_reduce_add_ps(squares) / static_cast<float>(width);
-  const __m512 inverse = _mm512_set1_ps(1.0f / std::sqrt(variance + epsilon));
-  each_register(width, [&](int64_t j, __mmask16 mask) {
-    __m512 y = _mm512_mul_ps(_mm512_loadu_ps(row + j), inverse);
-    if (weight != nullptr) y = _mm512_mul_ps(y, load(weight + j, mask));
-    if (bias != nullptr) y = _mm512_add_ps(y, load(bias + j, mask));
-    write(j, mask, y);
+  const float variance = total(squares) / static_cast<float>(width);
+  const Floats inverse = all(1.0f / std::sqrt(variance + epsilon));
+  each_register(width, [&](int64_t j, auto which) {
+    Floats y = load(row + j, Whole{}) * inverse;
+    if (weight != nullptr) y = y * load(weight + j, which);
+    if (bias != nullptr) y = y + load(bias + j, which);
+    write(j, which, keep(which, y));
   });
 }
 

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "check.h"
+#include "operator_list.h"
 #include "walk.h"
 
 namespace {
@@ -18,10 +19,10 @@ struct Range {
   int64_t groups;
 
   Step of(int64_t group) const {
-    const auto all = [&](const float* values, float otherwise) {
-      return _mm512_set1_ps(values != nullptr ? values[group] : otherwise);
+    const auto one = [&](const float* values, float otherwise) {
+      return all(values != nullptr ? values[group] : otherwise);
     };
-    return {all(scale, 1), all(zero_point, 0), all(limits, low), all(limits == nullptr ? nullptr : limits + groups, high)};
+    return {one(scale, 1), one(zero_point, 0), one(limits, low), one(limits == nullptr ? nullptr : limits + groups, high)};
   }
 };
 
@@ -74,10 +75,12 @@ void round_rows(const Walk<2>& walk, const float* x, const Range& range, float* 
     return [&, group = int64_t{-1}, step = Step{}](int64_t task) mutable {
       walk.visit(parts.first(task), parts.last(task), [&](const auto& row) {
         if (row.group != group) step = range.of(group = row.group);
-        for (int64_t j = parts.from(task), end = parts.to(task); j < end; j += LANES) {
-          const __mmask16 mask = tail_mask(end - j);
-          store(out + row.offsets[1] + j, mask, fake_quantize<AFFINE>(load(x + row.offsets[0] + j, mask), step));
-        }
+        const int64_t from = parts.from(task);
+        const float* values = x + row.offsets[0] + from;
+        float* rounded = out + row.offsets[1] + from;
+        each_register(parts.to(task) - from, [&](int64_t j, auto which) {
+          store(rounded + j, which, fake_quantize<AFFINE>(load(values + j, which), step));
+        });
       });
     };
   });
@@ -114,11 +117,13 @@ void gradient_rows(const Walk<3>& walk, const float* x, const float* gradient, c
           step = range.of(group = row.group);
           for (Sum& each : running) each = Sum{};
         }
-        for (int64_t j = parts.from(task), end = parts.to(task); j < end; j += LANES) {
-          const __mmask16 mask = tail_mask(end - j);
-          const __m512 value = load(x + row.offsets[0] + j, mask), g = load(gradient + row.offsets[1] + j, mask);
-          store(out + row.offsets[2] + j, mask, step_gradients<AFFINE, BOUNDS>(value, g, mask, step, running));
-        }
+        const int64_t from = parts.from(task);
+        const float *values = x + row.offsets[0] + from, *arriving = gradient + row.offsets[1] + from;
+        float* leaving = out + row.offsets[2] + from;
+        each_register(parts.to(task) - from, [&](int64_t j, auto which) {
+          const Floats value = load(values + j, which), g = load(arriving + j, which);
+          store(leaving + j, which, step_gradients<AFFINE, BOUNDS>(value, g, which, step, running));
+        });
       });
       finish();
     };
@@ -153,7 +158,9 @@ std::tuple<Tensor, Tensor> learned_step_backward(Tensor gradient, Tensor x, Tens
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fxquant, CPU, m) {
-  m.impl("cpu_learned_step", TORCH_BOX(&learned_step));
-  m.impl("cpu_learned_step_backward", TORCH_BOX(&learned_step_backward));
-}
+namespace fxquant {
+
+const Boxed boxed_learned_step = TORCH_BOX(&learned_step);
+const Boxed boxed_learned_step_backward = TORCH_BOX(&learned_step_backward);
+
+}  // namespace fxquant

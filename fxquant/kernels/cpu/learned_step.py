@@ -13,23 +13,11 @@ from torch import Tensor
 
 from fxquant.errors import InputError
 from fxquant.kernels.checks import check_optional, check_tensor, misfit
+from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.kernels.fake import register_fake
 
 _LARGEST = torch.finfo(torch.float32).max
 LONGEST = 1_000_000  # turns of a search
-_RANGE = "Tensor scale, Tensor? zero_point, Tensor? limits, float low, float high, int axis"
-
-torch.library.define("fxquant::cpu_learned_step", f"(Tensor x, {_RANGE}) -> Tensor")
-torch.library.define("fxquant::cpu_learned_step_backward", f"(Tensor gradient, Tensor x, {_RANGE}) -> (Tensor, Tensor)")
-torch.library.define(
-    "fxquant::cpu_variation",
-    "(Tensor weight, Tensor scale, Tensor? limits, float low, float high, bool published) -> (Tensor, Tensor, Tensor)",
-)
-
-torch.library.define(
-    "fxquant::cpu_weight_scales", "(Tensor weight, Tensor widths, float tolerance, int rounds) -> Tensor"
-)
-
 Bound = Tensor | float
 
 
@@ -52,7 +40,7 @@ def steps_along(x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: Bound
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, qmin: Bound, qmax: Bound, axis: int) -> Tensor:
     """Return what `fake_quantize_learned` returns, without gradients; `axis` comes from `steps_along`."""
-    result: Tensor = torch.ops.fxquant.cpu_learned_step(x, *_range(scale, zero_point, qmin, qmax), axis)
+    result: Tensor = KERNELS.cpu_learned_step(x, *_range(scale, zero_point, qmin, qmax), axis)
     return result
 
 
@@ -61,7 +49,7 @@ def fake_quantize_backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of `x`, and those of scale, zero point, qmin and qmax as ``(4, *scale.shape)``."""
     operands = _range(scale, zero_point, qmin, qmax)
-    to_x, sums = torch.ops.fxquant.cpu_learned_step_backward(gradient, x, *operands, axis)
+    to_x, sums = KERNELS.cpu_learned_step_backward(gradient, x, *operands, axis)
     return to_x, sums.view(4, *scale.shape)
 
 
@@ -70,14 +58,14 @@ def variation(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the regulariser of a weight whose scales run along axis 0, and its gradients for weight and scale."""
     flat, _, limits, low, high = _range(scale, None, qmin, qmax)
-    value, to_weight, to_scale = torch.ops.fxquant.cpu_variation(weight, flat, limits, low, high, published)
+    value, to_weight, to_scale = KERNELS.cpu_variation(weight, flat, limits, low, high, published)
     return value, to_weight, to_scale.view(scale.shape)
 
 
 def weight_scales(weight: Tensor, widths: Iterable[int], tolerance: float, rounds: int) -> Tensor:
     """Return the first scales ``(W,)`` for the training of a float32 weight, one for each of W `widths` in bits."""
     bits = torch.tensor(tuple(widths), dtype=torch.int64)
-    result: Tensor = torch.ops.fxquant.cpu_weight_scales(weight, bits, tolerance, rounds)
+    result: Tensor = KERNELS.cpu_weight_scales(weight, bits, tolerance, rounds)
     return result
 
 

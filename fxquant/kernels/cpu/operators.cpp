@@ -6,6 +6,7 @@
 #include "check.h"
 #include "gemm.h"
 #include "layer_norm.h"
+#include "operator_list.h"
 #include "tokens.h"
 
 namespace {
@@ -220,8 +221,8 @@ Tensor layer_norm_quantize(Tensor x, Maybe weight, Maybe bias, double epsilon, T
   int8_t* out = writable<int8_t>(codes);
   const auto finish = [&](int64_t first, int64_t last, float* buffer, const auto& normalize) {
     for (int64_t i = first; i < last; ++i)
-      normalize(i, buffer, [&](int64_t j, __mmask16 mask, __m512 y) {
-        store_codes<false>(out + i * width + j, mask, y, q, j);
+      normalize(i, buffer, [&](int64_t j, auto which, Floats y) {
+        store_codes<false>(out + i * width + j, which, y, q, j);
       });
   };
   if (is_bfloat16(x)) normalize_rows<bf16>(x, weight, bias, epsilon, finish);
@@ -259,9 +260,9 @@ Tokens layer_norm_quantize_tokens(Tensor x, Maybe weight, Maybe bias, double eps
   const auto finish = [&](int64_t first, int64_t last, float* buffer, const auto& normalize) {
     tokens.write(first, last, buffer, stride, [&](int64_t i, float* row) {
       Range range;
-      normalize(i, row, [&](int64_t j, __mmask16 mask, __m512 y) {
-        range.widen(y, mask);
-        _mm512_storeu_ps(row + j, y);
+      normalize(i, row, [&](int64_t j, auto, Floats y) {
+        range.widen(y);
+        store(row + j, Whole{}, y);
       });
       return range;
     });
@@ -334,10 +335,10 @@ void quantize_rows(const Tensor& x, const Quantizer& q, int8_t* codes) {
   share((rows + some - 1) / some, [&] {
     return [&](int64_t task) {
       for (int64_t i = task * some; i < std::min(rows, (task + 1) * some); ++i)
-        each_register(width, [&](int64_t j, __mmask16 mask) {
-          const __m512 value = load(pointer<T>(x) + i * width + j, mask);
-          if (q.low == 0) store_codes<false>(codes + i * width + j, mask, value, q, j);
-          else store_codes<true>(codes + i * width + j, mask, value, q, j);
+        each_register(width, [&](int64_t j, auto which) {
+          const Floats value = load(pointer<T>(x) + i * width + j, which);
+          if (q.low == 0) store_codes<false>(codes + i * width + j, which, value, q, j);
+          else store_codes<true>(codes + i * width + j, which, value, q, j);
         });
     };
   });
@@ -382,10 +383,10 @@ void attend(const Tensor& q, const Tensor& k, const Tensor& v, double scale, con
                     masks ? masks + b % windows * queries * keys : nullptr, inverse);
         for (int64_t i = 0; i < count; ++i)
           for (int64_t d = 0; d < depth; d += LANES) {
-            const __m512 y = round_to<T>(_mm512_mul_ps(load(&head.context[i * depth + d], 0xFFFF), _mm512_set1_ps(inverse[i])));
+            const Floats y = round_to<T>(load(&head.context[i * depth + d], Whole{}) * all(inverse[i]));
             const int64_t column = h * depth + d, at = (b * queries + first + i) * heads * depth + column;
-            if (quantizer != nullptr) store_codes<false>(static_cast<int8_t*>(out) + at, 0xFFFF, y, *quantizer, column);
-            else store(static_cast<T*>(out) + at, 0xFFFF, y);
+            if (quantizer != nullptr) store_codes<false>(static_cast<int8_t*>(out) + at, Whole{}, y, *quantizer, column);
+            else store(static_cast<T*>(out) + at, Whole{}, y);
           }
       }
     };
@@ -431,13 +432,15 @@ Tensor attention(Tensor q, Tensor k, Tensor v, double scale, Maybe bias, Maybe m
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fxquant, CPU, m) {
-  m.impl("cpu_pack", TORCH_BOX(&pack));
-  m.impl("cpu_gemm", TORCH_BOX(&gemm));
-  m.impl("cpu_gemm_tokens", TORCH_BOX(&gemm_tokens));
-  m.impl("cpu_layer_norm_quantize", TORCH_BOX(&layer_norm_quantize));
-  m.impl("cpu_layer_norm_quantize_tokens", TORCH_BOX(&layer_norm_quantize_tokens));
-  m.impl("cpu_quantize", TORCH_BOX(&quantize_tensor));
-  m.impl("cpu_quantize_tokens", TORCH_BOX(&quantize_tokens));
-  m.impl("cpu_attention", TORCH_BOX(&attention));
-}
+namespace fxquant {
+
+const Boxed boxed_pack = TORCH_BOX(&pack);
+const Boxed boxed_gemm = TORCH_BOX(&gemm);
+const Boxed boxed_gemm_tokens = TORCH_BOX(&gemm_tokens);
+const Boxed boxed_layer_norm_quantize = TORCH_BOX(&layer_norm_quantize);
+const Boxed boxed_layer_norm_quantize_tokens = TORCH_BOX(&layer_norm_quantize_tokens);
+const Boxed boxed_quantize = TORCH_BOX(&quantize_tensor);
+const Boxed boxed_quantize_tokens = TORCH_BOX(&quantize_tokens);
+const Boxed boxed_attention = TORCH_BOX(&attention);
+
+}  // namespace fxquant

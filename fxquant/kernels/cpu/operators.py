@@ -1,5 +1,5 @@
 """
-The operators ``fxquant::cpu_*``, which the C++ library implements, and the Python functions that call them.
+The Python functions that call the operators ``fxquant::cpu_*`` of inference.
 
 A quantiser is the tuple ``(scale, zero_point, low, split, noise, qmin, qmax)`` of arguments of `fxquant.ops.quantize` and
 `quantize_twin`. low and split are None where it is uniform.
@@ -24,47 +24,12 @@ from fxquant.kernels.checks import (
     check_rows,
     check_tensor,
 )
+from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.kernels.fake import register_fake
 from fxquant.kernels.quantizer import NO_QUANTIZER, NO_ROWS, Quantizer, Rows
 
 LANES = 16
 _FLOAT32 = torch.finfo(torch.float32)
-KERNELS = torch.ops.fxquant
-
-torch.library.define("fxquant::cpu_pack", "(Tensor weight, SymInt outputs, SymInt depth) -> (Tensor, Tensor)")
-torch.library.define(
-    "fxquant::cpu_gemm",
-    "(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Tensor? scale_low, Tensor bias, Tensor? activation, "
-    "Tensor? residual, Tensor? q_scale, Tensor? q_zero_point, Tensor? q_low, Tensor? q_split, Tensor? q_noise, "
-    "int qmin, int qmax, bool bfloat16, Tensor? row_scale=None, Tensor? row_zero_point=None) -> Tensor",
-)
-torch.library.define(
-    "fxquant::cpu_gemm_tokens",
-    "(Tensor codes, Tensor packed, Tensor compensation, Tensor scale, Tensor? scale_low, Tensor bias, Tensor? activation, "
-    "bool symmetric, int qmin, int qmax, bool bfloat16, Tensor? row_scale=None, Tensor? row_zero_point=None) "
-    "-> (Tensor, Tensor, Tensor)",
-)
-torch.library.define(
-    "fxquant::cpu_layer_norm_quantize",
-    "(Tensor x, Tensor? weight, Tensor? bias, float epsilon, Tensor scale, Tensor? zero_point, int qmin, int qmax, "
-    "Tensor? noise) -> Tensor",
-)
-torch.library.define(
-    "fxquant::cpu_layer_norm_quantize_tokens",
-    "(Tensor x, Tensor? weight, Tensor? bias, float epsilon, bool symmetric, int qmin, int qmax) -> (Tensor, Tensor, Tensor)",
-)
-torch.library.define(
-    "fxquant::cpu_quantize_tokens", "(Tensor x, bool symmetric, int qmin, int qmax) -> (Tensor, Tensor, Tensor)"
-)
-torch.library.define(
-    "fxquant::cpu_quantize",
-    "(Tensor x, Tensor scale, Tensor? zero_point, Tensor? low, Tensor? split, int qmin, int qmax, Tensor? noise) -> Tensor",
-)
-torch.library.define(
-    "fxquant::cpu_attention",
-    "(Tensor q, Tensor k, Tensor v, float scale, Tensor? bias, Tensor? mask, Tensor? q_scale, Tensor? q_zero_point, "
-    "int qmin, int qmax, Tensor? noise) -> Tensor",
-)
 
 
 def pack(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
@@ -73,7 +38,7 @@ def pack(weight: Tensor, outputs: int, depth: int) -> tuple[Tensor, Tensor]:
 
     weight: ``(O', K')`` int8. Its first `outputs` rows and `depth` columns count; `depth` is a multiple of 4.
     """
-    packed: tuple[Tensor, Tensor] = torch.ops.fxquant.cpu_pack(weight, outputs, depth)
+    packed: tuple[Tensor, Tensor] = KERNELS.cpu_pack(weight, outputs, depth)
     return packed
 
 
@@ -157,7 +122,7 @@ def packed_linear(
     Values are rounded to `dtype` after each of these steps, as separate operators would round.
     """
     table = None if gelu is None else gelu_table(gelu)
-    result: Tensor = torch.ops.fxquant.cpu_gemm(
+    result: Tensor = KERNELS.cpu_gemm(
         *(codes, packed, compensation, scale, low, bias, table, residual),
         *(quantizer or NO_QUANTIZER),
         dtype is torch.bfloat16,
@@ -171,7 +136,7 @@ def layer_norm_quantize(
 ) -> Tensor:
     """Return the int8 codes of the layer norm of `x` ``(..., C)``, float32 or bfloat16, over its last axis."""
     q = quantizer
-    codes: Tensor = torch.ops.fxquant.cpu_layer_norm_quantize(
+    codes: Tensor = KERNELS.cpu_layer_norm_quantize(
         *(x, _float32(weight), _float32(bias), epsilon, q.scale, q.zero_point, q.qmin, q.qmax, q.noise)
     )
     return codes
@@ -181,7 +146,7 @@ def layer_norm_quantize_tokens(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, epsilon: float, symmetric: bool, qmin: int, qmax: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `fxquant.ops.layer_norm_quantize_tokens` does, of float32 or bfloat16."""
-    made: tuple[Tensor, Tensor, Tensor] = torch.ops.fxquant.cpu_layer_norm_quantize_tokens(
+    made: tuple[Tensor, Tensor, Tensor] = KERNELS.cpu_layer_norm_quantize_tokens(
         x, _float32(weight), _float32(bias), epsilon, symmetric, qmin, qmax
     )
     return made
@@ -189,7 +154,7 @@ def layer_norm_quantize_tokens(
 
 def quantize_tokens(x: Tensor, symmetric: bool, qmin: int, qmax: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `fxquant.ops.quantize_tokens` does, of float32 or bfloat16."""
-    made: tuple[Tensor, Tensor, Tensor] = torch.ops.fxquant.cpu_quantize_tokens(x, symmetric, qmin, qmax)
+    made: tuple[Tensor, Tensor, Tensor] = KERNELS.cpu_quantize_tokens(x, symmetric, qmin, qmax)
     return made
 
 
@@ -210,7 +175,7 @@ def packed_linear_tokens(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `quantize_tokens` does of `packed_linear`, whose values never leave the cache."""
     table = None if gelu is None else gelu_table(gelu)
-    made: tuple[Tensor, Tensor, Tensor] = torch.ops.fxquant.cpu_gemm_tokens(
+    made: tuple[Tensor, Tensor, Tensor] = KERNELS.cpu_gemm_tokens(
         *(codes, packed, compensation, scale, low, bias, table),
         *(symmetric, qmin, qmax, dtype is torch.bfloat16),
         *rows,
@@ -221,7 +186,7 @@ def packed_linear_tokens(
 def quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
     """Return the int8 codes of `x`, any shape, float32 or bfloat16."""
     q = quantizer
-    codes: Tensor = torch.ops.fxquant.cpu_quantize(x, q.scale, q.zero_point, q.low, q.split, q.qmin, q.qmax, q.noise)
+    codes: Tensor = KERNELS.cpu_quantize(x, q.scale, q.zero_point, q.low, q.split, q.qmin, q.qmax, q.noise)
     return codes
 
 
@@ -236,7 +201,7 @@ def attention_quantize(
 ) -> Tensor:
     """Return the int8 codes ``(B, N, H D)`` of `fxquant.ops.attention_quantize`, None: the values; D is a multiple of 16."""
     to = quantizer or Quantizer(*NO_QUANTIZER)  # type: ignore[arg-type]
-    codes: Tensor = torch.ops.fxquant.cpu_attention(
+    codes: Tensor = KERNELS.cpu_attention(
         *(q, k, v, factor, _float32(bias), _float32(mask), to.scale, to.zero_point, to.qmin, to.qmax, to.noise)
     )
     return codes

@@ -10,13 +10,13 @@ namespace fxquant {
 
 // The smallest and the largest of the values so far, and zero; and where a NaN was, which neither of them keeps.
 struct Range {
-  __m512 minimum = _mm512_setzero_ps(), maximum = _mm512_setzero_ps();
-  __mmask16 unordered = 0;
+  Floats least = all(0), most = all(0);
+  Mask unordered = none();
 
-  void widen(__m512 x, __mmask16 mask) {
-    unordered |= _mm512_mask_cmp_ps_mask(mask, x, x, _CMP_UNORD_Q);
-    minimum = _mm512_mask_min_ps(minimum, mask, minimum, x);
-    maximum = _mm512_mask_max_ps(maximum, mask, maximum, x);
+  void widen(Floats x) {
+    unordered = unordered | is_nan(x);
+    least = minimum(least, x);
+    most = maximum(most, x);
   }
 };
 
@@ -32,18 +32,18 @@ struct TokenCodes {
 
   // The steps are those of `token_qparams` in fxquant/numerics/arithmetic.py.
   Quantizer quantizer(const Range& range) const {
-    const float minimum = _mm512_reduce_min_ps(range.minimum), maximum = _mm512_reduce_max_ps(range.maximum);
+    const float least = smallest(range.least), most = largest(range.most);
     Quantizer q{};
     q.qmin = qmin;
     q.qmax = qmax;
     q.offset = offset;
     const bool centred = symmetric && qmin < 0;
-    const float found = centred ? std::max(-minimum, maximum) : symmetric ? maximum : maximum - minimum;
-    const float width = range.unordered ? NAN : found;
+    const float found = centred ? std::max(-least, most) : symmetric ? most : most - least;
+    const float width = any(range.unordered) ? NAN : found;
     const float steps = centred ? (qmax - qmin) / 2 : symmetric ? qmax : qmax - qmin;
     q.scale = std::max(width / steps, FLT_EPSILON);
     if (!symmetric) {
-      const float zero = qmin - std::nearbyint(minimum / q.scale);
+      const float zero = qmin - std::nearbyint(least / q.scale);
       q.zero_point = std::min(zero > qmin ? zero : qmin, qmax);  // what is no number as well
     }
     return q;
@@ -67,7 +67,7 @@ struct TokenCodes {
   void write(int64_t first, int64_t last, const T* values, int64_t stride) const {
     write(first, last, values, stride, [&](int64_t, const T* row) {
       Range range;
-      each_register(width, [&](int64_t j, __mmask16 mask) { range.widen(load(row + j, mask), mask); });
+      each_register(width, [&](int64_t j, auto which) { range.widen(load(row + j, which)); });
       return range;
     });
   }
@@ -78,7 +78,7 @@ struct TokenCodes {
     scale[row] = q.scale;
     zero_point[row] = static_cast<int32_t>(q.zero_point) - offset;
     int8_t* out = codes + row * width;
-    each_register(width, [&](int64_t j, __mmask16 mask) { store_codes<false>(out + j, mask, load(values + j, mask), q, j); });
+    each_register(width, [&](int64_t j, auto which) { store_codes<false>(out + j, which, load(values + j, which), q, j); });
   }
 };
 

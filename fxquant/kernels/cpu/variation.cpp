@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "learned_step.h"
+#include "operator_list.h"
 
 namespace {
 
@@ -30,16 +31,15 @@ struct Pull {
 };
 
 struct Clipped {
-  __m512 steps, clipped, distance;  // distance: from the code, as a weight
-  __m512i bin;
+  Floats steps, clipped, distance;  // distance: from the code, as a weight
+  Words bin;
 };
 
-Clipped clip(__m512 weight, const Step& s) {
-  const __m512 steps = steps_of<false>(weight, s), clipped = clamp(steps, s), codes = round_even(clipped);
-  const __m512 distance = _mm512_mul_ps(_mm512_sub_ps(clipped, codes), s.scale);
-  const __m512i bin = _mm512_add_epi32(_mm512_cvtps_epi32(codes), _mm512_set1_epi32(BINS / 2));
+Clipped clip(Floats weight, const Step& s) {
+  const Floats steps = steps_of<false>(weight, s), clipped = clamp(steps, s), codes = round_even(clipped);
+  const Words bin = round_to_words(codes) + all_words(BINS / 2);
   // What is no number has no code: it is kept within the table.
-  return {steps, clipped, distance, _mm512_and_si512(bin, _mm512_set1_epi32(BINS - 1))};
+  return {steps, clipped, (clipped - codes) * s.scale, bin & all_words(BINS - 1)};
 }
 
 // The bins of the codes that there are.
@@ -60,10 +60,10 @@ double gather(const float* weight, int64_t count, const Step& s, const Codes& co
   // Neighbours often have one code: each turn has sums of its own, so that none waits for the one before.
   Bins turns[TURNS];
   for (Bins& turn : turns) std::fill(&turn[codes.first], &turn[codes.last] + 1, Bin{});
-  for (int64_t j = 0; j < count; j += LANES) {
-    const Clipped c = clip(load(weight + j, tail_mask(count - j)), s);
-    _mm512_store_ps(distances, c.distance);
-    _mm512_store_si512(places, c.bin);
+  each_register(count, [&](int64_t j, auto which) {
+    const Clipped c = clip(load(weight + j, which), s);
+    store(distances, Whole{}, c.distance);
+    store_words(places, c.bin);
     for (int64_t i = 0; i < std::min(LANES, count - j); ++i) {
       Bin& bin = turns[i % TURNS][places[i]];
       const double distance = distances[i];
@@ -71,7 +71,7 @@ double gather(const float* weight, int64_t count, const Step& s, const Codes& co
       bin.first += distance;
       bin.second += distance * distance;
     }
-  }
+  });
   double squares = 0;
   for (int64_t k = codes.first; k <= codes.last; ++k) {
     bins[k] = Bin{};
@@ -99,20 +99,16 @@ double variances(const Bins& bins, const Codes& codes, float scale, bool publish
 
 // Write the gradient of each of `count` weights, of which `size` share the scale, and return that of the scale.
 double pull_together(const float* weight, int64_t count, int64_t size, const Step& s, const Pull& pull, float* gradient) {
-  const __m512 one = _mm512_set1_ps(1.0f), two = _mm512_set1_ps(2.0f), each = _mm512_set1_ps(static_cast<float>(size));
+  const Floats two = all(2), each = all(static_cast<float>(size));
   Sum sum;
-  for (int64_t j = 0; j < count; j += LANES) {
-    const __mmask16 mask = tail_mask(count - j);
-    const Clipped c = clip(load(weight + j, mask), s);
-    const __m512 mean = _mm512_i32gather_ps(c.bin, pull.mean.data(), 4);
-    const __m512 share = _mm512_i32gather_ps(c.bin, pull.share.data(), 4);
-    const __m512 pulled = _mm512_mul_ps(_mm512_sub_ps(c.distance, mean), share);
-    const __m512 drawn = _mm512_div_ps(_mm512_mul_ps(two, c.distance), each);
-    const __m512 slope = _mm512_maskz_add_ps(mask, drawn, _mm512_mul_ps(two, pulled));
-    const __m512 inside = _mm512_sub_ps(_mm512_sub_ps(one, below(c.steps, s)), above(c.steps, s));
-    store(gradient + j, mask, _mm512_mul_ps(slope, inside));
-    sum.add(slope, _mm512_sub_ps(c.clipped, _mm512_mul_ps(inside, c.steps)));
-  }
+  each_register(count, [&](int64_t j, auto which) {
+    const Clipped c = clip(load(weight + j, which), s);
+    const Floats pulled = (c.distance - gather(pull.mean.data(), c.bin)) * gather(pull.share.data(), c.bin);
+    const Floats slope = keep(which, two * c.distance / each + two * pulled);
+    const Floats inside = all(1) - below(c.steps, s) - above(c.steps, s);
+    store(gradient + j, which, slope * inside);
+    sum.add(slope, c.clipped - inside * c.steps);
+  });
   return sum.total();
 }
 
@@ -144,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor> variation(Tensor weight, Tensor scale, Maybe 
   for (int64_t g = 0; g < groups; ++g) {
     const float least = ends != nullptr ? ends[g] : bounds[0];
     const float most = ends != nullptr ? ends[groups + g] : bounds[1];
-    const Step step{_mm512_set1_ps(scales[g]), _mm512_setzero_ps(), _mm512_set1_ps(least), _mm512_set1_ps(most)};
+    const Step step{all(scales[g]), all(0), all(least), all(most)};
     const auto each_piece = [&](const auto& work) {
       share(pieces, [&] {
         return [&](int64_t task) {
@@ -175,4 +171,8 @@ std::tuple<Tensor, Tensor, Tensor> variation(Tensor weight, Tensor scale, Maybe 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fxquant, CPU, m) { m.impl("cpu_variation", TORCH_BOX(&variation)); }
+namespace fxquant {
+
+const Boxed boxed_variation = TORCH_BOX(&variation);
+
+}  // namespace fxquant

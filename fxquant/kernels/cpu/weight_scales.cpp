@@ -3,6 +3,7 @@
 
 #include "check.h"
 #include "learned_step.h"
+#include "operator_list.h"
 
 namespace {
 
@@ -17,14 +18,14 @@ float fit(const float* weight, int64_t size, int64_t bits, float tolerance, int6
   for (int64_t i = 0; i < size; ++i) scale = std::max(scale, std::fabs(weight[i]));
   scale /= high;
   for (bool settled = !(scale > 0); !settled && rounds > 0; --rounds) {
-    const Step step{_mm512_set1_ps(scale), _mm512_setzero_ps(), _mm512_set1_ps(low), _mm512_set1_ps(high)};
+    const Step step{all(scale), all(0), all(low), all(high)};
     Sum with_weights, with_codes;  // of the codes
-    for (int64_t j = 0; j < size; j += LANES) {
-      const __m512 values = load(weight + j, tail_mask(size - j));
-      const __m512 codes = round_even(clamp(steps_of<false>(values, step), step));
+    each_register(size, [&](int64_t j, auto which) {
+      const Floats values = load(weight + j, which);
+      const Floats codes = round_even(clamp(steps_of<false>(values, step), step));
       with_weights.add(values, codes);
       with_codes.add(codes, codes);
-    }
+    });
     const float next = static_cast<float>(with_weights.total() / std::max(with_codes.total(), 1.0));
     settled = !(std::fabs(next - scale) >= tolerance * scale);  // what is no number stays none
     scale = next;
@@ -55,4 +56,8 @@ Tensor weight_scales(Tensor weight, Tensor widths, double tolerance, int64_t rou
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(fxquant, CPU, m) { m.impl("cpu_weight_scales", TORCH_BOX(&weight_scales)); }
+namespace fxquant {
+
+const Boxed boxed_weight_scales = TORCH_BOX(&weight_scales);
+
+}  // namespace fxquant

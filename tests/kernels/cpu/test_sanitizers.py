@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fxquant.kernels.cpu import build
+from fxquant.kernels.cpu.isa import isas_here
 from tests.support.needs_cpu_kernels import needs_kernels
 
 ROOT = Path(__file__).parents[3]
@@ -35,8 +36,9 @@ def preloaded(compiler: str) -> str | None:
 
 @needs_kernels
 @pytest.mark.long
-def test_no_sanitizer_reports_anything(tmp_path: Path) -> None:
-    compiler = build._compiler()
+@pytest.mark.parametrize("name", [isa.name for isa in isas_here()[:1]] + ["avx2"])
+def test_no_sanitizer_reports_anything(name: str, tmp_path: Path) -> None:
+    compiler = build.compiler()
     libraries = None if compiler is None else preloaded(compiler)
     if libraries is None:
         pytest.skip("the compiler has no address sanitizer of GCC's")
@@ -44,6 +46,7 @@ def test_no_sanitizer_reports_anything(tmp_path: Path) -> None:
     options = ["-q", "-s", "-x", "-rs", *(f"-pno:{name}" for name in PLUGINS)]
     environment = os.environ | {
         "FXQUANT_CXXFLAGS": FLAGS,
+        "FXQUANT_ISA": name,
         "XDG_CACHE_HOME": str(tmp_path),
         "LD_PRELOAD": libraries,
         # torch keeps memory until the end, and is asked for more than there is.
