@@ -15,7 +15,7 @@ import fxquant
 from fxquant import InputError, UnsupportedGraphError
 from fxquant.graph.card import ModelCard
 from fxquant.graph.meta import set_card
-from tests.support.models import images, small_swin, small_vit
+from tests.support.models import Conditioned, conditions, images, small_swin, small_vit
 
 onnx = pytest.importorskip("onnx", reason="needs the package onnx, of the extra onnx")
 pytest.importorskip("onnxruntime", reason="needs the package onnxruntime, of the extra onnx")
@@ -190,3 +190,26 @@ def test_windows_and_their_masks(tmp_path: Path) -> None:
     assert found.farthest <= 1
     assert found.error < 1e-6
     assert found.products == {"int8": 19, "float32": 8}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("boolean", [False, True])
+def test_several_inputs(boolean: bool, tmp_path: Path) -> None:
+    example = conditions(boolean)
+    prepared = fxquant.prepare(Conditioned(boolean).eval(), fxquant.recipe("minmax"), example)
+    gm = fxquant.convert(fxquant.calibrate(prepared, [example], progress=False))
+    file = exported(gm, tmp_path)
+    assert [each.name for each in onnx.load(str(file)).graph.input] == ["tokens", "index", "mask"]
+    found = agreement(gm, file, conditions(boolean, batch=3, seed=1))
+    assert found.other <= 2
+    assert found.error < 1e-6
+
+
+@pytest.mark.long
+def test_free_sizes_are_those_of_the_calibration(tmp_path: Path) -> None:
+    traced = fxquant.trace(small_vit(dynamic_img_size=True), images(), ("height", "width"))
+    gm = fxquant.quantize(traced, [images()], "minmax", progress=False)
+    file = exported(gm, tmp_path)
+    (taken,) = onnx.load(str(file)).graph.input
+    assert [d.dim_param or d.dim_value for d in taken.type.tensor_type.shape.dim] == ["batch", 3, 32, 32]
+    assert agreement(gm, file, (images(3, seed=1),)).error < 1e-6
