@@ -34,7 +34,8 @@ class Block(nn.Module):
 def converted(
     module: nn.Module, recipe: str = "minmax", x: Tensor = X, target: Any = "int8", attention: bool = False
 ) -> fx.GraphModule:
-    config = fxquant.recipe(recipe, attention=attention)
+    options: dict[str, Any] = {"attention": True} if attention else {}
+    config = fxquant.recipe(recipe, 8, 8, **options)
     prepared = fxquant.calibrate(fxquant.prepare(module.eval(), config, x), [x], progress=False)
     return fxquant.convert(prepared, target)
 
