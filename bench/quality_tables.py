@@ -101,6 +101,21 @@ def softmax_codes(data: Data) -> str:
     return f"{markdown(head, rows, text=1)}\n\n{note}"
 
 
+def float8(data: Data) -> str:
+    """Return what recipes give on integers and on float8 codes."""
+    rows = []
+    for row in data["rows"]:
+        cells = ("int8" if row["codes"] == "int" else row["codes"], "quantised" if row["patch_embed"] else "float")
+        rows.append([f"`{row['recipe']}`", *cells, f"{row['error']:.3f}", f"{row['top1']:.1f}"])
+    head = ("recipe", "codes", "patch embedding", "error of the logits", "top-1 %")
+    note = (
+        f"The DINOv2 of [accuracy.md](accuracy.md#a-real-pretrained-model), 8 bits, glyphs at {data['px']} px: "
+        f"{data['images']} to read, {data['calib']} to calibrate; float top-1 {data['rows'][0]['float_top1']:.1f} %. "
+        f"`python -m bench.float8`, on a CPU, {data['date'][:10]}."
+    )
+    return f"{markdown(head, rows, text=3)}\n\n{note}"
+
+
 def sensitivity(data: Data) -> str:
     """Return what each kind of operand costs alone, and what keeping it float saves."""
     rows = [[f"`{each['part']}`", f"{each['alone']:.4f}", f"{each['saves']:.4f}"] for each in data["parts"]]

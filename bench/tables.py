@@ -19,7 +19,7 @@ from bench.exported.table import recipes as exported_recipes
 from bench.harness.results import RESULTS, ROOT
 from bench.latency.table import every_engine, summary
 from bench.markdown import put
-from bench.quality_tables import datafree, mixed, noise_gain, qat, sensitivity, softmax_codes
+from bench.quality_tables import datafree, float8, mixed, noise_gain, qat, sensitivity, softmax_codes
 from bench.real.settings import UNTRAINED
 from bench.real.table import expected, real, real_recipe
 from bench.real.table import summary as accuracy
@@ -67,6 +67,7 @@ TABLES = (
     Table("noise", "docs/recipes/noisyquant.md", "noise", noise),
     Table("noise-gain", "docs/recipes/noisyquant.md", "noise_gain", noise_gain),
     Table("softmax-codes", "docs/recipes/fqvit.md", "softmax_codes", softmax_codes),
+    Table("float8", "docs/float8.md", "float8", float8),
     Table("sensitivity", "docs/sensitivity.md", "mixed", sensitivity),
     Table("mixed", "docs/sensitivity.md", "mixed", mixed),
     Table("synthesis", "docs/data-free.md", "synthesis", synthesis),

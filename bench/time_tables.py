@@ -7,7 +7,10 @@ from typing import Any
 
 from bench.markdown import markdown, number
 
-GPU = ("bf16 max-autotune", "int8 triton", "int8 aten")
+GPU = (
+    *("bf16 max-autotune", "int8 triton", "int8 aten", "float8"),
+    *("torchao int8", "torchao float8", "TensorRT int8", "TensorRT float8"),
+)
 GROWTH = ("bf16-compile", "fxquant-compile", "fxquant-bf16-compile")
 Data = Mapping[str, Any]
 
@@ -175,14 +178,15 @@ def scaling(data: Data) -> str:
 def gpu(data: Data) -> str:
     """Return milliseconds per batch on a GPU, and how many times faster than bfloat16 int8 is."""
     rows = []
+    forms = [name for name in GPU if any(name in row["results"] for row in data["rows"])]
     for row in data["rows"]:
-        found = [row["results"].get(name) or {} for name in GPU]
-        gain = found[1].get("times_faster_than", {}).get(data["baseline"])
+        found = [row["results"].get(name) or {} for name in forms]
+        gain = row["results"].get(GPU[1], {}).get("times_faster_than", {}).get(data["baseline"])
         cells = [number(each.get("median_ms")) for each in found]
         rows.append(
             [f"`{row['model']}`", str(row["batch"]), *cells, f"**{number(gain)}x**", str(len(row["float_layers"]))]
         )
-    head = ("model", "batch", *GPU, "faster", "layers back in bfloat16")
+    head = ("model", "batch", *forms, "faster", "layers back in bfloat16")
     rounds = " or ".join(map(str, sorted({row["rounds"] for row in data["rows"]})))
     versions = data["environment"]
     note = (

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fxquant import models
     from fxquant.api import calibrate, compile, convert, prepare, prepare_qat, quantize, trace
     from fxquant.checkpoint import load, save
+    from fxquant.config.float8 import Float8
     from fxquant.config.folds import Folds, Reparameterize, Smooth
     from fxquant.config.layer_spec import LayerSpec
     from fxquant.config.operands import IntegerNorm, Role, TensorSpec, Value
@@ -85,6 +86,7 @@ __all__ = [
     "DataConfig",
     "Diagnosis",
     "DoctorSection",
+    "Float8",
     "Folds",
     "FxquantError",
     "Gradient",
@@ -161,6 +163,7 @@ __all__ = [
 _HOMES = {
     "api": "calibrate compile convert prepare prepare_qat quantize trace",
     "checkpoint": "load save",
+    "config.float8": "Float8",
     "config.folds": "Folds Reparameterize Smooth",
     "config.layer_spec": "LayerSpec",
     "config.operands": "IntegerNorm Role TensorSpec Value",

@@ -185,8 +185,9 @@ def convert(prepared: fx.GraphModule, target: Target = "int8", strict: bool = Fa
     Return the quantised copy of a calibrated model.
 
     target: "int8" runs each linear layer, convolution and product of attention whose operands are quantised as an integer
-    product; "fake" keeps quantise / dequantise pairs around float products, for any bits. Both give equal codes for equal
-    inputs. strict: raise `UnsupportedGraphError` where anything the config asked for stays float.
+    product, or as a float8 product where the config asks for e4m3 codes; "fake" keeps quantise / dequantise pairs around float
+    products, for any bits. Both give equal codes for equal inputs. strict: raise `UnsupportedGraphError` where anything the
+    config asked for stays float.
 
     Raises `CalibrationError` naming the node where the model was not calibrated.
     """
@@ -384,7 +385,7 @@ def _refuse_unsearched(node: fx.Node) -> None:
 
 
 def _refuse_float(gm: fx.GraphModule, target: str) -> None:
-    kept = [r for r in report(gm) if r.requested and (not r.int8 if target == "int8" else r.reason is not None)]
+    kept = [r for r in report(gm) if r.requested and (r.codes is None if target == "int8" else r.reason is not None)]
     if kept:
         lines = "\n".join(f"  {r.name}: {r.reason}" for r in kept)
         raise UnsupportedGraphError(f"strict: {len(kept)} products the config asked to quantise stay float:\n{lines}")

@@ -49,6 +49,7 @@ from fxquant.passes.insert_observers import insert_observers
 from fxquant.passes.keep_float32 import keep_float32
 from fxquant.passes.linearize_matmul import linearize_matmul
 from fxquant.passes.lower_convolution import lower_convolution
+from fxquant.passes.lower_float8 import lower_float8
 from fxquant.passes.lower_linear import lower_linear
 from fxquant.passes.lower_matmul import lower_matmul
 from fxquant.passes.observe_values import ObserveValues
@@ -152,6 +153,7 @@ LOWER: tuple[Pass, ...] = (
     lower_linear,
     lower_convolution,
     lower_matmul,
+    lower_float8,
 )
 
 # After LOWER: what stands around the products moves into them, so that activations travel as int8.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from fxquant.graph.attributes import called_module, tensor_of
 from fxquant.graph.dataflow import observed
 from fxquant.graph.meta import record_of
 from fxquant.graph.stages import Stage
+from fxquant.lowering.float8_site import float8_site
 from fxquant.lowering.obstacles import obstacle
 from fxquant.lowering.quantized import INT8_PRODUCTS, factors
 from fxquant.lowering.quantizer_site import quantizer_site
@@ -29,6 +30,7 @@ from fxquant.ops import (
     dequantize,
     dequantize_twin,
     extract_patches,
+    float8_linear,
     layer_norm_quantize,
     layer_norm_quantize_tokens,
     quantize,
@@ -37,8 +39,9 @@ from fxquant.ops import (
 from fxquant.ops.train_modules import TRAIN_MODULES
 
 _PAIRS = {dequantize: quantize, dequantize_twin: quantize_twin}
-_INTEGER = {
+_ON_CODES = {
     *INT8_PRODUCTS,
+    float8_linear,
     attention,
     attention_quantize,
     extract_patches,
@@ -72,8 +75,8 @@ def _problem(node: fx.Node, stage: Stage, complete: bool) -> str | None:
         return _module_problem(called_module(node), observed)
     if node.target in operators() and stage in (Stage.FLOAT, Stage.PREPARED):
         return "values are not quantised before convert"
-    if node.target in _INTEGER and stage is not Stage.LOWERED:
-        return "integer products appear at lowering"
+    if node.target in _ON_CODES and stage is not Stage.LOWERED:
+        return "products of codes appear at lowering"
     return _codes_problem(node)
 
 
@@ -85,21 +88,31 @@ def _dialect_problem(node: fx.Node) -> str | None:
 
 
 def _codes_problem(node: fx.Node) -> str | None:
-    """Codes are read as they were written, and constant ones are stored as int8."""
+    """Codes are read as they were written, and constant ones are stored as int8 or e4m3."""
     tokens = token_site(node)
     if tokens is not None:
         return None if tokens.maker is not None else "it does not read all that one quantize_tokens gives"
+    site8 = float8_site(node)
+    if site8 is not None and not site8.undoes:
+        return "it does not read codes with the scale that they were made with"
+    if site8 is not None or node.target is float8_linear:
+        read = factors(node) if site8 is None else (site8.codes,)
+        return _constant_problem(read, torch.float8_e4m3fn)
     if node.target not in _PAIRS and node.target not in INT8_PRODUCTS:
         return None
     site = quantizer_site(node) if node.target in _PAIRS else None
     if site is not None and isinstance(site.source, fx.Node) and site.source.target is _PAIRS[node.target]:
         made = quantizer_site(site.source)
         return None if made is not None and site.undoes(made) else "it does not undo the quantize that it reads"
-    for constant in factors(node) if site is None else (site.source,):
+    return _constant_problem(factors(node) if site is None else (site.source,), torch.int8)
+
+
+def _constant_problem(codes: Iterable[object], dtype: torch.dtype) -> str | None:
+    for constant in codes:
         if isinstance(constant, fx.Node) and constant.op == "get_attr":
-            dtype = tensor_of(constant).dtype
-            if dtype is not torch.int8:
-                return f"expected int8 codes, found {dtype}"
+            found = tensor_of(constant).dtype
+            if found is not dtype:
+                return f"expected {str(dtype).removeprefix('torch.')} codes, found {found}"
     return None
 
 
@@ -113,7 +126,7 @@ def _unfinished(node: fx.Node, stage: Stage) -> str | None:
         return f"operand {bare[0]!r} has no observer" if bare else None
     if stage is not Stage.LOWERED or node.target not in _PRODUCTS_TO_LOWER:
         return None
-    return None if obstacle(node) else "it could run on int8 and was not lowered"
+    return None if obstacle(node) else "it could run on codes and was not lowered"
 
 
 def _module_problem(module: object, observed: bool) -> str | None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.config.float8 import Float8
 from fxquant.config.folds import NormFold, Smooth
 from fxquant.config.layer_spec import LayerSpec
 from fxquant.config.operands import Role, TensorSpec
@@ -100,7 +101,7 @@ class Annotate:
         fold, spec = self.config.folds.norms if self.config.folds is not None else None, operands[0].spec
         if fold is None or node.target is not F.linear or operands[0].role is not Role.NORM:
             return None
-        if type(spec) is not TensorSpec or spec.trained:
+        if not isinstance(spec, TensorSpec) or spec.trained:
             return None
         return fold if isinstance(fold, Smooth) or isinstance(spec.granularity, PerTensor | OfTokens) else None
 
@@ -204,6 +205,8 @@ def _obstacle(node: fx.Node, product: Product, operands: tuple[Operand, ...]) ->
     if any(is_complex(argument) for argument in node.args):
         return "complex numbers have no codes"
     if product in OF_ACTIVATIONS:
+        if any(isinstance(operand.spec, Float8) for operand in operands):
+            return "products of two activations have no float8 form"
         parameter = product is Product.MATMUL and any(dataflow.is_parameter(a) for a in node.args)
         return "product with a parameter outside a linear layer" if parameter else None
     weight = node.args[1]

@@ -16,10 +16,21 @@ from fxquant.graph.match import Call, Match, Var
 from fxquant.graph.meta import set_value, value_of
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.lowering.quantized import is_quantized
-from fxquant.ops import add_noise, quantize, quantize_adalog, quantize_tokens, quantize_twin
+from fxquant.ops import (
+    add_noise,
+    quantize,
+    quantize_adalog,
+    quantize_float8,
+    quantize_float8_tokens,
+    quantize_tokens,
+    quantize_twin,
+)
 
 _HALF = (torch.bfloat16, torch.float16)
-_QUANTIZERS = (quantize, quantize_adalog, quantize_tokens, quantize_twin, add_noise)
+_QUANTIZERS = (
+    *(quantize, quantize_adalog, quantize_tokens, quantize_twin, add_noise),
+    *(quantize_float8, quantize_float8_tokens),
+)
 _GELU = Call(F.gelu, Call("to", Var("product"), Var("dtype"), name="cast"), ...)
 _INPUT = Call(_QUANTIZERS, Call("to", Var("x"), Var("dtype")), ...)
 _NORM = Call(F.layer_norm, Var("x"), Var("shape"), ...)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_base import PassResult
 
+from fxquant.config.float8 import Float8
 from fxquant.config.kinds import kind_of
 from fxquant.config.operands import IntegerNorm, TensorSpec
 from fxquant.errors import ConfigError
@@ -30,6 +31,7 @@ from fxquant.graph.meta import (
 from fxquant.graph.rewrite import blame, edit
 from fxquant.graph.shapes import varying_axes
 from fxquant.lowering.epilogue import ROWS
+from fxquant.lowering.float8_site import float8_operand
 from fxquant.lowering.integer_norm import integer_input
 from fxquant.lowering.quantized import is_quantized, quantized
 from fxquant.lowering.quantizer_site import QuantizerSite, dequantize_node, quantize_node, quantizer_arguments
@@ -52,7 +54,7 @@ from fxquant.ops import (
 
 def quantize_operands(gm: fx.GraphModule) -> PassResult:
     """
-    Turn observers into quantise / dequantise pairs; weights become int8 codes.
+    Turn observers into quantise / dequantise pairs; weights become codes.
 
     Before:  y = linear(observers.fc_input(observers.input_x(x)), observers.fc_weight(fc.weight), fc.bias)
     Becomes: x = check_input(x, (None, 3, 224, 224))     # sizes the model is bound to
@@ -63,8 +65,10 @@ def quantize_operands(gm: fx.GraphModule) -> PassResult:
     A twin-uniform operand becomes dequantize_twin(quantize_twin(x, high, low, split, -127, 127), high, low, split, -127, 127),
     a power of two dequantize_log2(quantize_log2(p, qmax)), and with it the softmax, where that is computed on integers,
     dequantize_log2(log_int_softmax(scores, s, qmax)). An operand with a scale per token becomes
-    dequantize_tokens(codes, scale, zero_point) of what quantize_tokens(x, symmetric, 0, 255) gives. A norm computed on integers
-    becomes dequantize(integer_layer_norm(x_codes, factor, z, 255, weight, bias, s, z_out, 0, 255), s, z_out, 0, 255).
+    dequantize_tokens(codes, scale, zero_point) of what quantize_tokens(x, symmetric, 0, 255) gives. Codes of the format e4m3
+    are dequantize_float8(quantize_float8(x, s), s), and with a scale per token those of quantize_float8_tokens(x).
+    A norm computed on integers becomes
+    dequantize(integer_layer_norm(x_codes, factor, z, 255, weight, bias, s, z_out, 0, 255), s, z_out, 0, 255).
     A quantised product computes in float32; in a bfloat16 or float16 model its result is cast back.
     """
     return edit(gm, _quantize)
@@ -218,6 +222,7 @@ def _integer_norm(graph: fx.Graph, source: fx.Node, observer: Observer) -> tuple
 # What is more than the call of two operators, by what the spec is or derives from.
 _WRITERS: dict[type, Callable[[fx.Graph, fx.Node, Observer], tuple[fx.Node, fx.Node]]] = {
     Codes: _uniform,
+    Float8: float8_operand,
     IntegerNorm: _integer_norm,
     LogIntSoftmax: _integer_softmax,
 }

@@ -16,6 +16,7 @@ import fxquant
 from fxquant import (
     AdaLogGELU,
     AdaLogSoftmax,
+    Float8,
     LayerSpec,
     OutlierTokens,
     PerChannel,
@@ -29,7 +30,7 @@ from fxquant import (
     TwinSoftmax,
 )
 from fxquant.graph.attributes import tensor_of
-from fxquant.ops import extract_patches, int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin
+from fxquant.ops import extract_patches, float8_linear, int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin
 from tests.support.contract import calibrated, sites
 from tests.support.models import Shared, images, small_swin, small_vit
 
@@ -388,3 +389,46 @@ def test_placements(make: Any, recipe: str, options: dict[str, Any]) -> None:
         assert len(found) == layers + blocks * (2 if options.get("softmax") == "uniform" else 1)
     for site in found:
         site.check()
+
+
+e4m3 = st.builds(Float8, granularity=st.sampled_from([PerTensor(), PerChannel(0), RowGroups(3)]))
+
+
+@settings(contract, max_examples=15)
+@given(
+    weight=e4m3,
+    activation=st.builds(Float8, granularity=st.sampled_from([PerTensor(), PerToken(), OutlierTokens(1)])),
+    dtype=dtypes,
+    shape=st.tuples(*[st.integers(1, 9)] * 2),
+    k=st.integers(1, 70),
+    o=st.integers(1, 13).map(lambda n: 3 * n),
+    bias=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_linear_on_float8_codes(
+    weight: Float8,
+    activation: Float8,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    k: int,
+    o: int,
+    bias: bool,
+    seed: int,
+) -> None:
+    torch.manual_seed(seed)
+    x = (torch.randn(*shape, k) * torch.rand(*shape, 1).mul(9).exp()).to(dtype)
+    module = nn.Linear(k, o, bias).to(dtype)
+    seen = torch.randn(3, *shape[1:], k).to(dtype)  # what lies beyond is the largest code
+    (site,) = sites(calibrated(module, QuantConfig(LayerSpec(weight, activation)), seen), x)
+    assert site.int8.target is float8_linear
+    site.check()
+
+
+@settings(contract, max_examples=10)
+@given(weight=e4m3, dtype=dtypes, padding=st.integers(0, 2), kernel=st.integers(1, 4), seed=st.integers(0, 2**31))
+def test_convolution_on_float8_codes(weight: Float8, dtype: torch.dtype, padding: int, kernel: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    x = (torch.randn(2, 3, 9, 8) * 2 + 1).to(dtype)
+    module = nn.Conv2d(3, 6, kernel, kernel, padding).to(dtype)
+    (site,) = sites(calibrated(module, QuantConfig(LayerSpec(weight, Float8())), x), x)
+    site.check()

@@ -64,7 +64,7 @@ def test_the_order_of_the_passes() -> None:
         "dequantize_late",
         "keep_float32",
     ]
-    assert names(pipeline.LOWER) == ["fold_noise", "lower_linear", "lower_convolution", "lower_matmul"]
+    assert names(pipeline.LOWER) == ["fold_noise", "lower_linear", "lower_convolution", "lower_matmul", "lower_float8"]
     assert names(pipeline.FUSE) == [
         "fold_sizes",
         "fuse_attention",

@@ -216,7 +216,7 @@ def test_refuses_broken_twin_graphs(stage: Stage, problem: str, change: Change) 
 
 
 def test_products_of_activations_are_lowered() -> None:
-    with pytest.raises(UnsupportedGraphError, match=r"'matmul' .*could run on int8 and was not lowered"):
+    with pytest.raises(UnsupportedGraphError, match=r"'matmul' .*could run on codes and was not lowered"):
         verify(TWINS[Stage.QUANTISED], Stage.LOWERED)
 
 
@@ -240,7 +240,7 @@ def test_accepts_what_has_no_other_spelling(stage: Stage, change: Change) -> Non
 def test_between_passes_what_is_still_to_be_done_is_legal() -> None:
     unlowered = GRAPHS[Stage.QUANTISED]
     verify(unlowered, Stage.LOWERED, complete=False)
-    with pytest.raises(UnsupportedGraphError, match="could run on int8 and was not lowered"):
+    with pytest.raises(UnsupportedGraphError, match="could run on codes and was not lowered"):
         verify(unlowered, Stage.LOWERED)
 
 

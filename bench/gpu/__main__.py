@@ -3,8 +3,9 @@ How fast converted models are on an NVIDIA GPU beside bfloat16 under torch.compi
 
 Run ``python -m bench.gpu``: it checks that the kernels are right, then measures, the cells that matter most first, until eight
 minutes are over, and writes ``bench/results/gpu_<device>.json`` after each one. A cell holds all its competitors, interleaved
-in one run. Run it again to measure the cells that are left; ``--again`` measures all anew, ``--check`` none. It ends with 1
-where a check fails, with 2 where there is no CUDA device.
+in one run: int8 and float8 codes, and at one batch size torchao and TensorRT too, where they are installed. Run it again to
+measure the cells that are left; ``--again`` measures all anew, ``--check`` none, ``--forms`` some competitors alone. It ends
+with 1 where a check fails, with 2 where there is no CUDA device.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import sys
 import time
 
-from bench.gpu.cells import MODELS, cells_left, result_name, run_cells
+from bench.gpu.cells import FORMS, MODELS, cells_left, result_name, run_cells
 from bench.harness.results import results_file
 from fxquant.kernels import triton
 
@@ -25,6 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8, 64, 256])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, metavar="FORM", help=f"of {', '.join(FORMS)}")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
         "--seconds", type=float, default=SECONDS, help="past which no new cell begins (default: %(default)s)"
@@ -46,7 +48,7 @@ def main() -> int:
             return 1
     if options.check:
         return 0
-    left = run_cells(cells_left(options.models, options.batch, options.again), options.rounds, end)
+    left = run_cells(cells_left(options.models, options.batch, options.again), options.rounds, end, options.forms)
     print(f"results: {results_file(result_name())}")
     if left:
         print(f"no time for {len(left)} cells, run it again: {', '.join(f'{m} batch {b}' for m, b in left)}")

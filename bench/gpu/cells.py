@@ -7,6 +7,7 @@ import functools
 import gc
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -14,9 +15,10 @@ import torch
 from torch import fx, nn
 
 import fxquant
+from bench.gpu.rivals import RIVALS, Rival
 from bench.harness.results import Row, RowsFile, describe_run
 from bench.harness.timing import Competitor, measure, summarize
-from fxquant.kernels import use_backend
+from fxquant.kernels import float8, use_backend
 
 MODELS = {
     "ViT-B": "vit_base_patch16_224",
@@ -30,7 +32,15 @@ CELLS = (
     *(("ViT-B", 1), ("DeiT-S", 64), ("Swin-T", 64), ("ViT-B", 8), ("ViT-L", 8), ("ViT-L", 1)),
     *(("DeiT-S", 256), ("Swin-T", 256), ("DeiT-S", 8), ("Swin-T", 8), ("DeiT-S", 1), ("Swin-T", 1)),
 )
-BASELINE = "bf16 max-autotune"
+BASELINE, INT8 = "bf16 max-autotune", "int8 triton"
+# fxquant's own: the codes of its recipe, the backend, and whether each batch size is measured. Others take as long to compile.
+OWN: dict[str, tuple[str, str, bool]] = {
+    INT8: ("int", "auto", True),
+    "int8 aten": ("int", "aten", False),
+    "float8": ("e4m3", "auto", True),
+}
+FORMS = (*OWN, *(rival.name for rival in RIVALS))
+FULL_BATCH = 64  # at which all forms are measured
 _ORDER = [(MODELS[name], batch) for name, batch in sorted(CELLS)]
 
 
@@ -42,13 +52,30 @@ def build_float(name: str, batch: int) -> Competitor:
     return functools.partial(_run, compiled, images, "auto")
 
 
-def build_int8(name: str, batch: int, backend: str) -> tuple[Competitor, dict[str, str]]:
-    """Return a call of the converted model, and why which of its layers stay in float; backend: see `fxquant.compile`."""
-    gm = _converted(name).to("cuda")
+def build_own(name: str, batch: int, form: str) -> tuple[Competitor, dict[str, str]]:
+    """Return a call of the converted model, and why which of its layers stay in float; form: one of `OWN`."""
+    codes, backend, _ = OWN[form]
+    gm = copy.deepcopy(_calibrated(name, codes)).to("cuda")
     images = _images(batch)
     compiled = fxquant.compile(gm, backend, images)
     reasons = {r.name: r.reason for r in fxquant.report(compiled) if r.requested and r.reason}
     return functools.partial(_run, compiled, images, backend), reasons
+
+
+def build_rival(rival: Rival, name: str, batch: int) -> Competitor:
+    """Return a call of the model on another engine."""
+    images = _images(batch)
+    with torch.no_grad():
+        run: Any = rival.build(_model(name).to("cuda"), images)
+    return functools.partial(_run, run, images, "auto")
+
+
+def obstacle(form: str) -> str | None:
+    """Return why a form cannot run here, None where it can."""
+    rival = next((rival for rival in RIVALS if rival.name == form), None)
+    if rival is not None:
+        return rival.obstacle()
+    return float8.obstacle(0) if OWN[form][0] == "e4m3" else None
 
 
 def _run(model: nn.Module, images: torch.Tensor, backend: str) -> Any:
@@ -62,32 +89,39 @@ def _model(name: str) -> nn.Module:
 
 
 @functools.cache
-def _calibrated(name: str) -> fx.GraphModule:
+def _calibrated(name: str, codes: str) -> fx.GraphModule:
     """Return the converted model on the CPU: random weights, calibrated on two random images."""
     model = _model(name)
     images = _images(2, "cpu")
-    prepared = fxquant.prepare(model, fxquant.recipe("minmax"), images)
+    prepared = fxquant.prepare(model, fxquant.recipe("minmax", codes=codes), images)
     return fxquant.convert(fxquant.calibrate(prepared, [images], progress=False))
-
-
-def _converted(name: str) -> fx.GraphModule:
-    return copy.deepcopy(_calibrated(name))
 
 
 def _images(batch: int, device: str = "cuda") -> torch.Tensor:
     return torch.randn(batch, 3, 224, 224, device=device).to(torch.bfloat16)
 
 
-def run_cell(name: str, batch: int, rounds: int, with_aten: bool) -> Row:
-    """Measure one model at one batch size; nothing of it stays in memory."""
+def run_cell(name: str, batch: int, rounds: int, forms: Sequence[str]) -> Row:
+    """Measure one model at one batch size; nothing of it stays in memory. What cannot run is noted with the reason."""
     torch.compiler.reset()
     gc.collect()
     torch.cuda.empty_cache()
     start = time.perf_counter()
-    int8, reasons = build_int8(name, batch, "auto")
-    competitors = {BASELINE: build_float(name, batch), "int8 triton": int8}
-    if with_aten:
-        competitors["int8 aten"], _ = build_int8(name, batch, "aten")
+    competitors = {BASELINE: build_float(name, batch)}
+    reasons: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for form in forms:
+        reason = obstacle(form)
+        if reason is None:
+            try:
+                competitors[form], kept = _warmed(form, name, batch)
+                reasons |= kept if form == INT8 else {}
+            except Exception as error:  # of an engine that takes this model, or this batch size, no further
+                if form in OWN:
+                    raise
+                reason = f"{type(error).__name__}: {error}"[:300]
+        if reason is not None:
+            refused[form] = reason
     timings = measure(competitors, rounds, f"{name} batch {batch}")
     return {
         "model": MODELS[name],
@@ -96,19 +130,38 @@ def run_cell(name: str, batch: int, rounds: int, with_aten: bool) -> Row:
         "commit": describe_run()["commit"],
         "seconds": round(time.perf_counter() - start, 1),
         "float_layers": reasons,
+        "refused": refused,
         "results": summarize(timings, batch),
     }
 
 
-def run_cells(cells: list[tuple[str, int]], rounds: int, end: float) -> list[tuple[str, int]]:
-    """Measure until there is no time for another cell, and return those that are left."""
+def _warmed(form: str, name: str, batch: int) -> tuple[Competitor, dict[str, str]]:
+    """Return what `build_own` or `build_rival` does, after a first call, which compiles what compiles."""
+    if form in OWN:
+        return build_own(name, batch, form)
+    rival = next(rival for rival in RIVALS if rival.name == form)
+    competitor = build_rival(rival, name, batch)
+    competitor()
+    return competitor, {}
+
+
+def forms_at(batch: int, asked: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the forms that are measured at a batch size: those that were asked for, else all, or those that are quick."""
+    if asked is not None:
+        return tuple(form for form in FORMS if form in asked)
+    return FORMS if batch == FULL_BATCH else tuple(form for form, (_, _, always) in OWN.items() if always)
+
+
+def run_cells(
+    cells: list[tuple[str, int]], rounds: int, end: float, asked: Sequence[str] | None = None
+) -> list[tuple[str, int]]:
+    """Measure until there is no time for another cell, and return those that are left; asked: see `forms_at`."""
     longest = 0.0
     for index, (name, batch) in enumerate(cells):
         start = time.perf_counter()
         if index and start + longest > end:
             return cells[index:]
-        # torch's own int8 product takes as long to compile as the rest: it is compared at one batch size.
-        row = run_cell(name, batch, rounds, with_aten=batch == 64)
+        row = run_cell(name, batch, rounds, forms_at(batch, asked))
         longest = max(longest, time.perf_counter() - start)
         device_rows().add(row)
         _show(name, batch, row)
@@ -118,8 +171,11 @@ def run_cells(cells: list[tuple[str, int]], rounds: int, end: float) -> list[tup
 def _show(name: str, batch: int, row: Row) -> None:
     results = row["results"]
     times = ", ".join(f"{form} {result['median_ms']:.3f} ms" for form, result in results.items())
-    gain = results["int8 triton"]["times_faster_than"][BASELINE]
-    print(f"{name} batch {batch}: {times}; {gain:.2f}x, {len(row['float_layers'])} layers in float", flush=True)
+    gain = results[INT8]["times_faster_than"][BASELINE] if INT8 in results else None
+    shown = "" if gain is None else f"; {gain:.2f}x, {len(row['float_layers'])} layers in float"
+    print(f"{name} batch {batch}: {times}{shown}", flush=True)
+    for form, reason in row["refused"].items():
+        print(f"  not measured: {form}: {reason}", flush=True)
 
 
 def result_name() -> str:

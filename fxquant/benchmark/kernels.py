@@ -20,7 +20,7 @@ class KernelLine:
 
     name: the name of the products, with * in place of numbers that differ.
     macs: the sum of their multiply-accumulates for one batch.
-    reason: why they stay float; None where they are int8.
+    reason: why they stay float; None where they are not. codes: the kind that they multiply, "int8" or "float8".
     """
 
     name: str
@@ -30,6 +30,7 @@ class KernelLine:
     count: int
     macs: int
     reason: str | None
+    codes: str | None
 
     def as_json(self) -> dict[str, Any]:
         """Return all fields."""
@@ -48,9 +49,10 @@ def group_products(products: Iterable[ProductReport]) -> list[KernelLine]:
     lines: dict[tuple[Any, ...], list[int]] = {}
     for record in products:
         name = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", record.name)
-        key = (name, record.product, record.kernel, record.int8, None if record.int8 else record.reason or "float")
+        kind, reason = (record.int8, record.codes), None if record.codes else record.reason or "float"
+        key = (name, record.product, record.kernel, *kind, reason)
         lines.setdefault(key, []).append(record.macs or 0)
     return [
-        KernelLine(name, product, kernel, int8, len(macs), sum(macs), reason)
-        for (name, product, kernel, int8, reason), macs in lines.items()
+        KernelLine(name, product, kernel, int8, len(macs), sum(macs), reason, codes)
+        for (name, product, kernel, int8, codes, reason), macs in lines.items()
     ]

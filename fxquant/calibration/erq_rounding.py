@@ -12,22 +12,25 @@ from fxquant.calibration.moments import damped
 STEPS = 100  # of the search within a half
 
 
-def erq_round(
-    weight: Tensor, second: Tensor, to_grid: Callable[[Tensor], Tensor], scale: Tensor, damping: float
-) -> Tensor:
+Round = Callable[[Tensor], Tensor]  # weights (O, n) to the nearest values of their rows' grids
+Beside = Callable[
+    [Tensor, Tensor], Tensor
+]  # values (O, n) of a grid to those next to them, upwards where the bools say so
+
+
+def erq_round(weight: Tensor, second: Tensor, to_grid: Round, beside: Beside, damping: float) -> Tensor:
     """
     Return `weight`, ``(O, K)``, rounded so that the output changes little (ERQ, ICML 2024, Section 3.3).
 
     The first half of the columns that are left is rounded and refined, and the columns after it make up for its error by ridge
-    regression, until none are left. second: the mean of x^T x, ``(K, K)``. to_grid: rounds to the nearest value of the grid,
-    whose steps are `scale`, ``(O, 1)``.
+    regression, until none are left. second: the mean of x^T x, ``(K, K)``.
     """
     weight = weight.clone()
     start, columns = 0, weight.shape[1]
     while start < columns:
         end = start + max(1, (columns - start) // 2)
         half, rest = slice(start, end), slice(end, columns)
-        rounded = refine(weight[:, half], second[half, half], to_grid, scale)
+        rounded = refine(weight[:, half], second[half, half], to_grid, beside)
         if end < columns:
             error = (rounded - weight[:, half]) @ second[half, rest]
             weight[:, rest] -= torch.linalg.solve(damped(second[rest, rest], damping), error.T).T
@@ -36,7 +39,7 @@ def erq_round(
     return weight
 
 
-def refine(weight: Tensor, second: Tensor, to_grid: Callable[[Tensor], Tensor], scale: Tensor) -> Tensor:
+def refine(weight: Tensor, second: Tensor, to_grid: Round, beside: Beside) -> Tensor:
     """
     Return `weight`, ``(O, n)``, rounded to nearest, then one weight of each row at a time the other way.
 
@@ -44,7 +47,7 @@ def refine(weight: Tensor, second: Tensor, to_grid: Callable[[Tensor], Tensor], 
     and the largest slope, and keeps the other way of rounding it where the cost does not rise.
     """
     nearest = to_grid(weight)
-    other = to_grid(torch.where(nearest > weight, nearest - scale, nearest + scale))
+    other = beside(nearest, nearest <= weight)
     errors = torch.stack([nearest - weight, other - weight])
     chosen, rows = torch.zeros_like(weight, dtype=torch.int64), torch.arange(len(weight), device=weight.device)
     going = torch.ones_like(rows, dtype=torch.bool)

@@ -172,7 +172,7 @@ def format_kernels(kernels: Sequence[KernelLine]) -> str:
             f"{line.name} x{line.count}",
             f"{line.macs / total:.1%}" if total else "?",
             line.kernel,
-            "int8" if line.int8 else f"float: {line.reason}",
+            line.codes or f"float: {line.reason}",
         ]
         for line in kernels
     ]

@@ -11,7 +11,7 @@ from fxquant.cli.auto import chosen_config
 from fxquant.cli.eval_saved import evaluate_saved
 from fxquant.cli.options.eval import add_arguments
 from fxquant.cli.output import print_facts
-from fxquant.cli.resolve import chosen_dtype, start_run
+from fxquant.cli.resolve import chosen_dtype, describe_codes, start_run
 from fxquant.cli.rows import describe_calibration, format_rows
 from fxquant.cli.saved import is_saved, refuse_model_options, save_with_card
 from fxquant.cli.setting import (
@@ -70,7 +70,7 @@ def _measure_both(options: argparse.Namespace, report: dict[str, Any]) -> None:
     config = chosen_config(model, setting.config, setting.calibration, options, report)
     prepared, seconds = calibrate_model(task, config, options.memory, setting.reconstruction)
     print(f"{describe_calibration(prepared, setting.calibration.count, seconds)}\n")
-    name = f"W{options.w_bits}A{options.a_bits} {options.target}"
+    name = describe_codes(options)
     gm, row = measure_converted(
         task,
         prepared,

@@ -14,7 +14,7 @@ from typing import Any
 import fxquant
 from fxquant.cli.options.recipe_descriptions import DESCRIPTIONS
 from fxquant.config.quant_config import QuantConfig
-from fxquant.config.recipes.book import RECIPES
+from fxquant.config.recipes.book import CODES, RECIPES
 from fxquant.config.recipes.placed import OBSERVERS, SoftmaxCodes
 from fxquant.config.search import Gradient, Inputs, Metric, Noise, ScaleSearch
 from fxquant.config.weight_fit import Correction, WeightFit
@@ -23,8 +23,11 @@ from fxquant.files import json_report
 from fxquant.measurement.option_values import format_value
 from fxquant.observers import GradientScale
 
-SWITCHES = ("patch_embed", "head", "decoder", "attention", "strict_inputs", "float_dtype", "folds")
+_IN_CONFIG = ("patch_embed", "head", "decoder", "attention", "strict_inputs", "float_dtype")
+_OTHERS = {"folds": None, "codes": CODES[0]}
+SWITCHES = (*_IN_CONFIG, *_OTHERS)  # of all recipes
 _CHOICES = {
+    "codes": CODES,
     "metric": tuple(member.value for member in Metric),
     "gradient": tuple(member.value for member in Gradient),
     "inputs_from": tuple(member.value for member in Inputs),
@@ -71,7 +74,7 @@ def recipe_defaults(name: str) -> dict[str, Any]:
             found = [value for value in _candidates(option, declared) if _means(name, option, value, plain)]
             if found:
                 defaults[option] = found[0]
-    return defaults | {switch: getattr(plain, switch) for switch in SWITCHES} | {"folds": None}
+    return defaults | {switch: getattr(plain, switch) for switch in _IN_CONFIG} | _OTHERS
 
 
 def _declared(function: Callable[..., QuantConfig], plain: QuantConfig) -> Iterator[tuple[str, Any]]:

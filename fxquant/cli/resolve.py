@@ -64,8 +64,15 @@ def resolve_recipe(options: argparse.Namespace) -> tuple[QuantConfig, dict[str, 
     """
     given = {"patch_embed": not options.no_patch_embed, "head": not options.no_head, "attention": options.attention}
     switches = [(name, value) for name, value in given.items() if value == (name == "attention")]
+    switches += [("codes", options.codes)] if options.codes != "int" else []
     recipe_options = collect_options([*options.option, *switches])
     return fxquant.recipe(options.recipe, options.w_bits, options.a_bits, **recipe_options), recipe_options
+
+
+def describe_codes(options: argparse.Namespace) -> str:
+    """Return the bits and the codes that the options ask for, as ``W8A8 int8``."""
+    kind = options.target if options.codes == "int" else options.codes
+    return f"W{options.w_bits}A{options.a_bits} {kind}{' fake' if (kind, options.target) == ('e4m3', 'fake') else ''}"
 
 
 def start_run(options: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ SUFFIX = ".safetensors"
 # What makes or quantises a model, by the names of the parsed options.
 _MODEL = ("pretrained", "checkpoint", "num_classes", "dtype")
 _QUANTISATION = (
-    *("recipe", "option", "w_bits", "a_bits", "no_patch_embed", "no_head", "memory", "attention"),
+    *("recipe", "option", "w_bits", "a_bits", "codes", "no_patch_embed", "no_head", "memory", "attention"),
     *("calib", "calib_batch_size", "synthesis", "target", "strict", "save"),
 )
 

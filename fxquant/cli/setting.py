@@ -141,7 +141,8 @@ def describe_setting(options: argparse.Namespace, setting: Setting) -> dict[str,
         "weights": setting.source.weights,
         "input": str(setting.data_config),
         "calibrate": _calibrated_with(options, setting),
-        "quantise": f"recipe {options.recipe}{_shown(options.option)}, W{options.w_bits}A{options.a_bits}, "
+        "quantise": f"recipe {options.recipe}{_shown(options.option)}, W{options.w_bits}A{options.a_bits}"
+        f"{' e4m3' if setting.recipe_options.get('codes') == 'e4m3' else ''}, "
         f"patch embedding {_on(setting.config.patch_embed)}, head {_on(setting.config.head)}, "
         f"attention products {_on(setting.config.opens_attention)}, "
         f"{_trained(setting.reconstruction)}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fxquant.config.float8 import Float8
 from fxquant.config.operands import IntegerNorm, Role, TensorSpec, Value
 from fxquant.numerics.granularity import PerToken
 from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
@@ -24,6 +25,7 @@ from fxquant.observers.power_of_two import PowerOfTwoFactor
 from fxquant.observers.twin import TwinGELU, TwinSoftmax
 from fxquant.ops import (
     dequantize,
+    dequantize_float8,
     dequantize_log2,
     dequantize_tokens,
     dequantize_twin,
@@ -33,6 +35,8 @@ from fxquant.ops import (
     log_int_softmax,
     quantize,
     quantize_adalog,
+    quantize_float8,
+    quantize_float8_tokens,
     quantize_log2,
     quantize_tokens,
     quantize_twin,
@@ -46,11 +50,11 @@ class Kind:
     """
     What the rest of fxquant has to know of one type of spec.
 
-    quantize: the operator from values to int8 codes. dequantize: the operator from codes to float32 values. simulation: one
+    quantize: the operator from values to codes. dequantize: the operator from codes to float32 values. simulation: one
     operator in place of both, for a spec that has no codes. Beside the tensor that it reads, each is called with those of
     `Observer.operator_arguments` that it has a parameter for. per_token: the two where the granularity is `PerToken`; the first
-    gives scales and zero points as well, which the second reads. roles: which operands of a `LayerSpec` may be quantised so.
-    values: which values of a `Placement`.
+    gives scales, and zero points where there are some, as well, which the second reads. roles: which operands of a `LayerSpec`
+    may be quantised so. values: which values of a `Placement`.
     """
 
     quantize: Operator
@@ -81,6 +85,11 @@ KINDS: dict[type[OperandSpec], Kind] = {
     AdaLogSoftmax: Kind(quantize_adalog, dequantize, (Role.SOFTMAX,), (Value.PROBABILITIES,), fake_quantize_adalog),
     Log2: Kind(quantize_log2, dequantize_log2, (Role.SOFTMAX,), (Value.PROBABILITIES,)),
     LogIntSoftmax: Kind(log_int_softmax, dequantize_log2, (), (Value.PROBABILITIES,)),
+    Float8: Kind(
+        *(quantize_float8, dequantize_float8),
+        (Role.WEIGHT, Role.ACTIVATION, Role.NORM, Role.GELU, Role.GATED),
+        per_token=(quantize_float8_tokens, dequantize_float8),
+    ),
 }
 
 # What the observer of a TensorSpec may be, where the graph is to be saved; the first stands for all others once a graph is

@@ -118,7 +118,7 @@ def _said(option: PartOption) -> str:
 def _opened(config: QuantConfig, report: Report) -> Iterator[tuple[str, QuantConfig]]:
     """Yield `config` with what it leaves float quantised, where that is more than a little."""
     total = sum(r.macs or 0 for r in report) or 1
-    if sum(r.macs or 0 for r in report if not r.int8 and not r.requested) / total > _SMALL:
+    if sum(r.macs or 0 for r in report if r.codes is None and not r.requested) / total > _SMALL:
         other = replace(config, patch_embed=True, head=True, attention=True)
         if other != config:
             yield "quantise what the config leaves float", other

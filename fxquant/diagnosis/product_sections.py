@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxquant.diagnosis.section import DoctorSection
-from fxquant.inspection.report import ProductReport, Report
+from fxquant.inspection.report import ProductReport, Report, kinds_of_codes
 
 _COUNTED = 0.001  # of the multiply-accumulates, from which on missing ones are told
 _NAMED = 3  # products of a group
@@ -31,7 +31,7 @@ def check_products(report: Report) -> DoctorSection:
     total = sum(r.macs or 0 for r in report) or 1
     groups: dict[str, list[ProductReport]] = {}
     for record in report:
-        if not record.int8:
+        if record.codes is None:
             groups.setdefault(record.reason or "simulated: the graph was converted with target fake", []).append(record)
     ordered = sorted(groups.items(), key=lambda item: -_macs(item[1]))
     rows = tuple((str(len(found)), f"{_macs(found) / total:.1%}", reason, _names(found)) for reason, found in ordered)
@@ -41,10 +41,10 @@ def check_products(report: Report) -> DoctorSection:
         for reason, found in ordered
         if (wanted := [r for r in found if r.requested and r.product != "opaque"]) and report.stage == "lowered"
     )
-    int8 = sum(r.int8 for r in report)
-    line = f"{int8} of {len(report)} products on int8, {report.coverage:.1%} of multiply-accumulates"
+    lowered, kinds = sum(r.codes is not None for r in report), kinds_of_codes(report)
+    line = f"{lowered} of {len(report)} products on {kinds}, {report.coverage:.1%} of multiply-accumulates"
     header = ("products", "operations", "reason", "such as")
-    figures = {"int8_coverage": report.coverage, "int8": int8, "products": len(report)}
+    figures = {"int8_coverage": report.coverage, "int8": lowered, "products": len(report)}
     return DoctorSection(
         "products", "Which products stay float, and why?", warnings, (line,), header, rows, None, figures
     )

@@ -28,9 +28,9 @@ class GraphRow:
     One node.
 
     key: the same for corresponding nodes of other graphs. module: the path of the module that it comes from. state: of a
-    product, what runs: "int8", "token" (int8 with a scale per token), "fake" (rounded and computed in float), "observed",
-    "float" or "opaque"; "" of any other node. shape: of its value, as text. line: its code. minor: it makes no values of its
-    own, as observers, moves and sizes do.
+    product, what runs: "int8", "token" (int8 with a scale per token), "float8", "fake" (rounded and computed in float),
+    "observed", "float" or "opaque"; "" of any other node. shape: of its value, as text. line: its code. minor: it makes no
+    values of its own, as observers, moves and sizes do.
     """
 
     key: Key
@@ -88,6 +88,8 @@ def state_of(report: ProductReport | None, stage: Stage | None) -> str:
         return ""
     if report.int8:
         return "token" if any(o.granularity == str(PerToken()) for o in report.operands) else "int8"
+    if report.float8:
+        return "float8"
     if report.product == "opaque":
         return "opaque"
     if report.reason is not None:

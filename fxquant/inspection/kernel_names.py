@@ -7,11 +7,11 @@ from torch import fx
 from fxquant.graph.attributes import tensor_of
 from fxquant.graph.calls import arguments_of
 from fxquant.graph.meta import value_of
-from fxquant.kernels import cpu, triton
+from fxquant.kernels import cpu, multiplies_float8, triton
 from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.lowering.linear_site import linear_site
 from fxquant.lowering.quantized import INT8_LINEARS, INT8_PRODUCTS, factors
-from fxquant.ops import attention, attention_quantize
+from fxquant.ops import attention, attention_quantize, float8_linear
 from fxquant.ops.onednn_linear import onednn_linear
 
 
@@ -27,6 +27,9 @@ def kernel_of(node: fx.Node, backend: str) -> str:
         return cpu_kernels()
     if node.target is onednn_linear:
         return "oneDNN qlinear_pointwise"
+    if node.target is float8_linear:
+        on_units = multiplies_float8(tensor_of(factors(node)[1]))
+        return "torch._scaled_mm" if on_units else "torch matmul of dequantised codes"
     devices = {tensor_of(a).device for a in node.all_input_nodes if a.op == "get_attr"} if backend == "auto" else set()
     kind = {device.type for device in devices}
     fused = node.target in (attention, attention_quantize)

@@ -16,7 +16,7 @@ from fxquant.ops import int8_linear_add, int8_linear_twin_add, int8_matmul, int8
 
 # An operator -> the float operator whose result it gives. One that fuses several gives the result of the last.
 _RESULTS = {
-    **dict.fromkeys(("int8_linear", "int8_linear_twin", "onednn_linear"), "linear"),
+    **dict.fromkeys(("int8_linear", "int8_linear_twin", "onednn_linear", "float8_linear"), "linear"),
     **dict.fromkeys(("int8_linear_add", "int8_linear_twin_add"), "add"),
     **dict.fromkeys(("int8_linear_gelu_quantize", "int8_linear_gelu_quantize_twin"), "gelu"),
     **dict.fromkeys(("layer_norm_quantize", "layer_norm_quantize_tokens", "integer_layer_norm"), "layer_norm"),

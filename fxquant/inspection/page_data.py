@@ -21,7 +21,7 @@ from fxquant.inspection.image_maps import ImageMaps, TokenMap, image_maps, thumb
 from fxquant.inspection.measure_nodes import drops, graph_inputs, measure_nodes
 from fxquant.inspection.operand_histograms import OperandValues, operand_histograms, operand_values
 from fxquant.inspection.pass_differences import PassDifference
-from fxquant.inspection.report import OperandReport, report
+from fxquant.inspection.report import OperandReport, kinds_of_codes, report
 from fxquant.inspection.side_by_side import SharedRow, side_by_side
 from fxquant.inspection.time_nodes import time_nodes
 from fxquant.inspection.weight_pictures import weight_picture
@@ -108,7 +108,8 @@ def _stage(
         "float_dtype": found.float_dtype,
         "coverage": found.coverage,
         "products": len(found),
-        "int8": sum(r.int8 for r in found),
+        "int8": sum(r.codes is not None for r in found),
+        "codes": kinds_of_codes(found),
         "cells": columns,
         "histograms": [],
     }

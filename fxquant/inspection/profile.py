@@ -32,13 +32,14 @@ CLASSES: dict[OpClass, tuple[str, ...]] = {
         *("linear", "conv2d", "conv1d", "matmul", "bmm", "mm", "addmm", "baddbmm", "einsum"),
         *("int8_linear", "int8_linear_twin", "int8_matmul", "int8_matmul_twin", "onednn_linear"),
         *("int8_linear_add", "int8_linear_gelu_quantize", "int8_linear_twin_add", "int8_linear_gelu_quantize_twin"),
-        *("cpu_gemm", "cpu_gemm_tokens"),
+        *("cpu_gemm", "cpu_gemm_tokens", "float8_linear"),
     ),
     OpClass.QUANTISE: (
         *("quantize", "dequantize", "quantize_twin", "dequantize_twin", "fake_quantize_summed_twin"),
         *("add_noise", "denoise_bias", "pack_twin", "unpack_twin", "cpu_quantize", "quantize_log2", "dequantize_log2"),
         *("quantize_adalog", "fake_quantize_adalog"),
         *("quantize_tokens", "cpu_quantize_tokens", "dequantize_tokens"),
+        *("quantize_float8", "quantize_float8_tokens", "dequantize_float8"),
     ),
     OpClass.NORMALISATION: (
         *("layer_norm", "layer_norm_quantize", "cpu_layer_norm_quantize", "integer_layer_norm"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch._ops import OpOverloadPacket
 
 from fxquant.config.operands import Role
 from fxquant.errors import UnsupportedGraphError
-from fxquant.graph.attributes import tensor_of
+from fxquant.graph.attributes import reads_tensor, tensor_of
+from fxquant.graph.calls import arguments_of
 from fxquant.graph.dataflow import PRODUCTS
 from fxquant.graph.meta import (
     Capture,
@@ -33,15 +34,16 @@ from fxquant.kernels import chosen_backend
 from fxquant.kernels.cpu.schemas import KERNELS
 from fxquant.lowering.obstacles import obstacle
 from fxquant.lowering.quantized import INT8_PRODUCTS, factors, is_quantized, product_scale, quantized
-from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_behind, quantizer_site
+from fxquant.lowering.quantizer_site import maker_behind, quantizer_site
 from fxquant.lowering.token_site import codes_of
 from fxquant.numerics.granularity import PerToken
 from fxquant.observers.operand_spec import OperandSpec
-from fxquant.ops import attention, attention_quantize
+from fxquant.ops import attention, attention_quantize, dequantize_float8, float8_linear, quantize_float8
 from fxquant.ops.onednn_linear import onednn_linear
 
 _FLOAT_PRODUCTS = (*PRODUCTS, attention, attention_quantize, KERNELS.cpu_attention.default)
 _INT8 = (*INT8_PRODUCTS, onednn_linear, KERNELS.cpu_gemm.default, KERNELS.cpu_gemm_tokens.default)
+_FLOAT8 = (float8_linear,)
 _ATTENTION = (F.scaled_dot_product_attention, attention, attention_quantize, KERNELS.cpu_attention.default)
 
 
@@ -85,7 +87,7 @@ class ProductReport:
 
     macs: multiply-accumulates for the batch that calibrated it, None where shapes are unknown. kernel: what computes it on the
     device that the graph is on. searched_tokens: on how many of how many tokens of the calibration images its scales were
-    searched, None where they were not.
+    searched, None where they were not. int8, float8: whether it multiplies codes of this kind.
     """
 
     name: str
@@ -99,6 +101,12 @@ class ProductReport:
     reason: str | None
     kernel: str
     searched_tokens: tuple[int, int] | None = None
+    float8: bool = False
+
+    @property
+    def codes(self) -> str | None:
+        """What kind of codes it multiplies, "int8" or "float8"; None for floats."""
+        return "int8" if self.int8 else "float8" if self.float8 else None
 
 
 class Report:
@@ -128,10 +136,10 @@ class Report:
 
     @property
     def coverage(self) -> float:
-        """Share of all multiply-accumulates of matrix products that run on int8, 0..1; those the graph lacks are not int8."""
+        """Share of all multiply-accumulates of matrix products that run on codes, 0..1; those the graph lacks do not."""
         total = sum(r.macs or 0 for r in self.records)
-        int8 = sum(r.macs or 0 for r in self.records if r.int8)
-        return int8 / total * (1 - max(self._missing, 0.0)) if total else 0.0
+        lowered = sum(r.macs or 0 for r in self.records if r.codes)
+        return lowered / total * (1 - max(self._missing, 0.0)) if total else 0.0
 
     @property
     def _missing(self) -> float:
@@ -160,9 +168,9 @@ class Report:
 
     def _notes(self) -> list[str]:
         """Return the head of the report, and what else is to be said of the whole."""
-        count = sum(r.int8 for r in self.records)
+        count, kinds = sum(r.codes is not None for r in self.records), kinds_of_codes(self)
         head = (
-            f"stage {self.stage}: {count} of {len(self)} products on int8, {self.coverage:.1%} of multiply-accumulates; "
+            f"stage {self.stage}: {count} of {len(self)} products on {kinds}, {self.coverage:.1%} of multiply-accumulates; "
             f"the rest is {self.float_dtype}"
         )
         lines = [head]
@@ -216,6 +224,11 @@ def graph_of(gm: nn.Module, verb: str) -> tuple[fx.GraphModule, str]:
     return gm, backend
 
 
+def kinds_of_codes(products: Iterable[ProductReport]) -> str:
+    """Return the kinds of codes that any of `products` runs on, for people; "int8" where none does."""
+    return " and ".join(sorted({p.codes for p in products if p.codes}, reverse=True)) or "int8"
+
+
 def product_reports(gm: fx.GraphModule, backend: str) -> dict[fx.Node, ProductReport]:
     """Return the record of each product of a graph, by its node, in order; backend: what it was compiled for."""
     stage = stage_of(gm)
@@ -224,7 +237,7 @@ def product_reports(gm: fx.GraphModule, backend: str) -> dict[fx.Node, ProductRe
 
 
 def _row_of(node: fx.Node, stage: Stage | None, backend: str) -> ProductReport | None:
-    if node.target in (*_INT8, *_FLOAT_PRODUCTS):
+    if node.target in (*_INT8, *_FLOAT8, *_FLOAT_PRODUCTS):
         return _product(node, stage, backend)
     return _opaque(node) if hidden_macs(node) or _is_uncounted(node) else None
 
@@ -266,20 +279,21 @@ def _rounded(gm: fx.GraphModule) -> Iterator[str]:
 
 def _product(node: fx.Node, stage: Stage | None, backend: str) -> ProductReport:
     record = record_of(node)
-    int8 = node.target in _INT8
+    int8, float8 = node.target in _INT8, node.target in _FLOAT8
     module = record.module if record else module_path(node)
     return ProductReport(
         name=record.label if record else module or node.name,
         module=module,
         product=record.product.value if record else str(getattr(node.target, "__name__", node.target)),
-        operands=_int8_operands(node, record) if int8 else _operands(node, record),
+        operands=_int8_operands(node, record) if int8 or float8 else _operands(node, record),
         output_shape=_shape(node),
         macs=multiply_accumulates(node),
         int8=int8,
         requested=record.requested if record else False,
-        reason=None if int8 else _reason(node, record, stage),
+        reason=None if int8 or float8 else _reason(node, record, stage),
         kernel=kernel_of(node, backend),
         searched_tokens=record.tokens if record else None,
+        float8=float8,
     )
 
 
@@ -306,7 +320,7 @@ def _operands(node: fx.Node, record: Record | None) -> tuple[OperandReport, ...]
         if operand is None or spec is None:
             result.append(OperandReport(name, _dtype(value), _shape(value), None, None))
             continue
-        scale, granularity = _scale(quantizer_site(value)), str(spec.granularity)
+        scale, granularity = _scale(value), str(spec.granularity)
         measured = (operand.table_error, operand.token_ratio)
         result.append(OperandReport(name, spec.dtype, _shape(value), granularity, scale, *measured))
     return tuple(result)
@@ -317,11 +331,11 @@ def _int8_operands(node: fx.Node, record: Record | None) -> tuple[OperandReport,
         return ()
     reports = []
     values = factors(node)
-    makers = [quantizer_behind(value) for value in values]
+    makers = [maker_behind(value) for value in values]
     for operand, value, own, other in zip(record.operands, values, makers, reversed(makers), strict=True):
         spec, scale = operand.spec, _scale(own)
-        if own is None and other is not None:  # a constant, whose scale was folded with the other one
-            scale = float(tensor_of(product_scale(node)).max() / tensor_of(other.scale).max())
+        if scale is None and _scales(other):  # a constant, whose scale was folded with the other one
+            scale = float(tensor_of(product_scale(node)).max() / tensor_of(_scales(other)[0]).max())
         elif operand.role is Role.WEIGHT and any(_is_per_token(o.spec) for o in record.operands):
             scale = float(tensor_of(product_scale(node)).max())  # that of a token is known at run time
         name, granularity = operand.name.rpartition(".")[2], str(spec.granularity) if spec else None
@@ -335,9 +349,18 @@ def _is_per_token(spec: OperandSpec | None) -> bool:
     return spec is not None and isinstance(spec.granularity, PerToken)
 
 
-def _scale(site: QuantizerSite | None) -> float | None:
-    """Return the largest scale of what quantises or dequantises, None where nothing does."""
-    return None if site is None else max(float(tensor_of(scale).abs().max()) for scale in site.scales)
+def _scale(value: object) -> float | None:
+    """Return the largest scale by which a node quantises or dequantises, None where it has no constant one."""
+    return max((float(tensor_of(scale).abs().max()) for scale in _scales(value)), default=None)
+
+
+def _scales(value: object) -> tuple[fx.Node, ...]:
+    """Return the constant scales by which a node quantises or dequantises: of twin-uniform codes the high one first."""
+    if isinstance(value, fx.Node) and value.target in (quantize_float8, dequantize_float8):
+        scale = arguments_of(value)["scale"]
+        return (scale,) if reads_tensor(scale) else ()
+    site = quantizer_site(value)
+    return () if site is None else site.scales
 
 
 def multiply_accumulates(node: fx.Node) -> int | None:
@@ -366,7 +389,7 @@ def _dtype(value: Any) -> str:
 def _row(r: ProductReport) -> tuple[str, ...]:
     operands = ", ".join(f"{o.name} {o.dtype}{_shown_scale(o)}{_shown_table(o)}" for o in r.operands)
     macs = "?" if r.macs is None else f"{r.macs / 1e6:.1f}M"
-    where = f"int8: {r.kernel}" if r.int8 else f"float: {r.reason}" if r.reason else "simulated"
+    where = f"{r.codes}: {r.kernel}" if r.codes else f"float: {r.reason}" if r.reason else "simulated"
     return (r.name, operands, str(r.output_shape or "?"), macs, where)
 
 

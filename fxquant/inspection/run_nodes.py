@@ -10,11 +10,20 @@ import torch
 from torch import Tensor, fx
 
 from fxquant.graph.attributes import called_module, tensor_of
+from fxquant.graph.calls import arguments_of
 from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_arguments, quantizer_site
 from fxquant.lowering.token_site import TOKEN_QUANTIZERS
+from fxquant.numerics import float8
 from fxquant.observers.base import Observer
 from fxquant.observers.input_recorder import InputRecorder
-from fxquant.ops import dequantize, dequantize_tokens, dequantize_twin
+from fxquant.ops import (
+    dequantize,
+    dequantize_float8,
+    dequantize_tokens,
+    dequantize_twin,
+    quantize_float8,
+    quantize_float8_tokens,
+)
 
 
 def run_nodes(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> Iterator[tuple[fx.Node, Mapping[fx.Node, Any]]]:
@@ -41,8 +50,13 @@ def real_value(node: fx.Node, value: object) -> Tensor | None:
     """
     if node.target in TOKEN_QUANTIZERS and isinstance(value, tuple):
         return dequantize_tokens(*value)
+    if node.target is quantize_float8_tokens and isinstance(value, tuple):
+        return dequantize_float8(*value)
     if not isinstance(value, Tensor):
         return None
+    if value.dtype is float8.DTYPE:
+        given = arguments_of(node) if node.target is quantize_float8 else None
+        return None if given is None else dequantize_float8(value, tensor_of(given["scale"]), given["axis"])
     if value.is_floating_point():
         return value
     site = quantizer_site(node) if value.dtype is torch.int8 else None
@@ -52,6 +66,8 @@ def real_value(node: fx.Node, value: object) -> Tensor | None:
 def gives_codes(node: fx.Node) -> bool:
     """Say whether `node` makes codes of real numbers."""
     reads = (dequantize, dequantize_twin)
+    if node.target in (quantize_float8, quantize_float8_tokens):
+        return True
     return node.target in TOKEN_QUANTIZERS or (node.target not in reads and quantizer_site(node) is not None)
 
 

@@ -14,11 +14,11 @@ from fxquant.graph.meta import model_dtype
 from fxquant.graph.stages import stage_of
 from fxquant.inspection.graph_rows import state_of
 from fxquant.inspection.html import fill
-from fxquant.inspection.report import product_reports
+from fxquant.inspection.report import kinds_of_codes, product_reports
 
 # What people read for a state of `fxquant.inspection.graph_rows.GraphRow`.
 STATES = {
-    **{name: name for name in ("int8", "observed", "float", "opaque")},
+    **{name: name for name in ("int8", "float8", "observed", "float", "opaque")},
     "token": "int8 per token",
     "fake": "simulated",
 }
@@ -37,18 +37,25 @@ class BlockSummary:
 
 @dataclass(frozen=True)
 class GraphSummary:
-    """title: the class of the model, its stage and its size. coverage: share of multiply-accumulates on int8, 0..1."""
+    """
+    What a graph is, in a few lines.
+
+    title: the class of the model, its stage and its size. coverage: share of multiply-accumulates on codes, 0..1. codes: of
+    what kind these are.
+    """
 
     title: str
     coverage: float
     products: int
     dtype: str
     blocks: tuple[BlockSummary, ...]
+    codes: str
 
     def __str__(self) -> str:
         width = max((len(block.name) for block in self.blocks), default=0)
         lines = [f"  {block.name.ljust(width)}  {block}" for block in self.blocks]
-        head = f"{self.title}: {self.products} products, {self.coverage:.1%} of multiply-accumulates on int8, rest {self.dtype}"
+        share = f"{self.coverage:.1%} of multiply-accumulates on {self.codes}"
+        head = f"{self.title}: {self.products} products, {share}, rest {self.dtype}"
         hint = "  print(gm.code), fxquant.report(gm) and fxquant.inspect(gm) say more"
         return "\n".join([head, *lines, hint])
 
@@ -62,12 +69,12 @@ def summarise(gm: fx.GraphModule, backend: str, kind: str = "") -> GraphSummary:
     stage = stage_of(gm)
     reports = product_reports(gm, backend).values()
     total = sum(r.macs or 0 for r in reports)
-    int8 = sum(r.macs or 0 for r in reports if r.int8)
+    lowered = sum(r.macs or 0 for r in reports if r.codes)
     title = f"{type(gm).__name__}, {kind or (stage.value if stage else 'unknown')}, {len(gm.graph.nodes)} nodes"
     found = [(_block(r.module), state_of(r, stage)) for r in reports]
     blocks = tuple(_joined((name, [s for _, s in same]) for name, same in groupby(found, key=lambda each: each[0])))
     dtype = str(model_dtype(gm)).removeprefix("torch.")
-    return GraphSummary(title, int8 / total if total else 0.0, len(reports), dtype, blocks)
+    return GraphSummary(title, lowered / total if total else 0.0, len(reports), dtype, blocks, kinds_of_codes(reports))
 
 
 def _block(module: str) -> str:

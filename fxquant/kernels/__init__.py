@@ -20,6 +20,7 @@ __all__ = [
     "BACKENDS",
     "chosen_backend",
     "copy_libraries",
+    "multiplies_float8",
     "on_cpu_kernels",
     "on_triton_kernels",
     "use_backend",
@@ -48,3 +49,12 @@ def on_triton_kernels(*tensors: Tensor | None) -> bool:
     from fxquant.kernels.triton_choice import chooses_triton  # which imports all of torch's compiler
 
     return bool(chooses_triton(devices[0].index or 0))
+
+
+def multiplies_float8(codes: Tensor) -> bool:
+    """Say whether a product of float8 `codes` runs on units for it of the device that they are on."""
+    if not codes.is_cuda:
+        return False
+    from fxquant.kernels.float8_choice import chooses_float8  # which imports all of torch's compiler
+
+    return bool(chooses_float8(codes.device.index or 0))

@@ -191,6 +191,32 @@ def check_row_quantizers(codes: Tensor, scale: Tensor | None, zero_point: Tensor
         raise InputError(f"codes: expected rows of at most {DEEPEST_ROWS} elements, found {codes.shape[-1]}")
 
 
+def check_float8_scale(codes: Tensor, scale: Tensor, axis: int | None) -> None:
+    """Check the scale of float8 `codes`: as `check_along` does, or one for each row, ``(..., 1)``."""
+    if axis is None and scale.dim() > 1:
+        check_tensor("scale of each row", scale, torch.float32, (*codes.shape[:-1], 1))
+    else:
+        check_along(codes, scale, None, axis)
+
+
+def check_float8_linear(
+    codes: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, dtype: torch.dtype, row_scale: Tensor | None
+) -> None:
+    """Check the operands of `fxquant.ops.float8_linear`."""
+    check_rows(codes, torch.float8_e4m3fn)
+    check_tensor("scale", scale, torch.float32, (None,))
+    outputs, depth = scale.shape[0], codes.shape[-1]
+    if outputs == 0 or dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise InputError(f"expected float32, bfloat16 or float16 and at least one output, found {dtype} and {outputs}")
+    check_tensor("bias", bias, torch.float32, (outputs,))
+    check_tensor("weight", weight, torch.float8_e4m3fn, (None, None))
+    if weight.shape[0] < outputs or weight.shape[1] < depth:
+        raise misfit("weight", weight, torch.float8_e4m3fn, f"of at least ({outputs}, {depth})")
+    if weight.is_meta != codes.is_meta:
+        raise InputError(f"expected codes and weight on one device, found {codes.device} and {weight.device}")
+    check_optional("scale of each row", row_scale, torch.float32, (*codes.shape[:-1], 1))
+
+
 def check_rows(x: Tensor, dtype: torch.dtype | None = None) -> None:
     """Check values ``(..., C)`` of a dtype, or None for any float, C at least 1."""
     alike = x.dtype is dtype or (dtype is None and x.dtype.is_floating_point)

@@ -1,4 +1,4 @@
-"""What an int8 product needs; lowering passes ask here before they rewrite, the report asks for the reason."""
+"""What a product on codes needs; lowering passes ask here before they rewrite, the report asks for the reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from torch import fx
 
 from fxquant.graph.attributes import bias_of, window_of
 from fxquant.graph.meta import value_of
+from fxquant.lowering.float8_site import float8_site
 from fxquant.lowering.quantized import is_quantized, quantized, quantized_twin, rank_of, stored_zero_point
+from fxquant.lowering.quantizer_site import QuantizerSite
 from fxquant.lowering.token_site import token_site
 from fxquant.ops import (
     dequantize_log2,
@@ -20,7 +22,7 @@ WEIGHT_ONLY = "the weight alone is quantised, and multiplies floats"
 
 
 def obstacle(node: fx.Node) -> str | None:
-    """Return why a product of the QUANTISED stage cannot become an int8 product, None where it can."""
+    """Return why a product of the QUANTISED stage cannot become one of int8 or of float8 codes, None where it can."""
     if node.target not in (F.linear, F.conv2d, torch.matmul):
         return "simulated: fused attention has no int8 form"
     names = ("left operand", "right operand") if node.target is torch.matmul else ("input", "weight")
@@ -31,7 +33,9 @@ def obstacle(node: fx.Node) -> str | None:
             return f"simulated: the {name} is a power of a fitted base as published, which has no int8 form"
         if isinstance(value, fx.Node) and value.target is dequantize_log2:
             return f"simulated: the {name} is a power of two, and a product of those is made of shifts, not of int8 products"
-        if is_quantized(value) and not any(read(value) for read in (quantized, quantized_twin, token_site)):
+        if is_quantized(value) and not any(
+            read(value) for read in (quantized, quantized_twin, token_site, float8_site)
+        ):
             return f"simulated: codes such as those of the {name} have no int8 form"
         if not _reads_codes(value):
             return (
@@ -41,11 +45,14 @@ def obstacle(node: fx.Node) -> str | None:
             )
     if not all(is_quantized(value) for value in node.args[:2]):
         return "simulated: an operand is cast after it was quantised"
+    float8 = [float8_site(value) is not None for value in node.args[:2]]
+    if any(float8) and not all(float8):
+        return "simulated: e4m3 codes of one operand and integers of the other have no product"
     return _matmul_obstacle(node) if node.target is torch.matmul else _weight_obstacle(node)
 
 
 def _weight_obstacle(node: fx.Node) -> str | None:
-    x, weight = quantized(node.args[0]), quantized(node.args[1])
+    x, weight = (quantized(value) or float8_site(value) for value in node.args[:2])
     if weight is None:
         return "simulated: a twin-uniform weight has no int8 form"
     value = value_of(node)
@@ -57,7 +64,7 @@ def _weight_obstacle(node: fx.Node) -> str | None:
     bias = bias_of(node)
     if bias is not None and (not isinstance(bias, fx.Node) or bias.op != "get_attr"):
         return "simulated: the bias is computed at run time"
-    if x is None and stored_zero_point(weight) is not None:
+    if x is None and isinstance(weight, QuantizerSite) and stored_zero_point(weight) is not None:
         kind = "a twin-uniform input" if token_site(node.args[0]) is None else "an input with a scale per token"
         return f"simulated: {kind} and a weight with zero points have no int8 form"
     if x is not None and x.axis is not None:

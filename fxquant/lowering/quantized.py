@@ -19,6 +19,7 @@ from fxquant.ops import (
     attention_quantize,
     dequantize,
     dequantize_twin,
+    float8_linear,
     int8_linear,
     int8_linear_add,
     int8_linear_gelu_quantize,
@@ -41,7 +42,7 @@ INT8_LINEARS = (
 INT8_PRODUCTS = (*INT8_LINEARS, int8_matmul, int8_matmul_twin)
 # What an operator calls the operands of its product.
 _FACTORS: dict[Any, tuple[str, ...]] = {
-    **dict.fromkeys((*INT8_LINEARS, onednn_linear), ("codes", "weight")),
+    **dict.fromkeys((*INT8_LINEARS, onednn_linear, float8_linear), ("codes", "weight")),
     **dict.fromkeys((int8_matmul, int8_matmul_twin), ("a", "b")),
     **dict.fromkeys((KERNELS.cpu_gemm.default, KERNELS.cpu_gemm_tokens.default), ("codes", "packed")),
     **dict.fromkeys((attention, attention_quantize, KERNELS.cpu_attention.default), ("q", "k", "v")),

@@ -108,9 +108,14 @@ def quantizer_site(node: object) -> QuantizerSite | None:
 
 def quantizer_behind(codes: object) -> QuantizerSite | None:
     """Return how `codes` were made, behind patches and moves; None where nothing in the graph makes them."""
+    return quantizer_site(maker_behind(codes))
+
+
+def maker_behind(codes: object) -> object:
+    """Return the node that gives `codes`, behind patches and moves."""
     while isinstance(codes, fx.Node) and (codes.target is extract_patches or moves_values(codes)):
         codes = arguments_of(codes)["codes"] if codes.target is extract_patches else codes.args[0]
-    return quantizer_site(codes)
+    return codes
 
 
 def quantizer_arguments(site: QuantizerSite, target: Any) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
+from fxquant.numerics import arithmetic
 from fxquant.numerics.arithmetic import code_range
 from fxquant.numerics.granularity import Granularity, PerTensor
 
@@ -22,6 +25,7 @@ class Codes:
     symmetric: bool = False
     granularity: Granularity = PerTensor()
     narrow: bool = field(default=False, kw_only=True)
+    even = True  # whether all neighbouring codes are one apart
 
     @property
     def qmin(self) -> int:
@@ -37,3 +41,7 @@ class Codes:
     def dtype(self) -> str:
         """Name of the codes, for people."""
         return f"{'int' if self.signed else 'uint'}{self.bits}"
+
+    def quantize(self, x: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int | None = None) -> Tensor:
+        """Return the codes of `x` as float32: see `fxquant.numerics.arithmetic.quantize`."""
+        return arithmetic.quantize(x, scale, zero_point, self.qmin, self.qmax, axis)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxquant.errors import CalibrationError
-from fxquant.numerics.arithmetic import affine_qparams, dequantize, quantize, quantize_tokens, symmetric_scale
+from fxquant.numerics.arithmetic import affine_qparams, dequantize, symmetric_scale, token_qparams
 from fxquant.numerics.codes import Codes
 from fxquant.numerics.granularity import Granularity, PerToken, RowGroups
 from fxquant.observers.take_in import take_in
@@ -247,12 +247,12 @@ class Observer(nn.Module):
 
     def fake_quantize(self, x: Tensor, qparams: QParams) -> Tensor:
         """Return `x` as it will be after `convert`, float32."""
-        spec = self.spec
+        spec = cast(Codes, self.spec)
         if self.at_run_time:
-            codes, scale, zero_point = quantize_tokens(x, cast(Codes, spec).symmetric, spec.qmin, spec.qmax)
-            return dequantize(codes, scale[..., None], zero_point[..., None])
+            scale, zero_point = (t[..., None] for t in token_qparams(x, spec.symmetric, spec.qmin, spec.qmax))
+            return dequantize(spec.quantize(x, scale, zero_point), scale, zero_point)
         params = self.per_row(qparams, x)
-        codes = quantize(x, params.scale, params.zero_point, spec.qmin, spec.qmax, params.axis)
+        codes = spec.quantize(x, params.scale, params.zero_point, params.axis)
         return dequantize(codes, params.scale, params.zero_point, params.axis)
 
     def quantized_from(self, x: Tensor) -> Tensor:

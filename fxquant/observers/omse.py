@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from fxquant.errors import ConfigError
-from fxquant.numerics.arithmetic import dequantize, quantize
+from fxquant.numerics.arithmetic import dequantize
 from fxquant.numerics.codes import Codes
 from fxquant.observers.base import ObserverOptions, QParams, Summary
 from fxquant.observers.histogram import Grid
@@ -108,15 +109,18 @@ class OMSEObserver(MinMaxObserver):
 
         The mean of a bin stands for its values. Their spread around it adds the same for every range and is left out,
         except where a bin straddles two codes: of values spread evenly over a width w, those that reach up to r across
-        the boundary take the nearer code and save ``scale * r^2 / w`` on average. A lone value has no spread.
+        the boundary take the nearer code and save ``scale * r^2 / w`` on average. A lone value has no spread. Of codes that
+        are not even this is left out too.
         """
-        qmin, qmax, width = self.spec.qmin, self.spec.qmax, width[:, None]
+        spec, width = cast(Codes, self.spec), width[:, None]
         scale = qparams.scale.reshape(-1, 1)
         zero_point = None if qparams.zero_point is None else qparams.zero_point.reshape(-1, 1)
-        codes = quantize(means, scale, zero_point, qmin, qmax)
+        codes = spec.quantize(means, scale, zero_point)
         distance = means - dequantize(codes, scale, zero_point)
+        if not spec.even:
+            return (counts * distance.square()).sum(1, dtype=torch.float64)
         reach = (distance.abs() + (width - scale) / 2).clamp(min=0)
         # Nothing lies beyond the outermost codes.
-        reach = reach.masked_fill(torch.where(distance < 0, codes == qmin, codes == qmax), 0)
+        reach = reach.masked_fill(torch.where(distance < 0, codes == spec.qmin, codes == spec.qmax), 0)
         saved = reach.square() * (scale / width)
         return (counts * distance.square() - (counts - 1).clamp(min=0) * saved).sum(1, dtype=torch.float64)

@@ -5,6 +5,8 @@ from fxquant.ops.attention_quantize import attention, attention_quantize
 from fxquant.ops.check_input import check_input
 from fxquant.ops.check_values import check_values, mark_invalid
 from fxquant.ops.extract_patches import extract_patches
+from fxquant.ops.float8 import dequantize_float8, quantize_float8, quantize_float8_tokens
+from fxquant.ops.float8_linear import float8_linear
 from fxquant.ops.int8_linear import int8_linear
 from fxquant.ops.int8_linear_add import int8_linear_add, int8_linear_twin_add
 from fxquant.ops.int8_linear_gelu_quantize import int8_linear_gelu_quantize, int8_linear_gelu_quantize_twin
@@ -29,12 +31,14 @@ __all__ = [
     "check_values",
     "denoise_bias",
     "dequantize",
+    "dequantize_float8",
     "dequantize_log2",
     "dequantize_tokens",
     "dequantize_twin",
     "extract_patches",
     "fake_quantize_adalog",
     "fake_quantize_summed_twin",
+    "float8_linear",
     "int8_linear",
     "int8_linear_add",
     "int8_linear_gelu_quantize",
@@ -53,6 +57,8 @@ __all__ = [
     "pack_twin",
     "quantize",
     "quantize_adalog",
+    "quantize_float8",
+    "quantize_float8_tokens",
     "quantize_log2",
     "quantize_tokens",
     "quantize_twin",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fxquant.errors import InputError
 from fxquant.kernels.checks import MOST, check_one, check_tensor
+from fxquant.numerics import float8
 from fxquant.numerics.arithmetic import storage_offset
 
 
@@ -25,7 +26,10 @@ def extract_patches(
     Each patch is flattened as the weight ``(O, C, kh, kw)`` of a convolution is, so that their product is the convolution.
     kernel ``(kh, kw)``, stride and padding: of rows, then of columns. A padded pixel holds the code of zero, which is
     zero_point, int32 0-dim or None for 0, as stored for codes up to qmax (`fxquant.numerics.arithmetic.storage_offset`).
+    codes: int8; or e4m3, whose zero_point is None and whose qmax is 127, as their zero is the byte 0.
     """
+    if codes.dtype is float8.DTYPE and zero_point is None and qmax == 127:
+        return extract_patches(codes.view(torch.int8), kernel, stride, padding, None, qmax).view(codes.dtype)
     check_tensor("codes", codes, torch.int8, (None, None, None, None))
     if zero_point is not None:
         check_one("zero point", zero_point, torch.int32)

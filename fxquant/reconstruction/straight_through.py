@@ -56,7 +56,11 @@ class StraightThrough:
 
 def is_uniform(observer: Observer) -> bool:
     """Say whether an observer stands for codes with even steps, whose scale is a constant of the model."""
-    even = isinstance(observer.spec, Codes) and type(observer).fake_quantize is Observer.fake_quantize
+    even = (
+        isinstance(observer.spec, Codes)
+        and observer.spec.even
+        and type(observer).fake_quantize is Observer.fake_quantize
+    )
     return even and isinstance(observer.granularity, PerTensor | PerChannel | PerHead | RowGroups)
 
 

@@ -109,7 +109,7 @@ def test_fake_and_int8_keep_one_contract(name: str) -> None:
         other.run(x)
     for simulated, lowered in pairs:
         assert torch.equal(one.env[simulated], other.env[lowered]), lowered.name
-    products = {contract._label(n): n for n in int8.graph.nodes if n.target in contract.INT8}
+    products = {contract._label(n): n for n in int8.graph.nodes if n.target in contract.ON_CODES}
     simulated_products = [n for n in fake.graph.nodes if n.target in contract.PRODUCTS]
     assert {contract._label(n) for n in simulated_products} == set(products)
     for node in simulated_products:

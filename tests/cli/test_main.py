@@ -53,7 +53,7 @@ def test_listed_options_are_the_recipes_own() -> None:
         "head",
         "decoder",
         "attention",
-        *("strict_inputs", "float_dtype", "folds"),
+        *("strict_inputs", "float_dtype", "folds", "codes"),
     }
 
 

@@ -50,10 +50,18 @@ def test_what_cannot_be_written_is_refused_first(
     assert "its folder does not exist" in capsys.readouterr().err
 
 
-def test_classes_of_the_folder_do_not_matter(folder: Path, tmp_path: Path) -> None:
+def test_classes_of_the_folder_do_not_matter_nor_do_the_codes(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out.safetensors"
-    assert run_quantize(folder, "--num-classes", 5, "--out", out) == 0
-    assert fxquant.load(out)(torch.randn(1, 3, 32, 32)).shape == (1, 5)
+    assert run_quantize(folder, "--num-classes", 5, "--codes", "e4m3", "--out", out) == 0
+    assert "W8A8 e4m3, patch embedding float" in capsys.readouterr().out
+    loaded = fxquant.load(out)
+    assert loaded(torch.randn(1, 3, 32, 32)).shape == (1, 5)
+    assert {row.codes for row in fxquant.report(loaded) if row.requested} == {"float8"}
+    assert "codes=e4m3" in str(loaded.card.recipe)  # type: ignore[union-attr]
+    assert run_quantize(folder, "--codes", "e4m3", "--w-bits", 4, "--out", out) == 2
+    assert "codes='e4m3' have 8 bits, got 4 (weight)" in capsys.readouterr().err
 
 
 def test_a_graph_for_any_size(folder: Path, tmp_path: Path) -> None:

@@ -52,6 +52,19 @@ def close(expected: Tensor, found: Tensor) -> bool:
     return bool((expected - found).float().norm() <= 0.01 * expected.float().norm())
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_float8_compiles_with_any_batch_size(dtype: torch.dtype) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, x = Block().eval().to(dtype), torch.randn(4, 20, 16).to(dtype)
+    gm = fxquant.quantize(model, [x], "dynamic", progress=False, codes="e4m3")
+    compiled = fxquant.compile(gm)
+    for batch in (x, x[:3], torch.cat((x, x))):
+        assert close(gm(batch), compiled(batch))
+    assert {r.kernel for r in fxquant.report(compiled) if r.codes} == {"torch matmul of dequantised codes"}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("config", CONFIGS)
 def test_compiles_with_any_batch_size(config: str, dtype: torch.dtype) -> None:

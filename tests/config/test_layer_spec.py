@@ -36,7 +36,7 @@ LOST = "symmetric unsigned codes lose every negative value: use signed=True, or 
 @pytest.mark.parametrize(
     ("role", "spec", "message"),
     [
-        ("weight", 8, "LayerSpec.weight must be a TensorSpec or None, got 8"),
+        ("weight", 8, "LayerSpec.weight must be a TensorSpec, Float8 or None, got 8"),
         ("weight", TensorSpec(granularity=PerHead()), "LayerSpec.weight: a weight has no heads"),
         ("weight", TensorSpec(symmetric=True), f"LayerSpec.weight: {LOST}"),
         ("activation", TensorSpec(symmetric=True), f"LayerSpec.activation: {LOST}"),
@@ -55,9 +55,9 @@ LOST = "symmetric unsigned codes lose every negative value: use signed=True, or 
         (
             "gelu",
             TwinSoftmax(),
-            "LayerSpec.gelu must be a TensorSpec, TwinGELU, AdaLogGELU or None, got TwinSoftmax(bits=8",
+            "LayerSpec.gelu must be a TensorSpec, TwinGELU, AdaLogGELU, Float8 or None, got TwinSoftmax(bits=8",
         ),
-        ("gelu", 8, "LayerSpec.gelu must be a TensorSpec, TwinGELU, AdaLogGELU or None, got 8"),
+        ("gelu", 8, "LayerSpec.gelu must be a TensorSpec, TwinGELU, AdaLogGELU, Float8 or None, got 8"),
         (
             "activation",
             TensorSpec(granularity=RowGroups(3)),

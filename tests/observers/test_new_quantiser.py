@@ -184,7 +184,7 @@ def test_only_what_the_table_says_may_have_it() -> None:
     assert LayerSpec(softmax=Roots()).softmax == Roots()
     assert Placement(probabilities=Roots()).probabilities == Roots()
     with pytest.raises(
-        ConfigError, match=r"LayerSpec\.gelu must be a TensorSpec, TwinGELU, AdaLogGELU or None, got Roots"
+        ConfigError, match=r"LayerSpec\.gelu must be a TensorSpec, TwinGELU, AdaLogGELU, Float8 or None, got Roots"
     ):
         LayerSpec(gelu=Roots())
     with pytest.raises(

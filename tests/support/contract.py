@@ -11,6 +11,10 @@ the fake operands, which are float32, in exact arithmetic. With u = 2^-24, K ter
 Scales of tokens are one more product, while the scale of the weight and the bias are as they were.
 The second does not grow with K. Twin-uniform operands have two accumulators, whose terms and whose sum make up
 |scale * acc|; products of two activations have no bias. A bfloat16 result is rounded once more.
+
+Float8 codes are floats, whose products are exact in float32 and whose sums are rounded as those of floats are:
+
+    float8:  |y - exact| <= 2 u M + (K + 5) u (sum_k |scale c w| + |b|)
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from fxquant.graph.meta import record_of
 from fxquant.lowering.quantized import is_quantized
 from fxquant.ops import (
     dequantize_log2,
+    float8_linear,
     int8_linear,
     int8_linear_twin,
     int8_matmul,
@@ -36,6 +41,8 @@ from fxquant.ops import (
     log_int_softmax,
     quantize,
     quantize_adalog,
+    quantize_float8,
+    quantize_float8_tokens,
     quantize_log2,
     quantize_tokens,
     quantize_twin,
@@ -44,8 +51,11 @@ from tests.support.unfused import lower
 
 U = 2.0**-24
 PRODUCTS = (F.linear, F.conv2d, torch.matmul)
-INT8 = (int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin)
-QUANTIZERS = (quantize, quantize_adalog, quantize_tokens, quantize_twin, quantize_log2, log_int_softmax)
+ON_CODES = (int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin, float8_linear)
+QUANTIZERS = (
+    *(quantize, quantize_adalog, quantize_tokens, quantize_twin, quantize_log2, log_int_softmax),
+    *(quantize_float8, quantize_float8_tokens),
+)
 
 
 class Recorder(fx.Interpreter):
@@ -81,7 +91,8 @@ class Site:
         terms = x.shape[-1] if self.fake.target is torch.matmul else w[0].numel()
         assert bool(((simulated - exact).abs() <= (terms + 2) * U * magnitude).all())
         computed = self.int8_values[self.int8]
-        tolerance = 5 * U * self._int8_magnitude() + 2 * U * self._channels_last(magnitude)
+        roundings = terms + 5 if self.int8.target is float8_linear else 5
+        tolerance = roundings * U * self._int8_magnitude() + 2 * U * self._channels_last(magnitude)
         tolerance = tolerance + torch.finfo(computed.dtype).eps * computed.double().abs()
         assert bool(((computed.double() - self._channels_last(exact)).abs() <= tolerance).all())
 
@@ -95,7 +106,7 @@ class Site:
         return y.permute(0, 2, 3, 1) if self.fake.target is F.conv2d else y
 
     def _int8_magnitude(self) -> Tensor:
-        """Return ``|scale * acc| + |b|``; integers below 2^53 are exact in float64."""
+        """Return ``|scale * acc| + |b|``, of float8 the sum of the terms' sizes; integers below 2^53 are exact in float64."""
         values = [_double(self.int8_values, a) for a in self.int8.args]
         zero = torch.zeros((), dtype=torch.float64)
         codes, other, scale, *rest = (zero if v is None else v for v in values)
@@ -105,6 +116,9 @@ class Site:
             low, other = rest[0], other - rest[1]
             return (codes.clamp(min=0) @ other * scale).abs() + (codes.clamp(max=0) @ other * low).abs()
         weight = other[: scale.shape[0], : codes.shape[-1]].T
+        if self.int8.target is float8_linear:
+            by_row = rest[2] if len(rest) > 2 else 1.0
+            return codes.abs() @ weight.abs() * scale * by_row + rest[0].abs()
         if self.int8.target is int8_linear_twin:
             low, bias = rest[:2]
             return (codes.clamp(min=0) @ weight * scale).abs() + (codes.clamp(max=0) @ weight * low).abs() + bias.abs()
@@ -134,8 +148,8 @@ def sites(prepared: fx.GraphModule, x: Tensor) -> list[Site]:
     assert {n.name for n in quantizing} == set(quantizers)
     for node in quantizing:
         pairs = zip(tree_leaves(one.env[quantizers[node.name]]), tree_leaves(other.env[node]), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs), f"codes differ at {node.name}"
-    products = {_label(n): n for n in int8.graph.nodes if n.target in INT8}
+        assert all(torch.equal(a.double(), b.double()) for a, b in pairs), f"codes differ at {node.name}"
+    products = {_label(n): n for n in int8.graph.nodes if n.target in ON_CODES}
     simulated = [n for n in fake.graph.nodes if n.target in PRODUCTS and _simulated(n)]
     assert {_label(n) for n in simulated} == set(products)
     return [Site(n, products[_label(n)], one.env, other.env) for n in simulated]

@@ -21,6 +21,7 @@ from tests.support.cpu_operands import make_codes, make_quantizer
 FUNCTIONS = {
     name: getattr(fxquant.ops, name) for name in fxquant.ops.__all__ if name not in ("check_input", "make_output")
 }
+FLOAT8 = torch.float8_e4m3fn
 NO_QUANTIZER = (None, None, None, None, None, 0, 0)
 
 
@@ -158,6 +159,8 @@ def function_calls() -> dict[str, Call]:
     image, kernel = make_codes(g, 2, 3, 6, 6), torch.rand(3, 2, 2, generator=g)
     rows = make_codes(g, 2, 3, 20)
     per_row = (torch.rand(2, 3, generator=g), torch.arange(6, dtype=torch.int32).view(2, 3))
+    e4m3, weight8 = torch.randn(2, 18, 20, generator=g).to(FLOAT8), torch.randn(32, 32, generator=g).to(FLOAT8)
+    linear8, row8 = (e4m3, weight8, scale, bias, torch.float32), torch.rand(2, 18, 1, generator=g)
     rowed = (torch.rand(2, 18, generator=g), torch.arange(36, dtype=torch.int32).view(2, 18))
     calls = {
         "add_noise": (x, noise),
@@ -169,12 +172,19 @@ def function_calls() -> dict[str, Call]:
         "denoise_bias": (bias, torch.rand(8, generator=g), torch.rand(20, 8, generator=g)),
         "dequantize": (rows, one, zero, *ranged),
         "dequantize along an axis": (rows, torch.rand(20, generator=g), None, *ranged, -1),
+        "dequantize_float8": (e4m3, one),
+        "dequantize_float8 along an axis": (e4m3, torch.rand(20, generator=g), 2),
+        "dequantize_float8 of rows": (e4m3, row8),
         "dequantize_log2": (rows.clamp(-1, 15),),
         "dequantize_tokens": (rows, *per_row),
         "dequantize_twin": (rows, *twin),
+        "extract_patches of float8 codes": (image.float().to(FLOAT8), (2, 2), (2, 2), (1, 1), None, 127),
         "extract_patches": (image, (2, 2), (2, 2), (1, 1), zero, 255),
         "fake_quantize_adalog": (x, one, one, torch.rand(17, generator=g), 0.2),
         "fake_quantize_summed_twin": (torch.rand(3, 5, generator=g), torch.tensor(0.25), 127),
+        "float8_linear": linear8,
+        "float8_linear in bfloat16": (*linear8[:4], torch.bfloat16),
+        "float8_linear of rows with their own scales": (*linear8, row8),
         "int8_linear": (*linear, None, None, *options),
         "int8_linear of an affine weight": (*linear, torch.arange(20, dtype=torch.int32), zero, *options),
         "int8_linear of rows with their own scales": (*linear, None, None, *options, *rowed),
@@ -209,6 +219,9 @@ def function_calls() -> dict[str, Call]:
         "quantize": (x, one, zero, 0, 255, None, noise),
         "quantize along an axis": (x, torch.rand(20, generator=g), torch.arange(20, dtype=torch.int32), *ranged, 2),
         "quantize_adalog": (x, one, one, make_codes(g, 17), 0.2),
+        "quantize_float8": (x, one),
+        "quantize_float8 along an axis": (x, torch.rand(20, generator=g), -1),
+        "quantize_float8_tokens": (x,),
         "quantize_log2": (torch.rand(3, 5, generator=g), 15),
         "quantize_tokens": (x, False, 0, 255),
         "quantize_tokens to symmetric codes": (x.bfloat16(), True, -7, 7),

@@ -80,10 +80,10 @@ def _shapes(t: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def _layouts(t: Tensor) -> Iterator[tuple[str, Tensor]]:
-    yield "strided", torch.stack((t, t + 1), -1)[..., 0]
+    yield "strided", torch.stack((t, torch.ones_like(t)), -1)[..., 0]
     yield "transposed", t.mT.contiguous().mT if t.dim() > 1 else t
     yield "with an offset", torch.cat((t.flatten()[:1], t.flatten()))[1:].view(t.shape)
-    yield "negated when read", torch._neg_view(-t) if t.is_floating_point() else t
+    yield "negated when read", torch._neg_view(-t) if t.is_floating_point() and t.itemsize > 1 else t
     if t.dim() > 0:
         yield "overlapping", t.flatten().as_strided(t.shape, (1,) * t.dim())
     for d, size in enumerate(t.shape):
@@ -101,7 +101,8 @@ def _layouts(t: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 def _values(t: Tensor) -> Iterator[tuple[str, Tensor]]:
     if t.is_floating_point():
-        yield from ((f"filled with {x}", torch.full_like(t, x)) for x in (*FLOATS[:-2], 3e38, 1e-45))
+        filled = ((x, torch.full_like(t, x, dtype=torch.float64)) for x in (*FLOATS[:-2], 3e38, 1e-45))
+        yield from ((f"filled with {x}", values.to(t.dtype)) for x, values in filled)
         yield "no storage", torch._efficientzerotensor(t.shape, dtype=t.dtype, device=t.device)  # type: ignore[attr-defined]
     else:
         ends = torch.iinfo(t.dtype)

@@ -185,7 +185,7 @@ function addControls(data, chosen, hidden, { update, redraw, showTab, stages }) 
         else hidden.add(stage.title);
         stages();
       };
-      const text = stage.int8 ? `${stage.int8} of ${stage.products} products on int8, ${percent(stage.coverage)} of MACs` : `${stage.products} products, ${stage.float_dtype}`;
+      const text = stage.int8 ? `${stage.int8} of ${stage.products} products on ${stage.codes}, ${percent(stage.coverage)} of MACs` : `${stage.products} products, ${stage.float_dtype}`;
       return element("label", { title: text }, box, ` ${stage.title} `, element("small", {}, text));
     }),
   );

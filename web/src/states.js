@@ -4,6 +4,7 @@ import { element } from "./element.js";
 export const STATES = {
   int8: "int8",
   token: "int8, per token",
+  float8: "float8",
   fake: "simulated",
   observed: "observed",
   float: "float",

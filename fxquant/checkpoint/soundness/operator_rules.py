@@ -20,12 +20,14 @@ from fxquant.ops import (
     check_values,
     denoise_bias,
     dequantize,
+    dequantize_float8,
     dequantize_log2,
     dequantize_tokens,
     dequantize_twin,
     extract_patches,
     fake_quantize_adalog,
     fake_quantize_summed_twin,
+    float8_linear,
     int8_linear,
     int8_linear_add,
     int8_linear_gelu_quantize,
@@ -43,6 +45,8 @@ from fxquant.ops import (
     pack_twin,
     quantize,
     quantize_adalog,
+    quantize_float8,
+    quantize_float8_tokens,
     quantize_log2,
     quantize_tokens,
     quantize_twin,
@@ -53,9 +57,11 @@ Rule = Callable[[Operands], Any]
 Shape = tuple[int, ...] | None
 
 _INT8, _INT32, _FLOAT32 = (torch.int8,), (torch.int32,), (torch.float32,)
+_FLOAT8 = torch.float8_e4m3fn
 _RESULTS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _FLOAT32_MAX = torch.finfo(torch.float32).max
-_PADDING = 8  # rows and columns of a weight are padded to a multiple of it
+_PADDING = 8  # rows and columns of an int8 weight are padded to a multiple of it
+_FLOAT8_PADDING = 16  # and those of a float8 weight
 _TERMS = 2**17  # so many products of two codes fit an int32
 # What lies in the file, whatever else a graph computes; less what two operators may be given otherwise.
 _CONSTANT = {
@@ -67,6 +73,7 @@ _COMPUTED = {
     attention: {"bias"},
     attention_quantize: {"bias"},
     denoise_bias: {"bias", "weight"},
+    dequantize_float8: {"scale"},
     dequantize_tokens: {"scale", "zero_point"},
 }
 
@@ -133,11 +140,41 @@ def _per_token(o: Operands, x: Tensor | None) -> Any:
     o.codes_range()
     if x is None:
         return o.unknown
-    if x.dim() == 0 or x.shape[-1] == 0:
-        raise CheckpointError(f"x: expected rows, found shape {tuple(x.shape)}")
-    rows = tuple(x.shape[:-1])
+    rows = _rows_of(x, "x")
     shapes = ((tuple(x.shape), torch.int8), (rows, torch.float32), (rows, torch.int32))
     return tuple(_result(o, shape, dtype) for shape, dtype in shapes)
+
+
+def _quantize_float8(o: Operands) -> Any:
+    x = o.tensor("x", *FLOATS)
+    _one_or_along(o, "scale", sizes(x))
+    return _like(o, x, _FLOAT8)
+
+
+def _quantize_float8_tokens(o: Operands) -> Any:
+    x = o.tensor("x", *FLOATS)
+    if x is None:
+        return o.unknown
+    return _like(o, x, _FLOAT8), _result(o, (*_rows_of(x, "x"), 1), torch.float32)
+
+
+def _dequantize_float8(o: Operands) -> Any:
+    codes, scale = o.tensor("codes", _FLOAT8), o.tensor("scale", *_FLOAT32)
+    o.finite("codes")
+    if codes is not None and scale is not None and scale.dim() > 1 and o.given["axis"] is None:
+        o.shaped("scale", (*_rows_of(codes, "codes"), 1), dtypes=_FLOAT32)
+        o.positive("scale")
+    else:
+        _one_or_along(o, "scale", sizes(codes))
+    return _like(o, codes, torch.float32)
+
+
+def _float8_linear(o: Operands) -> Any:
+    codes, shape = o.tensor("codes", _FLOAT8), _product(o, "scale", dtype=_FLOAT8, padding=_FLOAT8_PADDING)
+    o.finite("weight")
+    o.shaped("row_scale", None if codes is None else (*_rows_of(codes, "codes"), 1), dtypes=_FLOAT32)
+    o.positive("row_scale")
+    return _result(o, shape, o.one_of("dtype", torch.float32, torch.bfloat16, torch.float16))
 
 
 def _fake_quantize_summed_twin(o: Operands) -> Any:
@@ -344,7 +381,10 @@ def _attention_shape(o: Operands) -> Shape:
 
 
 def _extract_patches(o: Operands) -> Any:
-    codes = o.tensor("codes", torch.int8, axes=(4,))
+    codes = o.tensor("codes", torch.int8, _FLOAT8, axes=(4,))
+    float8 = codes is not None and codes.dtype is _FLOAT8
+    if float8 and (o.given["zero_point"], o.given["qmax"]) != (None, 127):
+        raise CheckpointError("expected e4m3 codes without a zero point, and the qmax 127")
     kernel, stride, padding = o.pair("kernel", 1), o.pair("stride", 1), o.pair("padding", 0)
     if any(p > k for p, k in zip(padding, kernel, strict=True)):
         raise CheckpointError(f"expected a padding of at most the kernel {kernel}, found {padding}")
@@ -356,7 +396,7 @@ def _extract_patches(o: Operands) -> Any:
     rows, columns = ((n + 2 * p - k) // s + 1 for n, k, s, p in sides)
     if rows < 1 or columns < 1:
         raise CheckpointError(f"the kernel {kernel} does not fit an image of shape {tuple(codes.shape)}")
-    return _result(o, (codes.shape[0], rows, columns, codes.shape[1] * kernel[0] * kernel[1]), torch.int8)
+    return _result(o, (codes.shape[0], rows, columns, codes.shape[1] * kernel[0] * kernel[1]), codes.dtype)
 
 
 def _interpolate_scaled(o: Operands) -> Any:
@@ -373,11 +413,12 @@ def _interpolate_scaled(o: Operands) -> Any:
     return _result(o, (*x.shape[:2], *shape), x.dtype)
 
 
-def _product(o: Operands, *scales: str) -> Shape:
+def _product(o: Operands, *scales: str, dtype: torch.dtype = torch.int8, padding: int = _PADDING) -> Shape:
     """Check codes, weight, scales and bias of a linear layer and return the shape of what it gives."""
     o.one_of("dtype", *_RESULTS)
-    o.one_of("pad_rows", True, False)
-    codes, weight = o.tensor("codes", torch.int8), o.tensor("weight", torch.int8, axes=(2,))
+    if "pad_rows" in o.given:
+        o.one_of("pad_rows", True, False)
+    codes, weight = o.tensor("codes", dtype), o.tensor("weight", dtype, axes=(2,))
     scale = o.tensor(scales[0], torch.float32, axes=(1,))
     for name in scales:
         (o.positive if name != "low" else o.finite)(name)
@@ -386,10 +427,10 @@ def _product(o: Operands, *scales: str) -> Shape:
         return None
     depth, outputs = _last(codes)[0], scale.shape[0]
     rows, columns = weight.shape
-    if not 0 <= rows - outputs < _PADDING or not 0 <= columns - depth < _PADDING or not 0 < columns < _TERMS:
+    if not 0 <= rows - outputs < padding or not 0 <= columns - depth < padding or not 0 < columns < _TERMS:
         raise CheckpointError(
             f"weight: expected {outputs} rows, as there are scales, and {depth} columns, as there are codes, or the next "
-            f"multiples of {_PADDING}, found shape {tuple(weight.shape)}"
+            f"multiples of {padding}, found shape {tuple(weight.shape)}"
         )
     for name in (*scales, "bias"):
         o.shaped(name, (outputs,), dtypes=_FLOAT32)
@@ -426,6 +467,12 @@ def _residual(o: Operands, shape: Shape) -> Any:
 
 def _scale(o: Operands, scale: str, zero_point: str, shape: Shape) -> None:
     """Check a scale, and the zero point of its shape: one for all values, or one per index of the axis that is given."""
+    value = _one_or_along(o, scale, shape)
+    o.shaped(zero_point, sizes(value), dtypes=_INT32)
+
+
+def _one_or_along(o: Operands, scale: str, shape: Shape) -> Tensor | None:
+    """Return a scale: one for all values, or one per index of the axis that is given."""
     axis = o.given.get("axis")
     if axis is not None and type(axis) is not int:
         raise CheckpointError(f"axis: expected a whole number or None, found {axis!r:.100}")
@@ -434,8 +481,8 @@ def _scale(o: Operands, scale: str, zero_point: str, shape: Shape) -> None:
     value = o.tensor(scale, torch.float32, axes=(0,) if axis is None else (0, 1))
     if value is not None and value.dim() and shape is not None:
         o.shaped(scale, (shape[axis or 0],), dtypes=_FLOAT32)
-    o.shaped(zero_point, sizes(value), dtypes=_INT32)
     o.positive(scale)
+    return value
 
 
 def _twin(o: Operands) -> None:
@@ -486,6 +533,12 @@ def _affine(o: Operands, shape: Shape) -> None:
         o.shaped(name, None if shape is None else shape[-1:])
 
 
+def _rows_of(x: Tensor, name: str) -> tuple[int, ...]:
+    if x.dim() == 0 or x.shape[-1] == 0:
+        raise CheckpointError(f"{name}: expected rows, found shape {tuple(x.shape)}")
+    return tuple(x.shape[:-1])
+
+
 def _last(x: Tensor) -> tuple[int, ...]:
     if x.dim() == 0:
         raise CheckpointError("expected an operand of one axis or more, found a single value")
@@ -507,12 +560,14 @@ RULES: dict[Any, Rule] = {
     check_values: _check_values,
     denoise_bias: _denoise_bias,
     dequantize: _dequantize,
+    dequantize_float8: _dequantize_float8,
     dequantize_log2: _dequantize_log2,
     dequantize_tokens: _dequantize_tokens,
     dequantize_twin: _dequantize_twin,
     extract_patches: _extract_patches,
     fake_quantize_adalog: _fake_quantize_adalog,
     fake_quantize_summed_twin: _fake_quantize_summed_twin,
+    float8_linear: _float8_linear,
     int8_linear: _linear,
     int8_linear_add: _linear_add,
     int8_linear_gelu_quantize: _linear_gelu_quantize,
@@ -530,6 +585,8 @@ RULES: dict[Any, Rule] = {
     pack_twin: _pack_twin,
     quantize: _quantize,
     quantize_adalog: _quantize_adalog,
+    quantize_float8: _quantize_float8,
+    quantize_float8_tokens: _quantize_float8_tokens,
     quantize_log2: _quantize_log2,
     quantize_tokens: _quantize_tokens,
     quantize_twin: _quantize_twin,

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     quantisation = parser.add_argument_group("quantisation")
     add_recipe_options(quantisation)
+    parser.set_defaults(codes="int")  # the engines are compared on int8
     quantisation.add_argument("--calib", type=positive, default=32, metavar="N", help="random images to calibrate with")
     execution = parser.add_argument_group("execution")
     add_device(execution)

@@ -8,6 +8,7 @@ from pathlib import Path
 from fxquant.cli.options.calibration import add_calibration_options
 from fxquant.cli.options.shared import (
     add_batch_size,
+    add_codes,
     add_device,
     add_dtype,
     add_folder_options,
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     quantisation = parser.add_argument_group("quantisation")
     add_recipe_options(quantisation)
+    add_codes(quantisation)
     add_calibration_options(quantisation)
     execution = parser.add_argument_group("execution")
     add_batch_size(execution)

@@ -8,6 +8,7 @@ from fxquant.cli.options.calibration import add_calibration_options
 from fxquant.cli.options.reconstruction import add_reconstruction_options
 from fxquant.cli.options.shared import (
     add_batch_size,
+    add_codes,
     add_device,
     add_dtype,
     add_folder_options,
@@ -29,6 +30,7 @@ def add_quantising_options(parser: argparse.ArgumentParser, evaluated: bool) -> 
     add_folder_options(images, evaluated, "" if evaluated else "; needed where --calib draws from it")
     group = parser.add_argument_group("quantisation")
     add_recipe_options(group)
+    add_codes(group)
     add_calibration_options(group)
     add_reconstruction_options(group)
     group.add_argument("--target", choices=("int8", "fake"), default="int8", help="integer products or simulation")

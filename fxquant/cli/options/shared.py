@@ -12,6 +12,7 @@ from fxquant.data.unreadable import LIMIT
 from fxquant.measurement.option_values import gibibytes, natural, percent, positive, recipe_option, seed, thread_count
 
 DTYPES = ("float32", "bfloat16", "float16")
+CODES = ("int", "e4m3")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +68,16 @@ def add_recipe_options(group: argparse._ArgumentGroup) -> None:
         metavar="NAME=VALUE",
         help="choose bits and activations layer by layer: error=0.1,int8=0.9, mean_bits=5, size=6MB, latency=20ms or drop=1 "
         "(top-1 points), or several of them",
+    )
+
+
+def add_codes(group: argparse._ArgumentGroup) -> None:
+    """Add what codes are, beside `add_recipe_options`."""
+    group.add_argument(
+        "--codes",
+        choices=CODES,
+        default=CODES[0],
+        help="integers, or e4m3: float8 codes of 8 bits, for GPUs that multiply them (default: %(default)s)",
     )
 
 

@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", type=positive, metavar="N", help="measure on N images, drawn at random (default: all)"
     )
     _add_output(parser.add_argument_group("output"))
-    parser.set_defaults(attention=False)  # which vvtq always quantises
+    parser.set_defaults(attention=False, codes="int")  # which vvtq always quantises
 
 
 def _add_images(group: argparse._ArgumentGroup) -> None:

@@ -13,6 +13,7 @@ import torch
 from fxquant.config.folds import folds_of
 from fxquant.config.quant_config import FLOAT_DTYPES, QuantConfig
 from fxquant.config.recipes.default import default
+from fxquant.config.recipes.e4m3 import as_float8
 from fxquant.config.recipes.fitted import erq, gptq
 from fxquant.config.recipes.folded import glfq, repq, rotate
 from fxquant.config.recipes.learned import vvtq
@@ -31,6 +32,7 @@ from fxquant.errors import ConfigError
 from fxquant.observers import EMA, OMSE, MinMax, Percentile
 
 FLOAT_BITS = 16  # of activations that are not quantised, as in W8A16
+CODES = ("int", "e4m3")
 _SWITCHES = ("patch_embed", "head", "decoder", "attention", "strict_inputs")
 
 
@@ -43,8 +45,9 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
     ``patch_embed``, ``head``, ``decoder`` (of the queries of a detector) and ``attention`` (bool) switch those products in
     every recipe, and ``float_dtype`` (a dtype, or its name such as "bfloat16") is what everything else is computed in.
     ``strict_inputs`` (bool) says whether wrong values in images are refused. ``folds`` (`Folds`, or names as in
-    ``"rotate+reparameterize"``) is what is folded into the weights first: see `fxquant.config.folds`. Raises `ConfigError` for
-    an unknown recipe or option.
+    ``"rotate+reparameterize"``) is what is folded into the weights first: see `fxquant.config.folds`. ``codes="e4m3"`` has
+    float8 codes of 8 bits in place of integers, see `fxquant.config.recipes.e4m3`; ``"int"`` is the default. Raises
+    `ConfigError` for an unknown recipe or option.
 
     minmax, ema, percentile and omse are the observers of FQ-ViT for activations (affine, unsigned, per tensor); weights are
     symmetric per output channel, by their minimum and maximum. Other options go to the observer, such as ``alpha`` of
@@ -89,6 +92,9 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
             raise ConfigError(f"option {key} must be True or False, got {value!r}")
     float_dtype = _float_dtype(options.pop("float_dtype", None))
     folds = folds_of(options.pop("folds", None))
+    codes = options.pop("codes", CODES[0])
+    if codes not in CODES:
+        raise ConfigError(f"option codes must be one of {', '.join(map(repr, CODES))}, got {codes!r}")
     try:
         config = RECIPES[name](w_bits, 8 if a_bits == FLOAT_BITS else a_bits, **options)
     except TypeError as error:
@@ -97,6 +103,7 @@ def recipe(name: str, w_bits: int = 8, a_bits: int = 8, **options: Any) -> Quant
         ) from error
     if a_bits == FLOAT_BITS:
         config = config.weight_only()
+    config = as_float8(config) if codes == "e4m3" else config
     config = replace(config, **switches, float_dtype=float_dtype, folds=config.folds if folds is None else folds)
     if config.opens_attention and switches.get("attention") is False:
         raise ConfigError(

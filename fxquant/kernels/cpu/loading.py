@@ -15,7 +15,8 @@ from fxquant.kernels.cpu import build, isa
 from fxquant.kernels.cpu.isa import Isa
 from fxquant.kernels.cpu.libraries import UnavailableError, expected, kernels_library, part_library
 
-NO_KERNELS = "fxquant has no kernels for this processor"
+NO_KERNELS = "fxquant has kernels for x86-64 processors with AVX2 under Linux alone"
+_INSTEAD = "fxquant's kernels for processors do not run, torch's operators do instead: %s"
 
 logger = logging.getLogger(__name__)
 _lock = threading.RLock()
@@ -36,11 +37,12 @@ def obstacle() -> str | None:
     """
     found = isa.usual_isa()
     if found is None:
+        logger.warning(_INSTEAD, NO_KERNELS)
         return NO_KERNELS
     try:
         _use(found)
     except UnavailableError as error:
-        logger.warning("fxquant's kernels for this processor do not run, torch's operators do instead: %s", error)
+        logger.warning(_INSTEAD, error)
         return str(error).partition("\n")[0]
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "gpu_nvidia_h200.json"
 
 
-def _cell(name: str, batch: int, rounds: int, with_aten: bool) -> dict[str, Any]:
-    forms = [cells.BASELINE, "int8 triton", *(["int8 aten"] if with_aten else [])]
-    ratios = {form: {"median_ms": 1.0, "times_faster_than": dict.fromkeys(forms, 1.0)} for form in forms}
+def _cell(name: str, batch: int, rounds: int, forms: Sequence[str]) -> dict[str, Any]:
+    measured = [cells.BASELINE, *(form for form in forms if form in cells.OWN)]
+    ratios = {form: {"median_ms": 1.0, "times_faster_than": dict.fromkeys(measured, 1.0)} for form in measured}
+    refused = {form: "not installed: it" for form in forms if form not in cells.OWN}
     commit = describe_run()["commit"]
-    return {"model": cells.MODELS[name], "batch": batch, "commit": commit, "float_layers": {}, "results": ratios}
+    row = {"model": cells.MODELS[name], "batch": batch, "commit": commit, "float_layers": {}, "results": ratios}
+    return row | {"refused": refused}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -67,12 +70,23 @@ def test_measures_what_time_allows_and_goes_on_from_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: Path
 ) -> None:
     assert run(monkeypatch, "--no-check", "--seconds", "0") == 0
-    assert "no time for 15 cells" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "no time for 15 cells" in output
+    assert "not measured: TensorRT float8: not installed: it" in output
     (row,) = json.loads(device.read_text())["rows"]
     assert (row["model"], row["batch"]) == ("vit_base_patch16_224", 64)
-    assert "int8 aten" in row["results"]
+    assert {"int8 aten", "float8"} < row["results"].keys()
     assert run(monkeypatch, "--no-check") == 0
     assert len(json.loads(device.read_text())["rows"]) == 16
     assert "ViT-B batch 64" not in capsys.readouterr().out, "it was measured before"
     assert run(monkeypatch, "--no-check", "--again", "--models", "ViT-B", "--batch", "64") == 0
     assert "ViT-B batch 64" in capsys.readouterr().out
+    only = ("--again", "--models", "DeiT-S", "--batch", "8", "--forms", "float8", "torchao float8")
+    assert run(monkeypatch, "--no-check", *only) == 0
+    assert "DeiT-S batch 8: bf16 max-autotune 1.000 ms, float8 1.000 ms\n" in capsys.readouterr().out
+
+
+def test_all_are_measured_at_one_batch_size_and_what_is_quick_at_each() -> None:
+    assert cells.forms_at(64, None) == cells.FORMS
+    assert cells.forms_at(8, None) == ("int8 triton", "float8")
+    assert cells.forms_at(8, ["TensorRT int8", "int8 triton"]) == ("int8 triton", "TensorRT int8")

@@ -71,7 +71,7 @@ def test_softmax_of_every_difference_of_bfloat16() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [isa.name for isa in isas_here() if isa.name != "portable"])
+@pytest.mark.parametrize("name", [isa.name for isa in isas_here() if isa.name == "avx2" or isa is isas_here()[0]])
 def test_codes_of_every_float32(name: str) -> None:
     quantizer = QUANTIZERS[1]
     with use_isa(name):

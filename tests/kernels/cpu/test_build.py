@@ -69,13 +69,14 @@ def why() -> str:
     return str(raised.value)
 
 
-def test_a_machine_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_kernels(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_f": True})
     isa.isas_here.cache_clear()
     try:
         assert [each.name for each in isa.isas_here()] == ["portable"]
         assert isa.usual_isa() is None
         assert obstacle() == loading.NO_KERNELS
+        assert "torch's operators do instead: fxquant has kernels for" in caplog.text
         with pytest.raises(ConfigError, match="cannot run 'avx2', it has no fma3: it can run 'portable'"):
             isa.isa_named("avx2")
     finally:
