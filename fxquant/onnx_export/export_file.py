@@ -20,7 +20,7 @@ from fxquant.graph.card import ModelCard
 from fxquant.graph.meta import card_of, known_value, model_dtype, value_of
 from fxquant.graph.shapes import Sizes, propagate_shapes, sizes_of
 from fxquant.graph.stages import Stage, stage_of
-from fxquant.ops import check_input
+from fxquant.ops import check_input, quantize_float8, quantize_float8_tokens
 from fxquant.version import __version__
 
 OPSET, IR_VERSION = 20, 9  # the first with Gelu, and the first file format that has it
@@ -60,6 +60,12 @@ def _standard_form(gm: fx.GraphModule) -> fx.GraphModule:
             f"export_onnx expected a float32 model, found {model_dtype(gm)}: quantise the model in float32; runtimes choose "
             "the dtype of what is not int8"
         )
+    for node in gm.graph.nodes:
+        if node.target in (quantize_float8, quantize_float8_tokens):
+            raise UnsupportedGraphError(
+                f"node {node.name!r}: float8 codes are not written to ONNX, as runtimes on CPUs have no product of them; "
+                'quantise with codes="int", the default'
+            )
     return pipeline.run(copy.deepcopy(gm).cpu(), pipeline.SIMULATE, Stage.QUANTISED)
 
 

@@ -151,6 +151,13 @@ def test_a_model_of_another_dtype_is_refused(tmp_path: Path) -> None:
         exported(gm, tmp_path)
 
 
+@pytest.mark.parametrize("target", ["fake", "int8"])
+def test_float8_codes_are_refused(target: str, tmp_path: Path) -> None:
+    gm = converted(nn.Linear(16, 16), fxquant.recipe("minmax", codes="e4m3"), target=target)
+    with pytest.raises(UnsupportedGraphError, match=r"node 'quantize_float8': float8 codes are not written to ONNX"):
+        exported(gm, tmp_path)
+
+
 def test_an_operator_without_a_row_is_refused_by_name(tmp_path: Path) -> None:
     class Sorted(nn.Module):
         def __init__(self) -> None:
