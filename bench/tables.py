@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.exported.table import models as exported_models
+from bench.exported.table import recipes as exported_recipes
 from bench.harness.results import RESULTS, ROOT
 from bench.latency.table import engines, every_engine, other_isas, summary
 from bench.markdown import put
@@ -77,6 +79,8 @@ TABLES = (
     Table("train-step", "docs/training.md", "train_step", train_step),
     Table("qat", "docs/training.md", "qat", qat),
     Table("scaling", "docs/distributed.md", "scaling", scaling),
+    Table("exported-recipes", "docs/export.md", "exported", exported_recipes),
+    Table("exported-models", "docs/export.md", "exported", exported_models),
     Table("robustness", "docs/robustness.md", "robustness", robustness),
 )
 

@@ -63,6 +63,7 @@ from fxquant.passes.restore_float import RestoreFloat
 from fxquant.passes.rotate_heads import RotateHeads
 from fxquant.passes.rotate_residual import RotateResidual
 from fxquant.passes.scale_scores import scale_scores
+from fxquant.passes.simulate_products import simulate_products
 from fxquant.passes.smooth_norms import SmoothNorms
 from fxquant.passes.spell_convolutions import spell_convolutions
 from fxquant.passes.train_batch_norms import train_batch_norms
@@ -169,6 +170,10 @@ FUSE: tuple[Pass, ...] = (
 def guard(seen: tuple[SeenInput, ...]) -> tuple[Pass, ...]:
     """Return what ends `fxquant.convert`, whatever the target; seen: what calibration saw of each input."""
     return (GuardInputs(seen),)  # behind all others, to which the image has no other readers
+
+
+# Of a graph at either stage behind convert, for programs that know no int8 products.
+SIMULATE: tuple[Pass, ...] = (simulate_products,)
 
 
 def compile_for_cpu(onednn: frozenset[str], own: bool) -> tuple[Pass, ...]:
