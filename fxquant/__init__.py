@@ -70,6 +70,8 @@ if TYPE_CHECKING:
     from fxquant.precision.sensitivity import SensitivityTable, SiteCost, sensitivity
     from fxquant.reconstruction import reconstruct
     from fxquant.synthesis import synthesize
+    from fxquant.torch_export.aoti_package import export_aoti
+    from fxquant.torch_export.pt2e_program import export_pt2e
 
 __all__ = [
     "EMA",
@@ -142,6 +144,8 @@ __all__ = [
     "convert",
     "doctor",
     "export_onnx",
+    "export_aoti",
+    "export_pt2e",
     "inspect",
     "load",
     "mixed",
@@ -193,6 +197,8 @@ _HOMES = {
     "precision.sensitivity": "SensitivityTable SiteCost sensitivity",
     "reconstruction": "reconstruct",
     "synthesis": "synthesize",
+    "torch_export.aoti_package": "export_aoti",
+    "torch_export.pt2e_program": "export_pt2e",
 }
 
 register_with_timm()

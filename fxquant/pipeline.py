@@ -174,6 +174,8 @@ def guard(seen: tuple[SeenInput, ...]) -> tuple[Pass, ...]:
 
 # Of a graph at either stage behind convert, for programs that know no int8 products.
 SIMULATE: tuple[Pass, ...] = (simulate_products,)
+# Of such a graph, for quantisers that add no noise.
+WITHOUT_NOISE: tuple[Pass, ...] = (*SIMULATE, fold_noise)  # behind it, as it looks for a constant bias
 
 
 def compile_for_cpu(onednn: frozenset[str], own: bool) -> tuple[Pass, ...]:

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fxquant.diagnosis",),
     ("fxquant.precision", "fxquant.synthesis"),
     ("fxquant.api",),
-    ("fxquant.tracing",),
+    ("fxquant.torch_export", "fxquant.tracing"),
     ("fxquant.onnx_export",),
     ("fxquant.checkpoint", "fxquant.compiling"),
     ("fxquant.pipeline", "fxquant.reconstruction"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from fxquant import kernels, pipeline
 from fxquant.compiling.choose_cpu import all_linear_sites, sites_for_onednn
 from fxquant.compiling.choose_triton import slower_sites
 from fxquant.errors import ConfigError, UnsupportedGraphError
+from fxquant.graph.attributes import copied_graph
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.summary import summarise
@@ -37,7 +37,7 @@ def compile_graph(gm: fx.GraphModule, backend: str, example_inputs: Sequence[Any
     device, onednn = _device(gm), frozenset[str]()
     mode = "max-autotune" if device == "cuda" else None
     if stage_of(gm) is Stage.LOWERED and backend == "auto":
-        gm = _copied(gm)
+        gm = copied_graph(gm)
         if example_inputs is not None:
             propagate_shapes(gm, example_inputs)
         if device == "cpu":
@@ -137,13 +137,6 @@ def guards_to_keep(guards: Sequence[Any]) -> list[bool]:
         kept.append(dtype is not None and dtype not in known)
         known.add(dtype)
     return kept
-
-
-def _copied(gm: fx.GraphModule) -> fx.GraphModule:
-    """Return another graph over the same tensors."""
-    twin = fx.GraphModule(gm, copy.deepcopy(gm.graph), type(gm).__name__)
-    twin.meta = dict(gm.meta)
-    return twin
 
 
 def _device(gm: fx.GraphModule) -> str | None:

@@ -6,6 +6,7 @@ Also the weight, the bias and the settings of linear layers and convolutions.
 
 from __future__ import annotations
 
+import copy
 import functools
 import keyword
 import re
@@ -44,6 +45,13 @@ def graph_module_over(state: Mapping[str, Tensor], graph: fx.Graph, name: str, k
             legal[target] = _unused(legal_path(target), legal.values())
         node.target = legal[target]
     return kind({legal[target]: state[target] for target in legal}, graph, name).eval()
+
+
+def copied_graph(gm: fx.GraphModule) -> fx.GraphModule:
+    """Return another graph over the same tensors."""
+    twin = fx.GraphModule(gm, copy.deepcopy(gm.graph), type(gm).__name__)
+    twin.meta = dict(gm.meta)
+    return twin
 
 
 def legal_path(path: str) -> str:

@@ -178,7 +178,8 @@ def integer_exponential(steps: Tensor, scale: Tensor) -> Tensor:
     steps = torch.maximum(steps, EXP_SHIFTS * unit)
     shifts = torch.floor(steps / unit)
     rest = steps - unit * shifts
-    polynomial = rest * (rest + torch.floor((b / a) / scale)) + torch.floor((c / a) / scale**2)
+    # A product, not a power: AOTInductor cannot take the power of a constant.
+    polynomial = rest * (rest + torch.floor((b / a) / scale)) + torch.floor((c / a) / (scale * scale))
     return torch.floor(polynomial * torch.exp2(EXP_SHIFTS - shifts)).clamp_(min=0)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from fxquant.errors import ConfigError
 from fxquant.numerics.codes import Codes
 from fxquant.observers.base import Observer, ObserverOptions, QParams
+from fxquant.observers.full_precision import full_precision
 from fxquant.observers.take_in import take_in
 
 
@@ -47,7 +48,7 @@ class BinaryWeightQuantizer(Observer):
         """Return the binary weight, of the shape of `x`, float32."""
         if not self.frozen:
             take_in(self, x)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             rows = self.rows(x.float())  # (G, n)
             size = rows.detach().abs().mean(dim=1, keepdim=True)
             if self.training:

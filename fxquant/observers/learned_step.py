@@ -29,6 +29,7 @@ from fxquant.numerics.learned_step import (
     scale_gradient,
 )
 from fxquant.observers.base import Observer, ObserverOptions, QParams
+from fxquant.observers.full_precision import full_precision
 from fxquant.observers.take_in import take_in
 
 
@@ -116,16 +117,17 @@ class LearnedStepQuantizer(Observer):
         if not self.frozen:
             take_in(self, x)
         # Rounding has no meaning in the few digits of a float that autocast may have made of it.
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             return self._quantize(x.float())
 
     def _quantize(self, x: Tensor) -> Tensor:
         rows = self.rows_of(x)
         scale = self.scale_of(rows)
         qmin, qmax = (self.placed(bound, rows) for bound in self.range_of_codes())
-        with torch.no_grad():
-            factor = self.gradient_factor(rows, scale, qmax)
-        scale = scale_gradient(scale, factor) if scale.requires_grad else scale
+        if scale.requires_grad and not torch.compiler.is_exporting():  # which makes a program that is not trained
+            with torch.no_grad():
+                factor = self.gradient_factor(rows, scale, qmax)
+            scale = scale_gradient(scale, factor)
         if self.offset is None:
             return fake_quantize_learned(rows, scale, None, qmin, qmax).view_as(x)
         offset = self.placed(self._chosen(self.offset), rows)
