@@ -79,6 +79,7 @@ def phases() -> tuple[Phase, ...]:
         Phase("convert, to int8", "Unless the target is `fake`, products are computed on codes.", pipeline.LOWER),
         Phase("convert, fused", "What stands around the products moves into them.", pipeline.FUSE),
         Phase("convert, at the end", "Whatever the target, the inputs are looked at.", pipeline.guard(())),
+        Phase("export", "`fxquant.export_onnx` undoes what `fxquant.convert` did for int8.", pipeline.SIMULATE),
         Phase(
             "compile on x86",
             "`fxquant.compile` chooses kernels and packs weights.",

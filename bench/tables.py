@@ -14,14 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.exported.table import models as exported_models
+from bench.exported.table import recipes as exported_recipes
 from bench.harness.results import RESULTS, ROOT
-from bench.latency.table import every_engine, summary
+from bench.latency.table import engines, every_engine, other_isas, summary
 from bench.markdown import put
 from bench.quality_tables import datafree, float8, mixed, noise_gain, qat, sensitivity, softmax_codes
 from bench.real.settings import UNTRAINED
 from bench.real.table import expected, real, real_recipe
 from bench.real.table import summary as accuracy
 from bench.robustness.table import robustness
+from bench.serving.table import serving
 from bench.time_tables import (
     calibration,
     demo,
@@ -54,6 +57,9 @@ TABLES = (
     Table("accuracy", "README.md", "real", accuracy),
     Table("expected", "docs/tutorial.md", "real", expected),
     Table("every-engine", "docs/benchmarks.md", "latency", every_engine),
+    Table("engines", "docs/benchmarks.md", "latency", engines),
+    Table("other-isas", "docs/benchmarks.md", "latency", other_isas),
+    Table("serving", "docs/serving.md", "serving", serving),
     Table("demo", "docs/benchmarks.md", "demo", demo),
     Table("growth", "docs/benchmarks.md", "growth", growth),
     Table("startup", "docs/benchmarks.md", "startup", startup),
@@ -73,6 +79,8 @@ TABLES = (
     Table("train-step", "docs/training.md", "train_step", train_step),
     Table("qat", "docs/training.md", "qat", qat),
     Table("scaling", "docs/distributed.md", "scaling", scaling),
+    Table("exported-recipes", "docs/export.md", "exported", exported_recipes),
+    Table("exported-models", "docs/export.md", "exported", exported_models),
     Table("robustness", "docs/robustness.md", "robustness", robustness),
 )
 

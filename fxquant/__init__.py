@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from fxquant.observers.adalog import AdaLogGELU, AdaLogSoftmax
     from fxquant.observers.log2 import Log2, LogIntSoftmax
     from fxquant.observers.twin import TwinGELU, TwinSoftmax
+    from fxquant.onnx_export import export_onnx
     from fxquant.precision.compare import ComparedNode, Comparison, compare
     from fxquant.precision.mixed import MixedPrecision, mixed
     from fxquant.precision.precision_budget import PrecisionBudget
@@ -142,6 +143,7 @@ __all__ = [
     "compile",
     "convert",
     "doctor",
+    "export_onnx",
     "export_aoti",
     "export_pt2e",
     "inspect",
@@ -185,6 +187,7 @@ _HOMES = {
     "inspection.report": "Report report",
     "numerics.granularity": "OutlierTokens PerChannel PerHead PerProjection PerTensor PerToken RowGroups",
     "observers": "EMA OMSE BinaryWeightStep GradientScale LearnedStep LearnedWeightStep MinMax Percentile PowerOfTwoFactor",
+    "onnx_export": "export_onnx",
     "observers.adalog": "AdaLogGELU AdaLogSoftmax",
     "observers.log2": "Log2 LogIntSoftmax",
     "observers.twin": "TwinGELU TwinSoftmax",

@@ -63,6 +63,7 @@ from fxquant.passes.restore_float import RestoreFloat
 from fxquant.passes.rotate_heads import RotateHeads
 from fxquant.passes.rotate_residual import RotateResidual
 from fxquant.passes.scale_scores import scale_scores
+from fxquant.passes.simulate_products import simulate_products
 from fxquant.passes.smooth_norms import SmoothNorms
 from fxquant.passes.spell_convolutions import spell_convolutions
 from fxquant.passes.train_batch_norms import train_batch_norms
@@ -171,8 +172,10 @@ def guard(seen: tuple[SeenInput, ...]) -> tuple[Pass, ...]:
     return (GuardInputs(seen),)  # behind all others, to which the image has no other readers
 
 
-# Of a copy of a fake-quantised graph, for other runtimes.
-SIMULATE: tuple[Pass, ...] = (fold_noise,)  # they look for a constant bias
+# Of a graph at either stage behind convert, for programs that know no int8 products.
+SIMULATE: tuple[Pass, ...] = (simulate_products,)
+# Of such a graph, for quantisers that add no noise.
+WITHOUT_NOISE: tuple[Pass, ...] = (*SIMULATE, fold_noise)  # behind it, as it looks for a constant bias
 
 
 def compile_for_cpu(onednn: frozenset[str], own: bool) -> tuple[Pass, ...]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +11,13 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxquant.graph.attributes import read_buffer, tensor_of
-from fxquant.graph.calls import arguments_of, call
 from fxquant.graph.match import Call, Match
-from fxquant.graph.meta import Record, known_value, model_dtype, record_of, set_record, set_value, value_of
+from fxquant.graph.meta import Record, known_value, model_dtype, record_of, set_record, set_value
 from fxquant.graph.rewrite import Rule, rewrite
 from fxquant.lowering.linear_site import LinearSite, linear_site
+from fxquant.lowering.opened import cast_node, open_norm, steps_behind
 from fxquant.lowering.quantized import INT8_LINEARS, stored_zero_point
-from fxquant.lowering.quantizer_site import (
-    QuantizerSite,
-    dequantize_node,
-    quantize_node,
-    quantizer_behind,
-    quantizer_site,
-)
+from fxquant.lowering.quantizer_site import QuantizerSite, dequantize_node, quantizer_behind
 from fxquant.ops import dequantize, layer_norm_quantize
 
 
@@ -82,46 +75,19 @@ def _float_product(
     constants = [read_buffer(graph, f"{record.label}.{name}", t.to(dtype)) for name, t in names.items()]
     x = dequantize_node(graph, source, site.codes)
     set_value(x, torch.empty_like(known_value(site.codes), dtype=torch.float32))
-    return graph.call_function(F.linear, (_cast(graph, x, torch.float32, dtype), *constants))
+    return graph.call_function(F.linear, (cast_node(graph, x, torch.float32, dtype), *constants))
 
 
 def _follow(graph: fx.Graph, y: fx.Node, site: LinearSite, dtype: torch.dtype) -> fx.Node:
-    """Build the steps behind the product: GELU, the residual, the quantiser."""
-    set_value(
-        y,
-        torch.empty((*known_value(site.codes).shape[:-1], tensor_of(site.scale).shape[0]), dtype=dtype, device="meta"),
-    )
-    y = _cast(graph, y, dtype, site.dtype)
-    if site.gelu is not None:
-        y = graph.call_function(F.gelu, (y,), {} if site.gelu == "none" else {"approximate": site.gelu})
-    if site.residual is not None:
-        y = graph.call_function(operator.add, (site.residual, y))
-    if site.quantizer is None:
-        return y
-    return quantize_node(graph, replace(site.quantizer, source=y))
-
-
-def _cast(graph: fx.Graph, x: fx.Node, found: torch.dtype, wanted: torch.dtype) -> fx.Node:
-    if found is wanted:
-        return x
-    new = graph.call_method("to", (x, wanted))
-    set_value(new, torch.empty_like(known_value(x), dtype=wanted))
-    return new
+    """Build the steps behind the product."""
+    shape = (*known_value(site.codes).shape[:-1], tensor_of(site.scale).shape[0])
+    set_value(y, torch.empty(shape, dtype=dtype, device="meta"))
+    return steps_behind(graph, cast_node(graph, y, dtype, site.dtype), site)
 
 
 def _open_norm(graph: fx.Graph, m: Match) -> fx.Node | None:
     root: fx.Node = m["root"]
-    given, site, value = arguments_of(root), quantizer_site(root), value_of(root)
-    if site is None or value is None or any(user.target is not dequantize for user in root.users):
-        return None
-    x = given["x"]
-    known = value_of(x)
-    if known is not None and known.dtype is not torch.float32:
-        x = _cast(graph, x, known.dtype, torch.float32)
-    parameters = {"weight": given["weight"], "bias": given["bias"], "eps": given["epsilon"]}
-    norm = call(graph, F.layer_norm, {"input": x, "normalized_shape": (value.shape[-1],), **parameters})
-    set_value(norm, torch.empty_like(value, dtype=torch.float32))
-    return quantize_node(graph, replace(site, source=norm))
+    return None if any(user.target is not dequantize for user in root.users) else open_norm(graph, root)
 
 
 _OPEN_NORM: Rule = (Call(layer_norm_quantize, ...), _open_norm)

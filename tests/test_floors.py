@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("fxquant.precision", "fxquant.synthesis"),
     ("fxquant.api",),
     ("fxquant.torch_export", "fxquant.tracing"),
+    ("fxquant.onnx_export",),
     ("fxquant.checkpoint", "fxquant.compiling"),
     ("fxquant.pipeline", "fxquant.reconstruction"),
     ("fxquant.spec", "fxquant.inspection", "fxquant.passes"),

@@ -76,6 +76,7 @@ def test_the_order_of_the_passes() -> None:
     assert names(pipeline.compile_for_cpu(frozenset(), own=True)) == ["use_onednn", "use_cpu_kernels"]
     assert names(pipeline.compile_for_cpu(frozenset(), own=False)) == ["use_onednn"]
     assert names(pipeline.compile_for_cuda({})) == ["restore_float"]
+    assert names(pipeline.SIMULATE) == ["simulate_products"]
 
 
 def test_a_pass_class_is_named_in_snake_case() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from fxquant.benchmark.agreement import Agreement, compare_outputs
 from fxquant.benchmark.competitor import Competitor, Engine, Evidence
 from fxquant.benchmark.competitors import BASELINE, COMPETITORS
+from fxquant.benchmark.energy import joules_per_call
 from fxquant.benchmark.memory import held_bytes, peak_bytes
 from fxquant.benchmark.subject import Subject
 from fxquant.benchmark.torch_engine import torch_engine
@@ -50,7 +51,9 @@ class Outcome:
 
     reason: why it has no time, or why its time should not be trusted.
     speedup: how many times faster it is than `BASELINE`, as the median over rounds timed side by side.
+    build_seconds: until the first call was done. first_call_seconds: of the first call alone, in which torch compiles.
     memory: the bytes by which the process has grown at the peak of a call, since before the engine was built.
+    joules: of a call, where the machine tells: see `fxquant.benchmark.energy`.
     """
 
     name: str
@@ -59,9 +62,11 @@ class Outcome:
     evidence: Evidence | None = None
     agreement: Agreement | None = None
     build_seconds: float | None = None
+    first_call_seconds: float | None = None
     memory: int | None = None
     timing: Timing | None = None
     speedup: float | None = None
+    joules: float | None = None
 
     def as_json(self, batch: int) -> dict[str, Any]:
         """Return all fields with units in the keys; what was not measured is None."""
@@ -74,11 +79,13 @@ class Outcome:
             "kernels": dict(self.evidence.kernels) if self.evidence else None,
             "relative_error": error if error is None or math.isfinite(error) else None,
             "build_seconds": self.build_seconds,
+            "first_call_seconds": self.first_call_seconds,
             "memory_bytes": self.memory,
             "p50_ms": timing and round(timing.median * 1e3, 4),
             "p95_ms": timing and round(timing.percentile(95) * 1e3, 4),
             "min_ms": timing and round(min(timing.seconds) * 1e3, 4),
             "images_per_second": timing and round(batch / timing.median, 2),
+            "joules_per_image": None if self.joules is None else round(self.joules / batch, 5),
             f"times_faster_than_{BASELINE.name}": self.speedup and round(self.speedup, 3),
             "seconds": timing and list(timing.seconds),
         }
@@ -100,12 +107,14 @@ def run_batch(
     rounds: int,
     description: str = "time",
     progress: bool = True,
+    max_seconds: float = math.inf,
 ) -> list[Outcome]:
     """
     Measure `competitors` on one batch of float32 `images` ``(B, C, H, W)``; return one outcome for each, in order.
 
     A round times one call of each competitor, after a call that does not count. An engine that fails, is not installed or
-    is not what its name says affects its own outcome alone. progress: whether to show how far it has come.
+    is not what its name says affects its own outcome alone. progress: whether to show how far it has come. max_seconds: after
+    which no new round begins, once there are three.
     """
     torch.compiler.reset()
     _load_compiler(subject.device)
@@ -117,12 +126,13 @@ def run_batch(
         if engine is not None:
             engines[competitor.name] = engine
     calls = {name: engine.run for name, engine in engines.items()}
-    timed: dict[str, Any] = {"rounds": rounds, "seconds_per_round": 0, "description": description, "progress": progress}
-    timings = time_interleaved(calls, **timed) if calls else {}
+    limits: dict[str, Any] = {"rounds": rounds, "seconds_per_round": 0, "max_seconds": max_seconds}
+    timings = time_interleaved(calls, **limits, description=description, progress=progress) if calls else {}
     baseline = timings.get(BASELINE.name)
     for name, timing in timings.items():
         ratio = timing.speedup_over(baseline) if baseline else None
-        outcomes[name] = replace(outcomes[name], timing=timing, speedup=ratio)
+        joules = joules_per_call(calls[name], subject.device)
+        outcomes[name] = replace(outcomes[name], timing=timing, speedup=ratio, joules=joules)
     return list(outcomes.values())
 
 
@@ -157,10 +167,12 @@ def _check(
         importlib.import_module(name)
     before, start = held_bytes(subject.device), time.perf_counter()
     engine = competitor.build(subject, images)
+    built = time.perf_counter()
     engine.run()  # compiles
-    seconds = round(time.perf_counter() - start, 3)
+    end = time.perf_counter()
     evidence, agreement = engine.evidence(), compare_outputs(engine.output(), reference)
-    outcome = Outcome(competitor.name, Status.MEASURED, None, evidence, agreement, seconds)
+    seconds = round(end - start, 3), round(end - built, 3)
+    outcome = Outcome(competitor.name, Status.MEASURED, None, evidence, agreement, *seconds)
     objection = evidence.objection(competitor.precision)
     if objection:
         return replace(outcome, status=Status.OTHER_PRECISION, reason=objection), None

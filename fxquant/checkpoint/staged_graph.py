@@ -19,6 +19,7 @@ from fxquant.graph.meta import card_of, set_card
 from fxquant.graph.stages import stage_of
 from fxquant.inspection.summary import summarise
 from fxquant.kernels import chosen_backend
+from fxquant.kernels.forks import expect_threads
 from fxquant.ops import make_output
 
 
@@ -29,6 +30,10 @@ class StagedGraph(fx.GraphModule):
     Both outlive ``copy``, ``pickle`` and ``torch.save``, and the card each verb and `fxquant.save`. Pickles hold what a saved
     file holds: they need no code of the model, and raise `CheckpointError` for what cannot be stored.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        expect_threads()
 
     @property
     def card(self) -> ModelCard:

@@ -26,6 +26,7 @@ COMMANDS = {
     "bench": "time a timm model and its competitors, or a saved model",
     "synthesize": "make calibration images from the model alone",
     "demo": "a small ViT on handwritten digits, in under three minutes",
+    "export": "write a saved model in the format of another runtime",
     "report": "print the report of a saved model",
     "inspect": "write a page on what quantisation makes of a model",
     "doctor": "say why a model is not more accurate, or not faster",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from fxquant import kernels, pipeline
 from fxquant.compiling.choose_cpu import all_linear_sites, sites_for_onednn
@@ -19,6 +21,7 @@ from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.summary import summarise
 from fxquant.kernels import cpu, triton, use_backend
 from fxquant.kernels.cpu.build import NO_COMPILER, compiler
+from fxquant.kernels.forks import tell_of_fork
 from fxquant.ops.make_output import map_output
 from fxquant.ops.onednn_linear import is_available as has_onednn
 
@@ -46,9 +49,14 @@ def compile_graph(gm: fx.GraphModule, backend: str, example_inputs: Sequence[Any
     return CompiledGraph(gm, backend, mode, freeze=bool(onednn))
 
 
+# Held by a thread that calls a graph on inputs of a new size. Threads that call at once would each compile, one after the
+# other, and torch gives up after some graphs; whoever waits finds the graph that another one compiled.
+_FIRST_CALLS = threading.RLock()
+
+
 class CompiledGraph(nn.Module):
     """
-    A compiled graph, for inference: it runs without gradients.
+    A compiled graph, for inference: it runs without gradients. Several threads may call it at once.
 
     graph_module: the graph with the kernels it was compiled with. freeze: the compiler packs weights for oneDNN, at the first
     call. Packed weights are not looked at again. compiled: what is called; the graph itself on a CPU without a C++ compiler,
@@ -61,6 +69,7 @@ class CompiledGraph(nn.Module):
         self.backend = backend
         self.mode = mode
         self.freeze = freeze
+        self._seen: set[tuple[Any, ...]] = set()
         if mode is None and compiler() is None:
             logger.warning("torch.compile is left out, the kernels run without it, a little slower: %s", NO_COMPILER)
             self.compiled: Callable[..., Any] = graph_module
@@ -77,16 +86,35 @@ class CompiledGraph(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the compiled graph on its inputs, which may be given by name."""
+        tell_of_fork()
+        inputs = _kinds((args, kwargs))
         with torch.no_grad(), use_backend(self.backend):
-            if self.mode is not None:  # it records CUDA graphs, whose outputs the next call overwrites
-                return map_output(self.compiled(*args, **kwargs), _own)
-            if not self.freeze:
-                return self.compiled(*args, **kwargs)
-            import torch._inductor.config as inductor
+            if inputs in self._seen:
+                return self._run(*args, **kwargs)
+            with _FIRST_CALLS:
+                result = self._run_first(*args, **kwargs)
+            self._seen.add(inputs)
+            return result
 
-            # dynamo reads the setting while it traces, before the options of torch.compile are in force
-            with inductor.patch(freezing=True, always_keep_tensor_constants=True):
-                return self.compiled(*args, **kwargs)
+    def _run(self, *args: Any, **kwargs: Any) -> Any:
+        if self.mode is not None:  # it records CUDA graphs, whose outputs the next call overwrites
+            return map_output(self.compiled(*args, **kwargs), _own)
+        return self.compiled(*args, **kwargs)
+
+    def _run_first(self, *args: Any, **kwargs: Any) -> Any:
+        """Run on inputs for which something may have to be compiled."""
+        if not self.freeze:
+            return self._run(*args, **kwargs)
+        import torch._inductor.config as inductor
+
+        # dynamo reads the setting while it traces, before the options of torch.compile are in force
+        with inductor.patch(freezing=True, always_keep_tensor_constants=True):
+            return self._run(*args, **kwargs)
+
+
+def _kinds(inputs: Any) -> tuple[Any, ...]:
+    """Return what decides whether a graph that was compiled for other inputs takes these."""
+    return tuple((x.shape, x.dtype, x.device) if isinstance(x, Tensor) else type(x) for x in tree_leaves(inputs))
 
 
 def _own(value: Any) -> Any:

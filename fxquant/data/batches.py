@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from timm.data import create_transform, resolve_model_data_config
@@ -61,9 +61,9 @@ def resolve_data_config(model: nn.Module, img_size: int | None = None) -> DataCo
     return own.changed({"in_chans": channels})
 
 
-def read_images(files: Sequence[str | Path], config: DataConfig) -> Tensor:
+def read_images(files: Sequence[str | Path | BinaryIO], config: DataConfig) -> Tensor:
     """
-    Return the images in `files` as one batch ``(B, C, H, W)`` float32, as `ImageBatches` makes them.
+    Return the images in `files`, paths or open binary files, as one batch ``(B, C, H, W)`` float32, as `ImageBatches` does.
 
     Raises `InputError` for a file that cannot be read, and for other than 1 or 3 channels.
     """

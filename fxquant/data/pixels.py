@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fxquant.errors import InputError
 
@@ -26,22 +26,30 @@ def image_mode(channels: int) -> str:
     return _MODES[channels]
 
 
-def open_image(file: str | Path, mode: str = "RGB") -> Image.Image:
+def open_image(file: str | Path | BinaryIO, mode: str = "RGB") -> Image.Image:
     """
-    Return the first image in `file`, in Pillow's `mode` "RGB" or "L".
+    Return the first image in `file`, a path or an open binary file, in Pillow's `mode` "RGB" or "L".
 
     Colours are converted by Pillow, transparency is dropped, and a turn that EXIF asks for is not made: that is how timm
     reads images. Pixels of 16 bits, of 32 bits and floats, which Pillow would clip, are scaled to 8 bits.
 
-    Raises `InputError` naming the file where there is no image, or its range of values is not known.
+    Raises `InputError`, which names a path, where there is no image, or its range of values is not known.
     """
+    if not isinstance(file, str | os.PathLike):
+        return _decoded(file, mode, "the image")
     if not os.path.isfile(file):  # a pipe would be waited for
         raise InputError(f"cannot read the image {str(file)!r}: it is no file, or a link to none")
+    return _decoded(file, mode, f"the image {str(file)!r}")
+
+
+def _decoded(file: str | Path | BinaryIO, mode: str, name: str) -> Image.Image:
     try:
         with Image.open(file) as image:
             return _to_eight_bits(image).convert(mode)
+    except UnidentifiedImageError as error:
+        raise InputError(f"cannot read {name}: it is in no format of images that Pillow knows") from error
     except Exception as error:  # decoders raise anything: OSError, SyntaxError, struct.error, ...
-        raise InputError(f"cannot read the image {str(file)!r}: {error}") from error
+        raise InputError(f"cannot read {name}: {error}") from error
 
 
 def open_needed_image(file: str | Path, mode: str = "RGB") -> Image.Image:

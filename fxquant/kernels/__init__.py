@@ -15,6 +15,7 @@ from fxquant.kernels import cpu
 from fxquant.kernels.backend import BACKENDS, chosen_backend, use_backend
 from fxquant.kernels.cpu.libraries import copy_libraries
 from fxquant.kernels.cpu.loading import use_isa
+from fxquant.kernels.forks import tell_of_fork
 
 __all__ = [
     "BACKENDS",
@@ -32,6 +33,7 @@ def on_cpu_kernels(*tensors: Tensor | None) -> bool:
     """Say whether an operator on these operands runs on fxquant's own kernels for x86 processors."""
     if torch.compiler.is_compiling() or chosen_backend() == "aten":
         return False
+    tell_of_fork()
     return (
         all(t is None or (type(t) in (Tensor, torch.nn.Parameter) and t.is_cpu) for t in tensors) and cpu.is_available()
     )

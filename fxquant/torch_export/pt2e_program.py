@@ -19,7 +19,7 @@ def export_pt2e(gm: fx.GraphModule, activations: torch.dtype = torch.int8, batch
     """
     Return a converted graph as a program with the quantisers of PT2E, `torch.ops.quantized_decomposed`, around float products.
 
-    gm: from ``fxquant.convert(prepared, target="fake")``, or such a graph from `fxquant.load`. activations: `torch.int8`, or
+    gm: from `fxquant.convert`, for either target, or from `fxquant.load`. activations: `torch.int8`, or
     `torch.uint8`, which torchao's lowering for x86 needs. batch: the one batch size of the program, for runtimes that plan
     their memory; None: any. Weights are int8 with a scale per output channel. An image that is not finite gives NaN; nothing is
     said of values beyond those that calibration saw. Codes are those of `gm`, but where a value lies on the edge between two:
@@ -33,10 +33,10 @@ def export_pt2e(gm: fx.GraphModule, activations: torch.dtype = torch.int8, batch
     if batch is not None:
         expect_whole("batch", batch, least=1)
     stage = stage_of(gm) if isinstance(gm, fx.GraphModule) else None
-    if stage is not Stage.QUANTISED:
+    if stage not in (Stage.QUANTISED, Stage.LOWERED):
         found = type(gm).__name__ if stage is None else f"one at stage {stage.value}"
-        raise InputError(f'export_pt2e expected a graph from fxquant.convert(prepared, target="fake"), found {found}')
-    gm = pipeline.run(copied_graph(gm), pipeline.SIMULATE, Stage.QUANTISED)
+        raise InputError(f"export_pt2e expected a graph from fxquant.convert or a loaded one, found {found}")
+    gm = pipeline.run(copied_graph(gm), pipeline.WITHOUT_NOISE, Stage.QUANTISED)
     plain_guards(gm)
     standard_quantizers(gm, activations)
     return free_program(gm, batch)

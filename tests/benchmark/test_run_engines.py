@@ -77,7 +77,10 @@ def test_every_competitor_gets_an_outcome(subject: Subject, images: Tensor, capf
         json.dumps(outcome.as_json(2), allow_nan=False)
 
 
-def test_without_the_baseline_there_are_times_but_no_ratios(subject: Subject, images: Tensor) -> None:
+def test_without_the_baseline_there_are_times_but_no_ratios(
+    subject: Subject, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fxquant.benchmark.run_engines.joules_per_call", lambda run, device: None)
     (outcome,) = run_batch(subject, images, [BF16], rounds=2)
     assert outcome.timing is not None
     assert len(outcome.timing.seconds) == 2
@@ -86,6 +89,16 @@ def test_without_the_baseline_there_are_times_but_no_ratios(subject: Subject, im
     assert data["p50_ms"] <= data["p95_ms"]
     assert data["images_per_second"] == pytest.approx(2 / outcome.timing.median, abs=0.01)
     assert data["products"] == {"bfloat16": 7}
+    assert 0 < data["first_call_seconds"] < data["build_seconds"]
+    assert data["joules_per_image"] is None
+
+
+def test_energy_is_that_of_an_image(subject: Subject, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxquant.benchmark.run_engines.joules_per_call", lambda run, device: 3.0)
+    (outcome,) = run_batch(subject, images, [BF16], rounds=5, max_seconds=0)
+    assert outcome.as_json(4)["joules_per_image"] == 0.75
+    assert outcome.timing is not None
+    assert len(outcome.timing.seconds) == 3, "past its time, no round begins after three"
 
 
 def test_nothing_to_time(subject: Subject, images: Tensor) -> None:

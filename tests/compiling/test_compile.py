@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -88,6 +91,56 @@ def test_compiles_with_any_batch_size(config: str, dtype: torch.dtype) -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs <= 2, "one graph for this size, one for any"
     assert not torch._dynamo.utils.counters["graph_break"]
     assert gm.print_readable(print_output=False) == before
+
+
+def test_first_calls_of_a_size_are_made_one_by_one() -> None:
+    compiled, x = fxquant.compile(converted()[0]), torch.zeros(2, 20, 16)
+    side_by_side = threading.Barrier(2)
+
+    class Counting(nn.Module):
+        inside = most = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            time.sleep(0.01)
+            self.inside -= 1
+            return x
+
+    class Meeting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            side_by_side.wait(60)
+            return x
+
+    with ThreadPoolExecutor(2) as pool:
+        compiled.compiled = Counting()
+        list(pool.map(compiled, [x, x]))
+        assert compiled.compiled.most == 1
+        compiled.compiled = Meeting()
+        list(pool.map(compiled, [x, x]))  # of a size that is known
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["auto", "aten"])
+def test_threads_get_what_one_gets(backend: str) -> None:
+    torch._dynamo.reset()
+    gm, _ = converted()
+    compiled = fxquant.compile(gm, backend=backend)
+    torch._dynamo.utils.counters.clear()
+    batches = [torch.randn(size, 20, 16) for size in (1, 2, 3, 4, 8, 1, 2, 5)]
+    start = threading.Barrier(len(batches))
+
+    def first(batch: Tensor) -> Tensor:
+        start.wait()
+        return compiled(batch)
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        found = list(pool.map(first, batches))
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3, "one for a size, one for 1, one for any"
+        alone, eager = [compiled(batch) for batch in batches], [gm(batch) for batch in batches]
+        assert all(map(torch.equal, found, alone))
+        for model, wanted in ((compiled, alone), (gm, eager)):
+            assert all(map(torch.equal, pool.map(model, batches * 25), wanted * 25))
 
 
 def test_the_aten_backend_uses_none_of_our_kernels() -> None:

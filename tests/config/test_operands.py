@@ -11,6 +11,7 @@ from fxquant import (
     AdaLogGELU,
     AdaLogSoftmax,
     ConfigError,
+    Float8,
     IntegerNorm,
     LearnedStep,
     LearnedWeightStep,
@@ -86,6 +87,7 @@ ANSWERS = [
     (AdaLogSoftmax(published=True), True, False, False, False, False),
     (Log2(), False, False, True, False, False),
     (LogIntSoftmax(), False, True, True, False, False),
+    (Float8(), True, False, True, False, False),
 ]
 
 
@@ -127,7 +129,9 @@ def test_a_tensor_spec_fits_everywhere_and_others_where_they_belong(place: Role 
     first, *others = specs_for(place)
     assert first is TensorSpec
     special = {Role.GELU, Role.SOFTMAX, Value.GELU, Value.PROBABILITIES, Value.NORM}
-    assert bool(others) == (place in special)
+    layers = {Role.WEIGHT, Role.ACTIVATION, Role.NORM, Role.GELU, Role.GATED}
+    assert bool({*others} - {Float8}) == (place in special)
+    assert (Float8 in others) == (place in layers)
 
 
 def test_the_default_is_one_affine_scale_for_eight_bits() -> None:

@@ -69,7 +69,19 @@ def test_options_in_the_text_exist(page: str) -> None:
     )
     known = set.union(*map(documents.known_options, commands))
     found = {span.split()[0] for span in documents.names(page) if span.startswith("--")}
-    assert found <= known | {"--max-restarts"}  # torchrun's
+    assert found <= known | options_of_scripts(page) | {"--max-restarts"}  # torchrun's
+
+
+def options_of_scripts(page: str) -> set[str]:
+    """Return the options that the page's own commands give to other programs than fxquant, as far as their text has them."""
+    found: set[str] = set()
+    for line in documents.command_lines(page):
+        script = re.search(r"python (?:-m (bench[\w.]*)|(examples/\S+\.py))", line)
+        if script:
+            file = documents.ROOT / (script[2] or script[1].replace(".", "/"))
+            text = (file / "__main__.py" if file.is_dir() else file.with_suffix(".py")).read_text(encoding="utf-8")
+            found |= {option for option in re.findall(r"--[\w-]+", text) if option in line}
+    return found
 
 
 @pytest.mark.parametrize("page", WRITTEN)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -43,7 +45,11 @@ def test_the_choice_is_one_of_its_thread(available: None) -> None:
         thread = threading.Thread(target=lambda: found.append(on_cpu_kernels(X)))
         thread.start()
         thread.join()
+        with ThreadPoolExecutor(1) as pool:  # nor do the threads of a pool see it, unless they are given it
+            alone = pool.submit(on_cpu_kernels, X)
+            given = pool.submit(contextvars.copy_context().run, on_cpu_kernels, X)
     assert found == [True]
+    assert (alone.result(), given.result()) == (True, False)
 
 
 def test_another_name_is_refused() -> None:

@@ -13,7 +13,17 @@ from torch import Tensor
 from fxquant.benchmark.competitor import Competitor, Engine, Evidence
 from fxquant.benchmark.subject import Subject
 
-_FLOAT_PRODUCTS = ("MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Conv", "FusedConv", "Attention", "MultiHeadAttention")
+_FLOAT_PRODUCTS = (
+    "MatMul",
+    "FusedMatMul",
+    "Gemm",
+    "FusedGemm",
+    "Conv",
+    "FusedConv",
+    "Attention",
+    "MultiHeadAttention",
+    "MatMulNBits",
+)
 _INT8_PRODUCTS = (
     *("QLinearMatMul", "QLinearConv", "QGemm", "QAttention", "MatMulInteger", "MatMulIntegerToFloat"),
     *("ConvInteger", "DynamicQuantizeMatMul"),
@@ -61,7 +71,7 @@ def open_session(file: Path, images: Tensor) -> Engine:
     options.log_severity_level = 3
     options.optimized_model_filepath = str(optimised)
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    evidence = Evidence.of(_products(optimised))
+    evidence = Evidence.of(products_of_file(optimised))
     feed = {_INPUT: images.numpy()}
 
     def run() -> Any:
@@ -103,7 +113,8 @@ def _products_with_weights(file: Path) -> list[str]:
     return [node.name for node in graph.node if node.op_type in ("MatMul", "Gemm") and node.input[1] in constants]
 
 
-def _products(file: Path) -> Iterator[tuple[str, str]]:
+def products_of_file(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the operator and the dtype of each product in a graph that ONNX Runtime has optimised."""
     import onnx
 
     for node in onnx.load(str(file), load_external_data=False).graph.node:

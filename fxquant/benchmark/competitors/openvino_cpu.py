@@ -45,7 +45,7 @@ def build_openvino(subject: Subject, images: Tensor, *, rest: str, int8: bool = 
     return Engine(
         run,
         lambda: torch.from_numpy(run().copy()).float(),
-        lambda: Evidence.of(_products(compiled.get_runtime_model())),
+        lambda: Evidence.of(products_of_model(compiled.get_runtime_model())),
     )
 
 
@@ -56,7 +56,7 @@ def _quantize(model: Any, subject: Subject, batch: int) -> Any:
     return nncf.quantize(model, nncf.Dataset(batches), model_type=nncf.ModelType.TRANSFORMER, subset_size=len(batches))
 
 
-def _products(runtime_model: Any) -> Iterator[tuple[str, str]]:
+def products_of_model(runtime_model: Any) -> Iterator[tuple[str, str]]:
     """Yield the products of the compiled graph. Attention that became one generated kernel is not among them."""
     for operation in runtime_model.get_ops():
         info = operation.get_rt_info()

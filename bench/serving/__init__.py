@@ -1,0 +1,1 @@
+"""A load test of the server in `examples/serve`, on the loopback."""
