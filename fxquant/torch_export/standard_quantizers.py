@@ -28,6 +28,8 @@ from fxquant.ops import (
     log_int_softmax,
     quantize,
     quantize_adalog,
+    quantize_float8,
+    quantize_float8_tokens,
     quantize_log2,
     quantize_tokens,
     quantize_twin,
@@ -38,7 +40,7 @@ _TOKENS = (-128, 127, torch.int8)  # the only codes that choose_qparams_per_toke
 # What has no counterpart among the standard operators.
 _OTHERS = (
     *(quantize_twin, fake_quantize_summed_twin, quantize_log2, log_int_softmax, quantize_adalog, fake_quantize_adalog),
-    *(integer_layer_norm, interpolate_scaled),
+    *(integer_layer_norm, interpolate_scaled, quantize_float8, quantize_float8_tokens),
 )
 
 
@@ -54,7 +56,7 @@ def standard_quantizers(gm: fx.GraphModule, activations: torch.dtype) -> None:
 
     Raises `UnsupportedGraphError` naming each quantiser that no standard operator computes.
     """
-    _refuse_others(gm)
+    refuse_others(gm)
     rules: tuple[Rule, ...] = (
         (Call((quantize, dequantize), ...), lambda graph, m: _uniform(graph, m["root"], activations)),
         (Call(quantize_tokens, ...), _tokens),
@@ -63,7 +65,8 @@ def standard_quantizers(gm: fx.GraphModule, activations: torch.dtype) -> None:
     rewrite(gm, rules, "standard_quantizers")
 
 
-def _refuse_others(gm: fx.GraphModule) -> None:
+def refuse_others(gm: fx.GraphModule) -> None:
+    """Raise `UnsupportedGraphError` naming each quantiser of a graph that no standard operator computes."""
     found = [n for n in gm.graph.nodes if n.target in _OTHERS or (n.target is quantize_tokens and not _is_standard(n))]
     if found:
         lines = "\n".join(f"  {n.name}, in module {module_path(n) or 'the root'}: {operator_name(n)}" for n in found)

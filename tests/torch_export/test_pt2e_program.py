@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import ConfigError, InputError
+from fxquant import ConfigError, InputError, UnsupportedGraphError
 from fxquant.benchmark.torch_engine import profile_products
 from tests.support.models import images, small_vit
 
@@ -54,6 +54,13 @@ def test_computes_what_the_graph_does_with_operators_of_torch_alone(activations:
     for batch in (1, 4, 7):
         x = torch.randn(batch, 5, 8)
         torch.testing.assert_close(program.module()(x), mlp()(x), atol=0.02, rtol=0)  # a code may be the next one
+
+
+@pytest.mark.parametrize("target", ["fake", "int8"])
+def test_float8_codes_are_refused_by_name(target: Any) -> None:
+    gm = fxquant.quantize(Mlp().eval(), [torch.randn(4, 5, 8)], "minmax", target=target, progress=False, codes="e4m3")
+    with pytest.raises(UnsupportedGraphError, match="quantize_float8, in module norm: quantize_float8"):
+        fxquant.export_pt2e(gm)
 
 
 def test_an_image_that_is_not_finite_gives_nan() -> None:
