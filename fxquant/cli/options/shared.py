@@ -77,7 +77,7 @@ def add_codes(group: argparse._ArgumentGroup) -> None:
         "--codes",
         choices=CODES,
         default=CODES[0],
-        help="integers, or e4m3: float8 codes of 8 bits, for GPUs that multiply them (default: %(default)s)",
+        help="integers, or e4m3: float8 codes of 8 bits, for GPUs that multiply them",
     )
 
 
