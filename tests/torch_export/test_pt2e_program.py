@@ -46,14 +46,17 @@ def operators(program: torch.export.ExportedProgram) -> set[str]:
     return {str(n.target).partition(".")[0] for n in program.graph.nodes if n.op == "call_function"}
 
 
+@pytest.mark.parametrize("target", ["fake", "int8"])
 @pytest.mark.parametrize("activations", [torch.int8, torch.uint8])
-def test_computes_what_the_graph_does_with_operators_of_torch_alone(activations: torch.dtype, tmp_path: Path) -> None:
-    torch.export.save(fxquant.export_pt2e(mlp(), activations), tmp_path / "model.pt2")
+def test_computes_what_the_graph_does_with_operators_of_torch_alone(
+    activations: torch.dtype, target: str, tmp_path: Path
+) -> None:
+    torch.export.save(fxquant.export_pt2e(mlp(target), activations), tmp_path / "model.pt2")
     program = torch.export.load(tmp_path / "model.pt2")
     assert operators(program) == {"aten", "quantized_decomposed"}
     for batch in (1, 4, 7):
         x = torch.randn(batch, 5, 8)
-        torch.testing.assert_close(program.module()(x), mlp()(x), atol=0.02, rtol=0)  # a code may be the next one
+        torch.testing.assert_close(program.module()(x), mlp(target)(x), atol=0.02, rtol=0)  # a code may be the next one
 
 
 @pytest.mark.parametrize("target", ["fake", "int8"])
