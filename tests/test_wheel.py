@@ -34,10 +34,20 @@ assert torch.equal(*found)
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel, and return the programs of an environment that has it beside the packages of this one."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
-    subprocess.run(
-        command, check=True, capture_output=True, env=os.environ | {"FXQUANT_BUILD_KERNELS": "1"}, cwd=folder
-    )
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+        str(ROOT),
+    ]
+    environment = os.environ | {"FXQUANT_BUILD_KERNELS": "1"}
+    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=folder)
     (wheel,) = folder.glob("*.whl")
     assert wheel.name.startswith("fxquant-")
     assert "-py3-none-linux" in wheel.name

@@ -12,7 +12,7 @@ from fxquant.graph.attributes import copied_graph
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.torch_export.free_program import free_program
 from fxquant.torch_export.plain_guards import plain_guards
-from fxquant.torch_export.standard_quantizers import standard_quantizers
+from fxquant.torch_export.standard_quantizers import refuse_others, standard_quantizers
 
 
 def export_pt2e(gm: fx.GraphModule, activations: torch.dtype = torch.int8, batch: int | None = None) -> ExportedProgram:
@@ -26,7 +26,8 @@ def export_pt2e(gm: fx.GraphModule, activations: torch.dtype = torch.int8, batch
     there the standard operators, which multiply by the reciprocal of the scale, may take the other.
 
     Raises `InputError` for any other graph, `ConfigError` for another dtype, `UnsupportedGraphError` naming each quantiser that
-    the standard operators do not know: twin-uniform codes, powers, and scales per token other than affine ones of 8 bits.
+    the standard operators do not know: twin-uniform codes, powers, float8 codes, and scales per token other than affine ones of
+    8 bits.
     """
     if activations not in (torch.int8, torch.uint8):
         raise ConfigError(f"activations must be torch.int8 or torch.uint8, got {activations!r}")
@@ -36,6 +37,7 @@ def export_pt2e(gm: fx.GraphModule, activations: torch.dtype = torch.int8, batch
     if stage not in (Stage.QUANTISED, Stage.LOWERED):
         found = type(gm).__name__ if stage is None else f"one at stage {stage.value}"
         raise InputError(f"export_pt2e expected a graph from fxquant.convert or a loaded one, found {found}")
+    refuse_others(gm)  # float8 products have no simulated form
     gm = pipeline.run(copied_graph(gm), pipeline.WITHOUT_NOISE, Stage.QUANTISED)
     plain_guards(gm)
     standard_quantizers(gm, activations)

@@ -19,22 +19,29 @@ from fxquant.lowering.quantizer_site import QuantizerSite, quantizer_site
 from fxquant.numerics.arithmetic import storage_offset
 from fxquant.ops import (
     add_noise,
-    check_input,
-    check_values,
-    denoise_bias,
     dequantize,
     dequantize_tokens,
-    make_output,
-    mark_invalid,
+    fake_quantize_adalog,
+    fake_quantize_summed_twin,
+    integer_layer_norm,
+    interpolate_scaled,
+    log_int_softmax,
     quantize,
+    quantize_adalog,
+    quantize_float8,
+    quantize_float8_tokens,
+    quantize_log2,
     quantize_tokens,
+    quantize_twin,
 )
 
 _STANDARD = torch.ops.quantized_decomposed
 _TOKENS = (-128, 127, torch.int8)  # the only codes that choose_qparams_per_token_asymmetric knows
-# What this module translates, and what torch's own operators compute as it stands.
-_UNDERSTOOD = (quantize, dequantize, quantize_tokens, dequantize_tokens, add_noise, denoise_bias)
-_PLAIN = (check_input, check_values, mark_invalid, make_output)
+# What has no counterpart among the standard operators.
+_OTHERS = (
+    *(quantize_twin, fake_quantize_summed_twin, quantize_log2, log_int_softmax, quantize_adalog, fake_quantize_adalog),
+    *(integer_layer_norm, interpolate_scaled, quantize_float8, quantize_float8_tokens),
+)
 
 
 def standard_quantizers(gm: fx.GraphModule, activations: torch.dtype) -> None:
@@ -49,7 +56,7 @@ def standard_quantizers(gm: fx.GraphModule, activations: torch.dtype) -> None:
 
     Raises `UnsupportedGraphError` naming each quantiser that no standard operator computes.
     """
-    _refuse_others(gm)
+    refuse_others(gm)
     rules: tuple[Rule, ...] = (
         (Call((quantize, dequantize), ...), lambda graph, m: _uniform(graph, m["root"], activations)),
         (Call(quantize_tokens, ...), _tokens),
@@ -58,21 +65,15 @@ def standard_quantizers(gm: fx.GraphModule, activations: torch.dtype) -> None:
     rewrite(gm, rules, "standard_quantizers")
 
 
-def _refuse_others(gm: fx.GraphModule) -> None:
-    found = [n for n in gm.graph.nodes if _is_other(n)]
+def refuse_others(gm: fx.GraphModule) -> None:
+    """Raise `UnsupportedGraphError` naming each quantiser of a graph that no standard operator computes."""
+    found = [n for n in gm.graph.nodes if n.target in _OTHERS or (n.target is quantize_tokens and not _is_standard(n))]
     if found:
         lines = "\n".join(f"  {n.name}, in module {module_path(n) or 'the root'}: {operator_name(n)}" for n in found)
         raise UnsupportedGraphError(
             f"expected uniform codes, and scales per token for 8 bits with a zero point alone, as quantized_decomposed knows "
             f"no others, found:\n{lines}\nQuantise these values by another recipe, or with other options of it"
         )
-
-
-def _is_other(node: fx.Node) -> bool:
-    if node.target is quantize_tokens:
-        return not _is_standard(node)
-    own = str(getattr(node.target, "__module__", "")).startswith("fxquant.")
-    return own and node.target not in (*_UNDERSTOOD, *_PLAIN)
 
 
 def _is_standard(tokens: fx.Node) -> bool:

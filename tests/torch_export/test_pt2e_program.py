@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import fxquant
-from fxquant import ConfigError, InputError
+from fxquant import ConfigError, InputError, UnsupportedGraphError
 from fxquant.benchmark.torch_engine import profile_products
 from tests.support.models import images, small_vit
 
@@ -46,9 +46,10 @@ def operators(program: torch.export.ExportedProgram) -> set[str]:
     return {str(n.target).partition(".")[0] for n in program.graph.nodes if n.op == "call_function"}
 
 
-@pytest.mark.parametrize(("target", "activations"), [("fake", torch.uint8), ("int8", torch.int8)])
+@pytest.mark.parametrize("target", ["fake", "int8"])
+@pytest.mark.parametrize("activations", [torch.int8, torch.uint8])
 def test_computes_what_the_graph_does_with_operators_of_torch_alone(
-    target: str, activations: torch.dtype, tmp_path: Path
+    activations: torch.dtype, target: str, tmp_path: Path
 ) -> None:
     torch.export.save(fxquant.export_pt2e(mlp(target), activations), tmp_path / "model.pt2")
     program = torch.export.load(tmp_path / "model.pt2")
@@ -56,6 +57,13 @@ def test_computes_what_the_graph_does_with_operators_of_torch_alone(
     for batch in (1, 4, 7):
         x = torch.randn(batch, 5, 8)
         torch.testing.assert_close(program.module()(x), mlp(target)(x), atol=0.02, rtol=0)  # a code may be the next one
+
+
+@pytest.mark.parametrize("target", ["fake", "int8"])
+def test_float8_codes_are_refused_by_name(target: Any) -> None:
+    gm = fxquant.quantize(Mlp().eval(), [torch.randn(4, 5, 8)], "minmax", target=target, progress=False, codes="e4m3")
+    with pytest.raises(UnsupportedGraphError, match="quantize_float8, in module norm: quantize_float8"):
+        fxquant.export_pt2e(gm)
 
 
 def test_an_image_that_is_not_finite_gives_nan() -> None:
