@@ -7,7 +7,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from fxquant import pipeline
-from fxquant.errors import ConfigError, InputError, expect_whole
+from fxquant.errors import ConfigError, InputError, UnsupportedGraphError, expect_whole
 from fxquant.graph.attributes import copied_graph
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.torch_export.free_program import free_program
@@ -41,4 +41,16 @@ def export_pt2e(gm: fx.GraphModule, activations: torch.dtype = torch.int8, batch
     gm = pipeline.run(copied_graph(gm), pipeline.WITHOUT_NOISE, Stage.QUANTISED)
     plain_guards(gm)
     standard_quantizers(gm, activations)
-    return free_program(gm, batch)
+    return _checked(free_program(gm, batch))
+
+
+def _checked(program: ExportedProgram) -> ExportedProgram:
+    """Return a program in which nothing rounds but the standard quantisers: any other became arithmetic on the way."""
+    rounding = [node for node in program.graph.nodes if str(node.target).startswith("aten.round")]
+    if rounding:
+        where = rounding[0].meta.get("stack_trace") or ""
+        raise UnsupportedGraphError(
+            f"export_pt2e: {rounding[0].name!r} rounds values, which only the quantisers of PT2E may do; choose a recipe "
+            f"without such quantisers{': ' + where.strip().splitlines()[-1].strip() if where else ''}"
+        )
+    return program

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 import fxquant
 from fxquant import ConfigError, InputError, UnsupportedGraphError
 from fxquant.benchmark.torch_engine import profile_products
+from fxquant.torch_export import standard_quantizers
 from tests.support.models import images, small_vit
 
 LINEARS = 9  # of `small_vit`, whose patches are a convolution
@@ -94,6 +95,13 @@ def test_refuses_other_graphs_and_dtypes() -> None:
         fxquant.export_pt2e(mlp(), torch.int32)
     with pytest.raises(ConfigError, match="batch must be a whole number of at least 1"):
         fxquant.export_pt2e(mlp(), batch=0)
+
+
+def test_a_quantiser_that_nobody_named_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    gm = vit("ptq4vit")
+    monkeypatch.setattr(standard_quantizers, "_OTHERS", ())
+    with pytest.raises(UnsupportedGraphError, match="rounds values, which only the quantisers of PT2E may do"):
+        fxquant.export_pt2e(gm)
 
 
 @pytest.mark.long

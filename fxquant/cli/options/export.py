@@ -31,9 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     suffixes = ", ".join(SUFFIXES)
     output.add_argument("--out", type=Path, required=True, metavar="FILE", help=f"the file to write ({suffixes})")
     output.add_argument("--format", choices=FORMATS, help="what to write (default: by the suffix of --out)")
-    add_json(output)
-    program = parser.add_argument_group("programs of torch")
-    program.add_argument("--batch", type=int, metavar="N", help="the one batch size of aoti and pt2e (default: any)")
-    program.add_argument(
+    output.add_argument("--batch", type=int, metavar="N", help="the one batch size of aoti and pt2e (default: any)")
+    output.add_argument(
         "--activations", choices=ACTIVATIONS, help="dtype of the codes of values in pt2e (default: int8)"
     )
+    add_json(output)
