@@ -52,7 +52,7 @@ page:
 # dist/fxquant-*.whl, with the kernels for all instruction sets in it: it needs no compiler where it is installed.
 wheel: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[wheel]'
-	rm -rf build/wheel build/lib
+	rm -rf build/wheel
 	FXQUANT_BUILD_KERNELS=1 $(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/wheel .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist --exclude 'libtorch*.so' --exclude libc10.so build/wheel/*.whl
 

@@ -1,6 +1,7 @@
 """What pyproject.toml cannot say: a wheel that is built with FXQUANT_BUILD_KERNELS=1 carries the compiled kernels."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ class BuildKernels(build_py):
     """Copy the package, and build a library for each set of instructions into it. This needs torch and a C++ compiler."""
 
     def run(self) -> None:
+        shutil.rmtree(self.build_lib, ignore_errors=True)  # what an older build has left would go into the wheel
         super().run()
         if WITH_KERNELS and not self.editable_mode:
             sys.path.insert(0, str(Path(__file__).parent))

@@ -274,7 +274,7 @@ def compile(gm: fx.GraphModule, backend: str = "auto", example_inputs: Batch | N
     """
     Return `gm` under `torch.compile` with the settings that are best on the device, for inference.
 
-    backend: "auto" runs a model converted to int8 on the kernels made for the device: on x86 processors with AVX512-VNNI those
+    backend: "auto" runs a model converted to int8 on the kernels made for the device: on x86 processors with AVX2 those
     of `fxquant.kernels.cpu`, or oneDNN's where it measures faster; on CUDA those of `fxquant.kernels.triton`. "aten" uses
     nothing but torch's own operators, `torch._int_mm` among them. On a CPU weights are packed here: weights that change later
     are not seen. example_inputs: a batch of the size that will run, where that is not the size that calibrated the model; it
