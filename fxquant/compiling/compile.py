@@ -21,7 +21,7 @@ from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.summary import summarise
 from fxquant.kernels import cpu, triton, use_backend
 from fxquant.kernels.cpu.build import NO_COMPILER, compiler
-from fxquant.kernels.forks import tell_of_fork
+from fxquant.kernels.forks import is_forked, tell_of_fork
 from fxquant.ops.make_output import map_output
 from fxquant.ops.onednn_linear import is_available as has_onednn
 
@@ -89,6 +89,8 @@ class CompiledGraph(nn.Module):
         tell_of_fork()
         inputs = _kinds((args, kwargs))
         with torch.no_grad(), use_backend(self.backend):
+            if is_forked() and self.mode is None:
+                return self.graph_module(*args, **kwargs)
             if inputs in self._seen:
                 return self._run(*args, **kwargs)
             with _FIRST_CALLS:

@@ -2,7 +2,8 @@
 What becomes of torch's threads in a process that forks.
 
 OpenMP's threads do not come along into the child, where the next parallel loop of the thread that forked would wait for them
-for ever. As the workers of torch's DataLoader do, such a child computes on one thread.
+for ever. As the workers of torch's DataLoader do, such a child computes on one thread. Nor do those of torch's compiler: the
+child compiles nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 _worked = False  # this process, or one that it was forked from, has made a graph: OpenMP may have threads
+_forked = False  # this process was forked from one that had
 _untold = False  # this process was left with one thread, and nobody has been told
 
 
@@ -29,13 +31,19 @@ def tell_of_fork() -> None:
     if _untold:
         _untold = False
         logger.warning(
-            "this process was forked after a model was made, and OpenMP's threads do not outlive a fork: it computes on one "
-            "thread. To have more, load the model after the fork, or start processes by spawn"
+            "this process was forked after a model was made, and threads do not outlive a fork: it computes on one thread, and "
+            "compiles nothing. For more, load the model after the fork, or start processes by spawn"
         )
 
 
+def is_forked() -> bool:
+    """Say whether this process was forked after a graph was made: then torch's compiler would wait for ever, too."""
+    return _forked
+
+
 def _keep_one_thread() -> None:
-    global _untold
+    global _forked, _untold
+    _forked = _forked or _worked
     if _worked and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
         _untold = True
