@@ -122,9 +122,10 @@ def _explicit_padding(given: dict[str, Any]) -> Any:
     if padding != "same" or not isinstance(weight, fx.Node) or weight.op != "get_attr":
         return padding
     dilation = given.get("dilation", 1)
-    spans = [(k - 1) * d for k, d in zip(tensor_of(weight).shape[2:], _pair(dilation), strict=True)]
+    spans = [(k - 1) * d for k, d in zip(tensor_of(weight).shape[2:], pair(dilation), strict=True)]
     return padding if any(span % 2 for span in spans) else tuple(span // 2 for span in spans)
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
+    """Return a number along both axes of an image, as two."""
     return (value, value) if isinstance(value, int) else (value[0], value[1])

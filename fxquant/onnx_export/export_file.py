@@ -19,7 +19,7 @@ from fxquant.files import write_atomically
 from fxquant.graph.card import ModelCard
 from fxquant.graph.meta import card_of, known_value, model_dtype, value_of
 from fxquant.graph.shapes import Sizes, propagate_shapes, sizes_of
-from fxquant.graph.stages import Stage, stage_of
+from fxquant.graph.stages import Stage, expect_converted
 from fxquant.ops import check_input, quantize_float8, quantize_float8_tokens
 from fxquant.version import __version__
 
@@ -51,10 +51,7 @@ def export_onnx(gm: fx.GraphModule, path: str | os.PathLike[str]) -> None:
 
 def _standard_form(gm: fx.GraphModule) -> fx.GraphModule:
     """Return a copy of the graph in which products are those of torch, on the CPU."""
-    stage = stage_of(gm) if isinstance(gm, fx.GraphModule) else None
-    if stage not in (Stage.QUANTISED, Stage.LOWERED):
-        found = type(gm).__name__ if stage is None else f"one at stage {stage.value}"
-        raise InputError(f"export_onnx expected a graph from fxquant.convert or a loaded one, found {found}")
+    expect_converted(gm, "export_onnx", Stage.QUANTISED, Stage.LOWERED)
     if model_dtype(gm) is not torch.float32:
         raise InputError(
             f"export_onnx expected a float32 model, found {model_dtype(gm)}: quantise the model in float32; runtimes choose "

@@ -8,12 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from fxquant.dialect.spellings import pair
 from fxquant.onnx_export.graph_writer import Writer
 from fxquant.onnx_export.node_values import Name
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _max_pool2d(
@@ -26,13 +23,13 @@ def _max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Name:
-    top, left = _pair(padding)
+    top, left = pair(padding)
     window = {
-        "kernel_shape": _pair(kernel_size),
-        "strides": _pair(stride or kernel_size),
+        "kernel_shape": pair(kernel_size),
+        "strides": pair(stride or kernel_size),
         "pads": (top, left, top, left),
     }
-    return w.add("MaxPool", x, **window, dilations=_pair(dilation), ceil_mode=int(ceil_mode))
+    return w.add("MaxPool", x, **window, dilations=pair(dilation), ceil_mode=int(ceil_mode))
 
 
 def _avg_pool2d(
@@ -47,10 +44,10 @@ def _avg_pool2d(
 ) -> Name:
     if divisor_override is not None:
         w.refuse("an average with a divisor of its own")
-    top, left = _pair(padding)
+    top, left = pair(padding)
     window = {
-        "kernel_shape": _pair(kernel_size),
-        "strides": _pair(stride or kernel_size),
+        "kernel_shape": pair(kernel_size),
+        "strides": pair(stride or kernel_size),
         "pads": (top, left, top, left),
     }
     flags = {"ceil_mode": int(ceil_mode), "count_include_pad": int(count_include_pad)}
@@ -58,7 +55,7 @@ def _avg_pool2d(
 
 
 def _adaptive_avg_pool2d(w: Writer, x: Any, output_size: Any) -> Name:
-    wanted, found = _pair(output_size), w.shape(x)[-2:]
+    wanted, found = pair(output_size), w.shape(x)[-2:]
     if wanted == (1, 1):
         return w.add("GlobalAveragePool", x)
     if any(size is None or size % n for size, n in zip(found, wanted, strict=True)):
@@ -80,7 +77,7 @@ def _interpolate(
     if size is None or mode not in ("nearest", "bilinear") or antialias:
         w.refuse(f"interpolation by a factor, smoothed, or of mode {mode!r}")
     batch_and_channels = w.add("Shape", x, start=0, end=2)
-    sizes = w.add("Concat", batch_and_channels, w.integers(*_pair(size)), axis=0)
+    sizes = w.add("Concat", batch_and_channels, w.integers(*pair(size)), axis=0)
     position = "align_corners" if align_corners else "asymmetric" if mode == "nearest" else "half_pixel"
     how = {"mode": "nearest" if mode == "nearest" else "linear", "coordinate_transformation_mode": position}
     rounding = {"nearest_mode": "floor"} if mode == "nearest" else {}

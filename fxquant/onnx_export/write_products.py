@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fxquant.config.kinds import dequantizers
+from fxquant.dialect.spellings import pair
 from fxquant.graph.dataflow import origin
 from fxquant.numerics.arithmetic import along
 from fxquant.onnx_export.graph_writer import Writer
@@ -87,15 +88,15 @@ def _conv2d(
     """Write a convolution; one whose windows tile the image becomes a matrix product, as runtimes then have int8 for it."""
     rows, columns = w.shape(weight)[2:]
     height, width = w.shape(x)[2:]
-    tiles = _pair(stride) == (rows, columns) and padding in (0, (0, 0)) and _pair(dilation) == (1, 1) and groups == 1
+    tiles = pair(stride) == (rows, columns) and padding in (0, (0, 0)) and pair(dilation) == (1, 1) and groups == 1
     if tiles and isinstance(weight, StoredWeight) and rows and columns and height and width:
         whole = (height % rows, width % columns) == (0, 0)
         if whole and weight.axis in (None, 0):
             return _patch_product(w, x, weight, bias)
     if isinstance(padding, str):
         w.refuse(f"padding {padding!r}")
-    top, left = _pair(padding)
-    window = {"strides": _pair(stride), "pads": (top, left, top, left), "dilations": _pair(dilation), "group": groups}
+    top, left = pair(padding)
+    window = {"strides": pair(stride), "pads": (top, left, top, left), "dilations": pair(dilation), "group": groups}
     return w.add("Conv", x, weight, *(() if bias is None else (bias,)), **window)
 
 
@@ -108,10 +109,6 @@ def _patch_product(w: Writer, x: Any, weight: StoredWeight, bias: Any) -> Name:
     patches = w.add("Reshape", moved, w.integers(-1, height // rows, width // columns, channels * rows * columns))
     product = _linear(w, patches, weight._replace(codes=weight.codes.flatten(1)), bias)
     return w.add("Transpose", product, perm=[0, 3, 1, 2])
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _attention(

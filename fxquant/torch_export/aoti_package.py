@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from fxquant.errors import InputError, expect_path, expect_whole, reason_of
 from fxquant.files import write_atomically
 from fxquant.graph.meta import card_of
-from fxquant.graph.stages import Stage, stage_of
+from fxquant.graph.stages import Stage, expect_converted
 from fxquant.torch_export.python_free import python_free_program
 
 SUFFIX = ".pt2"  # AOTInductor takes no other
@@ -53,10 +53,7 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
 
 
 def _check_graph(gm: fx.GraphModule) -> None:
-    stage = stage_of(gm) if isinstance(gm, fx.GraphModule) else None
-    if stage is not Stage.LOWERED:
-        found = type(gm).__name__ if stage is None else f"one at stage {stage.value}"
-        raise InputError(f"export_aoti expected an int8 graph from fxquant.convert or fxquant.load, found {found}")
+    expect_converted(gm, "export_aoti", Stage.LOWERED)
     elsewhere = {t.device.type for t in (*gm.parameters(), *gm.buffers())} - {"cpu"}
     if elsewhere:
         raise InputError(f"export_aoti expected a graph on the CPU, found one on {min(elsewhere)}: use gm.cpu()")

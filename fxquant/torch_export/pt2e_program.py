@@ -7,9 +7,9 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from fxquant import pipeline
-from fxquant.errors import ConfigError, InputError, UnsupportedGraphError, expect_whole
+from fxquant.errors import ConfigError, UnsupportedGraphError, expect_whole
 from fxquant.graph.attributes import copied_graph
-from fxquant.graph.stages import Stage, stage_of
+from fxquant.graph.stages import Stage, expect_converted
 from fxquant.torch_export.free_program import free_program
 from fxquant.torch_export.plain_guards import plain_guards
 from fxquant.torch_export.standard_quantizers import refuse_others, standard_quantizers
@@ -33,10 +33,7 @@ def export_pt2e(gm: fx.GraphModule, activations: torch.dtype = torch.int8, batch
         raise ConfigError(f"activations must be torch.int8 or torch.uint8, got {activations!r}")
     if batch is not None:
         expect_whole("batch", batch, least=1)
-    stage = stage_of(gm) if isinstance(gm, fx.GraphModule) else None
-    if stage not in (Stage.QUANTISED, Stage.LOWERED):
-        found = type(gm).__name__ if stage is None else f"one at stage {stage.value}"
-        raise InputError(f"export_pt2e expected a graph from fxquant.convert or a loaded one, found {found}")
+    expect_converted(gm, "export_pt2e", Stage.QUANTISED, Stage.LOWERED)
     refuse_others(gm)  # float8 products have no simulated form
     gm = pipeline.run(copied_graph(gm), pipeline.WITHOUT_NOISE, Stage.QUANTISED)
     plain_guards(gm)

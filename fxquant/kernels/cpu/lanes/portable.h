@@ -192,6 +192,13 @@ inline void transpose(Words (&r)[16]) {
     for (int j = 0; j < i; ++j) std::swap(r[i].v[j], r[j].v[i]);
 }
 
+// acc + the sum of the four signed bytes of each word.
+inline Words add_bytes(const Words& acc, const Words& bytes) {
+  int8_t each[4 * LANES];
+  std::memcpy(each, &bytes, sizeof each);
+  return acc + words([&](int i) { return each[4 * i] + each[4 * i + 1] + each[4 * i + 2] + each[4 * i + 3]; });
+}
+
 // How attention computes products: `STEP` elements of the summed axis at a time, one of them a 32-bit word.
 struct Float32 {
   using Element = float;

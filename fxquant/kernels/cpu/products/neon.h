@@ -47,11 +47,4 @@ inline void multiply_rows(int64_t vectors, const int8_t* codes, int64_t stride, 
   }
 }
 
-// acc + the sum of the four signed bytes of each word.
-inline Words add_bytes(Words acc, Words bytes) {
-  int8_t each[4 * LANES];
-  std::memcpy(each, &bytes, sizeof each);
-  return acc + words([&](int i) { return each[4 * i] + each[4 * i + 1] + each[4 * i + 2] + each[4 * i + 3]; });
-}
-
 }  // namespace fxquant
