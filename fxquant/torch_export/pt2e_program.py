@@ -9,6 +9,7 @@ from torch.export import ExportedProgram
 from fxquant import pipeline
 from fxquant.errors import ConfigError, UnsupportedGraphError, expect_whole
 from fxquant.graph.attributes import copied_graph
+from fxquant.graph.rewrite import location
 from fxquant.graph.stages import Stage, expect_converted
 from fxquant.torch_export.free_program import free_program
 from fxquant.torch_export.plain_guards import plain_guards
@@ -45,9 +46,8 @@ def _checked(program: ExportedProgram) -> ExportedProgram:
     """Return a program in which nothing rounds but the standard quantisers: any other became arithmetic on the way."""
     rounding = [node for node in program.graph.nodes if str(node.target).startswith("aten.round")]
     if rounding:
-        where = rounding[0].meta.get("stack_trace") or ""
         raise UnsupportedGraphError(
-            f"export_pt2e: {rounding[0].name!r} rounds values, which only the quantisers of PT2E may do; choose a recipe "
-            f"without such quantisers{': ' + where.strip().splitlines()[-1].strip() if where else ''}"
+            f"export_pt2e: {rounding[0].name!r}{location(rounding[0])} rounds values, which only the quantisers of PT2E may "
+            "do; choose a recipe without such quantisers"
         )
     return program
