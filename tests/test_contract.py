@@ -33,6 +33,7 @@ from fxquant.graph.attributes import tensor_of
 from fxquant.ops import extract_patches, float8_linear, int8_linear, int8_linear_twin, int8_matmul, int8_matmul_twin
 from tests.support.contract import calibrated, sites
 from tests.support.models import Shared, images, small_swin, small_vit
+from tests.support.tiers import given_examples, keep_quick
 
 
 @st.composite
@@ -46,11 +47,12 @@ def specs(draw: st.DrawFn, granularities: list[Any]) -> TensorSpec:
 
 layers = st.builds(LayerSpec, specs([PerTensor(), PerChannel(0), RowGroups(3)]), specs([PerTensor()]))
 dtypes = st.sampled_from([torch.float32, torch.bfloat16])
-contract = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+contract = settings(suppress_health_check=[HealthCheck.too_slow])
 
 
-@contract
-@given(
+@given_examples(
+    quick=20,
+    long=60,
     layer=layers,
     dtype=dtypes,
     shape=st.tuples(st.integers(1, 33), *[st.integers(1, 5)] * 2),
@@ -73,8 +75,9 @@ def test_linear(
         site.check()
 
 
-@contract
-@given(
+@given_examples(
+    quick=20,
+    long=60,
     layer=layers,
     dtype=dtypes,
     batch=st.integers(1, 4),
@@ -173,8 +176,9 @@ class Behind(nn.Module):
         return self.layer(self.function(x))  # type: ignore[no-any-return]
 
 
-@contract
-@given(
+@given_examples(
+    quick=15,
+    long=60,
     weight=symmetric,
     gelu=behind_gelu,
     softmax=behind_softmax,
@@ -208,8 +212,9 @@ def test_linear_behind_gelu_or_softmax(
     site.check()
 
 
-@settings(parent=contract, max_examples=30)
-@given(
+@given_examples(
+    quick=10,
+    long=30,
     weight=symmetric,
     gelu=behind_gelu,
     dtype=dtypes,
@@ -249,8 +254,9 @@ heads = specs([PerTensor(), PerHead()])
 unsigned = st.builds(TensorSpec, bits, st.just(False), st.just(True), st.sampled_from([PerTensor(), PerHead()]))
 
 
-@settings(parent=contract, max_examples=100)
-@given(
+@given_examples(
+    quick=15,
+    long=100,
     layer=st.builds(LayerSpec, query=heads, key=heads, softmax=st.one_of(heads, unsigned, behind_softmax), value=heads),
     dtype=dtypes,
     batch=st.tuples(st.integers(1, 3), st.integers(1, 4)),
@@ -277,8 +283,9 @@ class Gram(nn.Module):
         return F.gelu(x) @ x.flatten(0, -2).mT
 
 
-@settings(parent=contract, max_examples=30)
-@given(
+@given_examples(
+    quick=10,
+    long=30,
     spec=specs([PerTensor()]),
     gelu=st.one_of(specs([PerTensor()]), behind_gelu),
     dtype=dtypes,
@@ -312,8 +319,9 @@ class Chain(nn.Module):
         return x
 
 
-@settings(parent=contract, max_examples=30)
-@given(
+@given_examples(
+    quick=6,
+    long=30,
     layer=layers,
     dtype=dtypes,
     widths=st.lists(st.integers(1, 6).map(lambda n: 3 * n), min_size=2, max_size=4),
@@ -330,10 +338,17 @@ def test_chains(layer: LayerSpec, dtype: torch.dtype, widths: list[int], batch: 
         site.check()
 
 
-@pytest.mark.parametrize(("w_bits", "a_bits"), [(8, 8), (4, 8), (6, 6)])
-@pytest.mark.parametrize("attention", [False, True])
-@pytest.mark.parametrize("make", [small_vit, small_swin])
-def test_small_models(make: Any, w_bits: int, a_bits: int, attention: bool) -> None:
+CASES = itertools.product((small_vit, small_swin), (False, True), ((8, 8), (4, 8), (6, 6)))
+
+
+@pytest.mark.parametrize(
+    ("make", "attention", "w_bits", "a_bits"),
+    keep_quick(
+        [(make, attention, *bits) for make, attention, bits in CASES],
+        *((small_vit, True, 4, 8), (small_vit, False, 8, 8), (small_swin, True, 6, 6)),
+    ),
+)
+def test_small_models(make: Any, attention: bool, w_bits: int, a_bits: int) -> None:
     model = make()
     config = fxquant.recipe("minmax", w_bits=w_bits, a_bits=a_bits, attention=attention)
     prepared = calibrated(model, config, images(4))
@@ -374,7 +389,11 @@ PLACEMENTS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(
     ("make", "recipe", "options"),
-    [(make, *each) for make in (small_vit, small_swin) for each in PLACEMENTS[make is small_swin :]],
+    keep_quick(
+        [(make, *each) for make in (small_vit, small_swin) for each in PLACEMENTS[make is small_swin :]],
+        *((small_vit, *each) for each in PLACEMENTS if each[0] != "fqvit"),
+        *((small_vit, *PLACEMENTS[1]), (small_vit, *PLACEMENTS[2]), (small_swin, *PLACEMENTS[3])),
+    ),
 )
 def test_placements(make: Any, recipe: str, options: dict[str, Any]) -> None:
     model, x = make(), images(3, seed=1)

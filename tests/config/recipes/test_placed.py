@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fxquant import ConfigError, QuantConfig, TensorSpec, ops
 from fxquant.config.placement import Placement
 from fxquant.models import ITPN
 from fxquant.observers import Observer, QParams
+from tests.support.tiers import keep_quick
 
 DATA = Path(__file__).parents[2] / "data"
 # What a published code calls a value, from the name here.
@@ -145,12 +147,18 @@ def fqvit_config(run: str) -> QuantConfig:
     )
 
 
-@pytest.mark.parametrize("run", [*FQVIT_RUNS, "minmax_noinput/w8a8", "omse_pts_lis/w8a8"])
+@pytest.mark.parametrize(
+    "run",
+    keep_quick(
+        [*FQVIT_RUNS, "minmax_noinput/w8a8", "omse_pts_lis/w8a8"],
+        *("ema/w8a8", "minmax/w4a8", "minmax_noinput/w8a8", "omse_pts_lis/w8a8", "percentile/w8a8"),
+    ),
+)
 def test_fqvit_on_a_vit(run: str) -> None:
     check_run(Recorded("fqvit_vit"), run, fqvit_config(run), rtol=1e-3 if "percentile" in run else 1e-4)
 
 
-@pytest.mark.parametrize("run", FQVIT_RUNS)
+@pytest.mark.parametrize("run", keep_quick(FQVIT_RUNS, "minmax/w4a8", "minmax_lis/w8a8"))
 def test_fqvit_on_a_swin(run: str) -> None:
     recorded = Recorded("fqvit_swin")
     # The table of biases is gathered into one constant before it is observed: entries count as often as they are used.
@@ -159,7 +167,10 @@ def test_fqvit_on_a_swin(run: str) -> None:
     check_run(recorded, run, fqvit_config(run), skip, rtol=1e-3 if "percentile" in run else 1e-4)
 
 
-@pytest.mark.parametrize("run", ["ema/w8a8", "minmax/w4a8", "minmax/w8a8", "omse/w8a8", "percentile/w8a8"])
+ITPN_RUNS = ["ema/w8a8", "minmax/w4a8", "minmax/w8a8", "omse/w8a8", "percentile/w8a8"]
+
+
+@pytest.mark.parametrize("run", keep_quick(ITPN_RUNS, "minmax/w4a8", "omse/w8a8"))
 def test_itpn(run: str) -> None:
     observer = run.partition("/")[0]
     options: dict[str, Any] = {"last_batch_only": True} if observer == "omse" else {}
@@ -167,8 +178,10 @@ def test_itpn(run: str) -> None:
     check_run(Recorded("itpn_tiny"), run, config, rtol=1e-3 if observer == "percentile" else 1e-4)
 
 
-@pytest.mark.parametrize("bits", ["w4a8", "w8a8"])
-@pytest.mark.parametrize("model", ["deit", "swin"])
+@pytest.mark.parametrize(
+    ("model", "bits"),
+    keep_quick(product(["deit", "swin"], ["w4a8", "w8a8"]), ("deit", "w4a8"), ("swin", "w8a8")),
+)
 def test_psaq(model: str, bits: str) -> None:
     recorded, run = Recorded("psaq", model), f"quant_{model}/{bits}"
     prepared = fxquant.prepare(recorded.model(), fxquant.recipe("psaq", int(bits[1]), int(bits[3])))
@@ -193,8 +206,12 @@ def quantized(recipe: str, target: str = "int8", **options: Any) -> fx.GraphModu
     return fxquant.convert(fxquant.calibrate(prepared, batches, progress=False), target)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("softmax", ["uniform", "log2", "log_int"])
-@pytest.mark.parametrize("per_head", [False, True])
+@pytest.mark.parametrize(
+    ("softmax", "per_head"),
+    keep_quick(
+        product(["uniform", "log2", "log_int"], [False, True]), ("uniform", True), ("log2", False), ("log_int", True)
+    ),
+)
 def test_every_kind_of_probabilities_runs(softmax: str, per_head: bool) -> None:
     fake, int8 = (quantized("fqvit", target, softmax=softmax, per_head=per_head) for target in ("fake", "int8"))
     x = torch.randn(3, 3, 32, 32)
@@ -238,8 +255,10 @@ def test_a_placement_is_not_searched() -> None:
         fxquant.QuantConfig(searched.layer, placement=Placement(norm=TensorSpec()))
 
 
-@pytest.mark.parametrize("power_of_two", [True, False])
-@pytest.mark.parametrize("model", ["vit", "swin"])
+@pytest.mark.parametrize(
+    ("model", "power_of_two"),
+    keep_quick(product(["vit", "swin"], [True, False]), ("vit", True), ("vit", False)),
+)
 def test_layer_norms_on_integers(model: str, power_of_two: bool) -> None:
     recorded = Recorded(f"fqvit_{model}")
     outputs = []

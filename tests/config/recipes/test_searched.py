@@ -42,6 +42,7 @@ from fxquant.config.folds import Folds, Reparameterize
 from fxquant.graph.meta import record_of
 from fxquant.observers import ObserverOptions
 from tests.support.models import images, small_swin, small_vit
+from tests.support.tiers import keep_quick
 
 PLACED = ("fqvit", "itpn", "psaq")  # these round values, whatever reads them
 OBSERVERS = {"minmax": MinMax(), "ema": EMA(), "percentile": Percentile(), "omse": OMSE()}
@@ -152,9 +153,22 @@ def test_each_recipe_quantises(name: str) -> None:
 MODELS = {"vit": small_vit(), "swin": small_swin()}
 
 
+# What others put together, or the same with another observer.
+COVERED = {"base_ptq", "noisyquant_ptq4vit", "ema", "omse", "percentile"}
+
+
 @pytest.mark.parametrize(
     ("name", "model"),
-    [(name, model) for name in recipes() for model in MODELS if model == "vit" or name not in {*TURNED, *OBSERVERS}],
+    keep_quick(
+        [
+            (name, model)
+            for name in recipes()
+            for model in MODELS
+            if model == "vit" or name not in {*TURNED, *OBSERVERS}
+        ],
+        *((name, "vit") for name in recipes() if name not in COVERED),
+        *(("ptq4vit", "swin"), ("psaq", "swin")),
+    ),
 )
 def test_each_recipe_runs_on_int8(name: str, model: str) -> None:
     x = images(2)
