@@ -8,9 +8,10 @@ from torch import fx
 import fxquant
 from bench import noise
 from fxquant.ops import quantize
+from tests.support.tiers import keep_quick
 
 
-@pytest.mark.parametrize("form", noise.FORMS)
+@pytest.mark.parametrize("form", keep_quick(noise.FORMS, "with noise"))
 def test_the_forms_differ_by_the_noise_alone(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[fx.GraphModule] = []
     convert = fxquant.convert

@@ -14,6 +14,7 @@ from bench.quality_tables import METHODS
 from bench.quality_tables import qat as table
 from bench.standins import CLASSES, Glyphs, build_standin
 from fxquant.distillation import SoftTargets
+from tests.support.tiers import keep_quick
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_epochs_go_through_the_images() -> None:
     assert plain.collate([plain[0], plain[3]])[1].tolist() == [0, 3]
 
 
-@pytest.mark.parametrize("recipe", ["omse", "ptq4vit"])
+@pytest.mark.parametrize("recipe", keep_quick(["omse", "ptq4vit"], "omse"))
 def test_calibrated_models_keep_eight_bits_at_both_ends(recipe: str) -> None:
     torch.manual_seed(0)
     prepared = fxquant.prepare(build_standin("swin").eval(), qat.ptq_config(recipe, 3))

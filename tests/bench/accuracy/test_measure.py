@@ -10,9 +10,13 @@ import torch
 from bench.accuracy import measure as module
 from bench.accuracy.measure import draw_calibration, measure, measure_float, write_data
 from tests.bench.accuracy.making import IMAGES, cell, drawn, tiny_model
+from tests.support.tiers import keep_quick
 
 
-@pytest.mark.parametrize(("name", "outliers"), [("minmax", "without"), ("noisyquant_ptq4vit", "with")])
+@pytest.mark.parametrize(
+    ("name", "outliers"),
+    keep_quick([("minmax", "without"), ("noisyquant_ptq4vit", "with")], ("minmax", "without")),
+)
 def test_a_cell_gives_every_figure(name: str, outliers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "load_standin", tiny_model)
     monkeypatch.setattr(module, "load_part", drawn)

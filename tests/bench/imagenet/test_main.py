@@ -115,6 +115,7 @@ def test_a_failed_row_is_kept_with_its_error_and_tried_again(
     assert run("--models", TINY.name) == 0
 
 
+@pytest.mark.long
 def test_blocks_are_trained_where_the_recipe_says_so(run: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[Any] = []
 

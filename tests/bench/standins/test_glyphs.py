@@ -7,9 +7,10 @@ import torch
 
 from bench.standins.glyphs import CHARACTERS, CHUNK, PARTS, load_part
 from fxquant.errors import InputError
+from tests.support.tiers import keep_quick
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", keep_quick(PARTS, "test"))
 def test_a_part_is_drawn_the_same_every_time_whatever_its_length(name: str) -> None:
     short, long = load_part(name, 70), load_part(name, CHUNK + 1)
     assert tuple(short.images.shape) == (70, 1, 32, 32)
@@ -19,6 +20,7 @@ def test_a_part_is_drawn_the_same_every_time_whatever_its_length(name: str) -> N
     assert len(long) == CHUNK + 1
 
 
+@pytest.mark.long
 def test_no_two_parts_and_no_two_chunks_share_an_image() -> None:
     sums = torch.cat([load_part(name, 2 * CHUNK).images.double().sum(dim=(1, 2, 3)) for name in PARTS])
     assert len(sums.unique()) == len(sums) == 6 * CHUNK

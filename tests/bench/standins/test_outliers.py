@@ -12,6 +12,7 @@ from bench.standins.glyphs import Glyphs
 from bench.standins.outliers import Outliers, inject_outliers
 from fxquant.errors import ConfigError, InputError
 from tests.bench.standins.models import same
+from tests.support.tiers import keep_quick
 
 NAMES = tuple(STANDINS)
 
@@ -42,7 +43,7 @@ def test_outliers_stand_out_before_every_product_of_the_blocks(name: str, few: G
     assert {product.rsplit(".", 1)[1] for product in injected} >= {"qkv", "proj", "fc1", "fc2"}
 
 
-@pytest.mark.parametrize("name", ["vit", "swin"])
+@pytest.mark.parametrize("name", keep_quick(["vit", "swin"], "vit"))
 def test_outliers_cost_plain_eight_bit_quantisation_its_accuracy(name: str, few: Glyphs) -> None:
     model = _perturb(build_standin(name).eval())
     clean, injected = (_error(m, few.images[:32]) for m in (model, inject_outliers(model)))

@@ -13,11 +13,12 @@ from bench.standins.glyphs import Glyphs
 from bench.standins.training import StandinTraining, recipe_for, save_weights, train_standin
 from fxquant.errors import ConfigError, InputError
 from tests.bench.standins.models import same
+from tests.support.tiers import keep_quick
 
 NAMES = tuple(STANDINS)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", keep_quick(NAMES, "deit"))
 def test_two_steps_of_training_repeat_bit_for_bit(name: str, few: Glyphs) -> None:
     torch.use_deterministic_algorithms(True)
     before = torch.random.get_rng_state()

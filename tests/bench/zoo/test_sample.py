@@ -8,6 +8,7 @@ import pytest
 
 from bench.zoo.entries import ENTRIES, TRANSFORMERS
 from bench.zoo.walk import is_saved, walk
+from tests.support.tiers import keep_quick
 
 # The share of the multiply-accumulates that runs on int8, and what int8 may cost in decibels.
 SAMPLE = {
@@ -26,7 +27,10 @@ SAMPLE = {
 }
 
 
-@pytest.mark.parametrize("key", SAMPLE)
+QUICK = ("timm/ViT", "timm/PiT", "features_only/Swin", "torchvision/vit_b_16", "transformers/DINOv3")
+
+
+@pytest.mark.parametrize("key", keep_quick(SAMPLE, *QUICK))
 def test_a_model_of_the_zoo(key: str, tmp_path: Path) -> None:
     entry = ENTRIES[key]
     if entry.source == TRANSFORMERS:
