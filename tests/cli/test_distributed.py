@@ -81,6 +81,7 @@ def test_unreadable_images_are_skipped_as_by_one_process(folder: Path, tmp_path:
     assert all(torch.equal(tensors[name], wanted[name]) for name in wanted)
 
 
+@pytest.mark.long
 def test_an_error_of_one_process_is_told_once_and_ends_all(folder: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)

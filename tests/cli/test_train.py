@@ -196,6 +196,7 @@ def test_asked_to_stop_it_says_how_to_go_on_and_does(
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+@pytest.mark.long
 def test_several_crops_with_soft_labels(
     folder: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

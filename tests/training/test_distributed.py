@@ -29,6 +29,7 @@ def gradients(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Tensor]]:
     return kept
 
 
+@pytest.mark.long
 def test_gradients_are_those_of_one_process_and_a_killed_one_starts_anew(
     tmp_path: Path, gradients: list[dict[str, Tensor]]
 ) -> None:

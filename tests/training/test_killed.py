@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from fxquant.training.state_file import read_state
@@ -14,6 +15,7 @@ from fxquant.training.state_file import read_state
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_the_weights_are_those_of_a_training_that_was_left_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.support.killed", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
