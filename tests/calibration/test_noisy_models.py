@@ -19,6 +19,7 @@ from fxquant.ops import add_noise, denoise_bias, quantize, quantize_twin
 from tests.support import contract
 from tests.support.checkpoints import assert_same
 from tests.support.models import images, small_swin, small_vit
+from tests.support.tiers import keep_quick
 from tests.support.unfused import lower
 
 HEADS = TensorSpec(6, signed=True, symmetric=True, granularity=PerHead())
@@ -37,7 +38,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "swin": small_swin,
     "vit_bfloat16": lambda: small_vit(depth=1).bfloat16(),
 }
-each_model = pytest.mark.parametrize("name", MODELS)
+each_model = pytest.mark.parametrize("name", keep_quick(MODELS, "vit", "vit_bfloat16"))
 STAGES = ("prepared", "calibrated", "fake", "int8")
 
 

@@ -15,6 +15,7 @@ from fxquant.graph.attributes import called_module
 from fxquant.graph.meta import Operand, Product, Record, record_of
 from fxquant.observers.base import Observer, QParams
 from tests.support.published import METRICS, interval, recorded, recorded_model
+from tests.support.tiers import keep_quick
 
 RECIPES = {"base": "base_ptq", "ptq4vit": "ptq4vit"}
 INTERVALS = {
@@ -48,16 +49,16 @@ def published_qparams(observer: Observer, value: Tensor) -> Any:
     return QParams(value.reshape(-1) if observer.axis is not None else value.reshape(()), None, observer.axis)
 
 
-@pytest.mark.parametrize(
-    ("model", "preset", "metric"),
-    [
-        ("vit", "base", "L2_norm"),
-        ("vit", "base", "cosine"),
-        ("vit", "ptq4vit", "L2_norm"),
-        ("swin", "base", "L2_norm"),
-        ("swin", "ptq4vit", "L2_norm"),
-    ],
-)
+RUNS = [
+    ("vit", "base", "L2_norm"),
+    ("vit", "base", "cosine"),
+    ("vit", "ptq4vit", "L2_norm"),
+    ("swin", "base", "L2_norm"),
+    ("swin", "ptq4vit", "L2_norm"),
+]
+
+
+@pytest.mark.parametrize(("model", "preset", "metric"), keep_quick(RUNS, RUNS[1], RUNS[2]))
 def test_as_published(model: str, preset: str, metric: str) -> None:
     data, key = recorded(f"ptq4vit_model_{model}"), f"{preset}/{metric}/w6a6"
     config = fxquant.recipe(RECIPES[preset], 6, 6, published=True, metric=METRICS[metric])

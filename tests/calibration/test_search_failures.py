@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from tests.support.searching import (
     state,
     vit,
 )
+from tests.support.tiers import keep_quick
 
 
 @pytest.mark.parametrize("noise", [None, NOISE])
@@ -105,9 +107,13 @@ def test_nothing_to_search() -> None:
     assert calibrated(nn.Identity(), config(), X) is not None
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-@pytest.mark.parametrize("name", ["search_scales", "search_noise"])
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize(
+    ("error", "name", "again"),
+    keep_quick(
+        product([KeyboardInterrupt, RuntimeError], ["search_scales", "search_noise"], [False, True]),
+        *((KeyboardInterrupt, "search_scales", True), (RuntimeError, "search_noise", False)),
+    ),
+)
 def test_an_interrupted_search_leaves_everything_as_it_was(
     error: type[BaseException], name: str, again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from fxquant.calibration.problem import Problem
 from fxquant.graph.meta import record_of
 from tests.support.models import Shared, images, small_vit
 from tests.support.searching import HEADS, NOISE, QUICK, ROWS, SIGNED, X, calibrated, config, layer, mlp, observers, vit
+from tests.support.tiers import keep_quick
 
 
 @pytest.mark.parametrize("metric", Metric)
@@ -53,8 +55,10 @@ def test_every_metric_improves_a_layer(metric: Metric) -> None:
     assert losses[0] < losses[1] * (1.1 if metric in (Metric.FISHER, Metric.HESSIAN) else 1)
 
 
-@pytest.mark.parametrize("inputs_from", Inputs)
-@pytest.mark.parametrize("noise", [None, NOISE])
+@pytest.mark.parametrize(
+    ("inputs_from", "noise"),
+    keep_quick(product(Inputs, [None, NOISE]), (Inputs.FLOAT, None), (Inputs.QUANTISED, NOISE)),
+)
 def test_a_model_gets_better(inputs_from: Inputs, noise: NoisyBias | None) -> None:
     torch.manual_seed(1)
     model, x = small_vit(), images(8, 1)

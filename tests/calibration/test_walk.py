@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from fxquant.graph.attributes import weight_of
 from fxquant.graph.meta import record_of
 from fxquant.graph.stages import Stage
 from tests.support.models import Shared, images, small_swin, small_vit
+from tests.support.tiers import keep_quick
 
 HEADS = TensorSpec(signed=True, symmetric=True, granularity=PerHead())
 LAYER = LayerSpec(query=HEADS, key=HEADS, value=HEADS, softmax=TwinSoftmax(), gelu=TwinGELU())
 CONFIG = QuantConfig(LAYER, attention=True)
 MODELS: dict[str, Callable[[], nn.Module]] = {"vit": small_vit, "swin": small_swin}
-each_model = pytest.mark.parametrize("model", MODELS)
+few_models = pytest.mark.parametrize("model", keep_quick(MODELS, "vit"))
 AMPLE = 2**30
 Operands = dict[tuple[fx.Node, int, int], Tensor]
 
@@ -90,7 +92,7 @@ class Kept(fx.Interpreter):
         return super().run_node(n)
 
 
-@each_model
+@few_models
 def test_a_float_walk_is_a_plain_run(model: str) -> None:
     original = MODELS[model]()
     prepared, plain = prepared_for(original), prepared_for(original)
@@ -110,7 +112,7 @@ def test_a_float_walk_is_a_plain_run(model: str) -> None:
     assert {node for node, _, _ in operands} == {site.first for site in sites}
 
 
-@each_model
+@few_models
 def test_a_small_budget_gives_the_same(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     batches, original = [images(2, seed) for seed in range(2)], MODELS[model]()
@@ -143,8 +145,10 @@ def sources(fake: fx.GraphModule, x: Tensor) -> tuple[dict[tuple[str, int], Tens
     return found, result
 
 
-@each_model
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("model", "dtype"),
+    keep_quick(product(MODELS, [torch.float32, torch.bfloat16]), ("vit", torch.bfloat16), ("swin", torch.float32)),
+)
 def test_a_quantised_walk_is_the_simulated_model(model: str, dtype: torch.dtype) -> None:
     """
     On the one batch that it was calibrated on, as each product is quantised before the next one is reached.

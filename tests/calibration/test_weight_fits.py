@@ -30,6 +30,7 @@ from fxquant import (
 from fxquant.calibration.fitted_weight import fit_rows
 from tests.support.models import Shared, images, small_vit
 from tests.support.searching import ROWS, SIGNED, X, assert_same, calibrated, mlp, observers, state
+from tests.support.tiers import keep_quick
 
 NEAREST = WeightFit(Rounding.NEAREST, correction=None)
 FITS = {
@@ -61,7 +62,7 @@ def test_every_fit_gains_on_what_it_saw(name: str) -> None:
     assert error(after, model, X) < 0.99 * error(before, model, X)
 
 
-@pytest.mark.parametrize("inputs_from", Inputs)
+@pytest.mark.parametrize("inputs_from", keep_quick(Inputs, Inputs.QUANTISED))
 def test_a_whole_model_gains_and_runs_on_integers(inputs_from: Inputs) -> None:
     torch.manual_seed(1)
     model, x = small_vit(), images(8, 1)

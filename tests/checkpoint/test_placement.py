@@ -19,6 +19,7 @@ from fxquant.observers.log2 import Log2, LogIntSoftmax
 from fxquant.observers.operand_spec import OperandSpec
 from fxquant.ops import dequantize_log2, log_int_softmax, quantize_log2
 from tests.support.checkpoints import assert_same, at_stage, images, round_trip
+from tests.support.tiers import keep_quick
 
 STAGES = ("prepared", "calibrated", "fake", "int8")
 RECIPES: dict[str, dict[str, Any]] = {
@@ -41,6 +42,7 @@ def test_every_stage(recipe: str, stage: str, tmp_path: Path) -> None:
     assert str(fxquant.report(loaded)) == str(fxquant.report(gm))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["calibrated", "int8"])
 def test_a_swin(stage: str, tmp_path: Path) -> None:
     gm = at(stage, "fqvit", "swin")
@@ -52,7 +54,7 @@ def test_these_graphs_hold_every_operator() -> None:
     assert {log_int_softmax, quantize_log2, dequantize_log2} <= targets
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", keep_quick(RECIPES, "itpn"))
 def test_calibration_goes_on(recipe: str, tmp_path: Path) -> None:
     prepared = copy.deepcopy(at("calibrated", recipe))
     loaded = round_trip(prepared, tmp_path)

@@ -14,6 +14,7 @@ from fxquant.errors import CalibrationError, ConfigError
 from fxquant.graph.attributes import called_module
 from fxquant.observers import OMSE, Observer
 from tests.support.models import small_vit
+from tests.support.tiers import keep_quick
 
 AFFINE = TensorSpec(granularity=PerToken())
 SYMMETRIC = TensorSpec(signed=True, symmetric=True, granularity=PerToken())
@@ -55,7 +56,7 @@ def _prepared(layer: LayerSpec, x: Tensor) -> torch.fx.GraphModule:
     return fxquant.calibrate(fxquant.prepare(small_vit(), config), [x], progress=False)
 
 
-@pytest.mark.parametrize("inputs_from", ["float", "quantised"])
+@pytest.mark.parametrize("inputs_from", keep_quick(["float", "quantised"], "quantised"))
 def test_searches_leave_it_and_read_what_it_gives(inputs_from: str) -> None:
     x = torch.randn(2, 3, 32, 32)
     search = ScaleSearch(inputs_from=fxquant.Inputs(inputs_from), steps=5, rounds=1)

@@ -13,6 +13,7 @@ import fxquant
 from fxquant.errors import CheckpointError, ConfigError
 from fxquant.synthesis import Progress, synthesize
 from tests.support.models import SIZE, small_swin, small_vit
+from tests.support.tiers import keep_quick
 
 SHORT: dict[str, Any] = {"size": SIZE, "iterations": 4, "jitter": (1, 2), "progress": False}
 
@@ -37,7 +38,7 @@ def interrupted_after(steps: int) -> Any:
     return on_step
 
 
-@pytest.mark.parametrize("build", [small_vit, small_swin])
+@pytest.mark.parametrize("build", keep_quick([small_vit, small_swin], small_vit))
 def test_images_calibrate_the_model_they_were_made_from(build: Any) -> None:
     model = build()
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -52,7 +53,7 @@ def test_images_calibrate_the_model_they_were_made_from(build: Any) -> None:
 
 
 def test_the_seed_alone_decides() -> None:
-    model = small_vit()
+    model = small_vit(depth=1)
     torch.manual_seed(1)
     one = made(model)
     torch.manual_seed(2)
@@ -61,7 +62,7 @@ def test_the_seed_alone_decides() -> None:
 
 
 def test_the_callers_gradient_mode_does_not_matter() -> None:
-    gm = fxquant.trace(small_vit())
+    gm = fxquant.trace(small_vit(depth=1))
     wanted = made(gm)
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
@@ -69,7 +70,7 @@ def test_the_callers_gradient_mode_does_not_matter() -> None:
 
 
 def test_batches_are_optimised_apart() -> None:
-    model = fxquant.trace(small_vit())
+    model = fxquant.trace(small_vit(depth=1))
     counted: list[Progress] = []
     found = made(model, batch=2, on_step=counted.append)
     assert torch.equal(found[:2], made(model, 2))
@@ -78,18 +79,20 @@ def test_batches_are_optimised_apart() -> None:
 
 
 def test_published_and_bfloat16_are_other_images() -> None:
-    model = small_swin()
+    model = small_vit(depth=1)
     usual = made(model)
     assert not torch.equal(usual, made(model, published=True))
     half = made(model, dtype=torch.bfloat16)
     assert half.dtype is torch.float32
     assert not torch.equal(usual, half)
-    assert made(small_swin().bfloat16()).dtype is torch.float32
+    assert made(small_vit(depth=1).bfloat16()).dtype is torch.float32
 
 
-@pytest.mark.parametrize("steps", [1, 5, 8, 11])  # in each round, between two batches, in the second batch
+@pytest.mark.parametrize(
+    "steps", keep_quick([1, 5, 8, 11], 5, 11)
+)  # in each round, between two batches, in the second batch
 def test_an_interrupted_run_goes_on_bit_for_bit(steps: int, tmp_path: Path) -> None:
-    model, file = fxquant.trace(small_vit()), tmp_path / "state"
+    model, file = fxquant.trace(small_vit(depth=1)), tmp_path / "state"
     with pytest.raises(Stop):
         made(model, batch=2, checkpoint=file, on_step=interrupted_after(steps))
     rest: list[Progress] = []
@@ -103,7 +106,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(steps: int, tmp_path: Path) -> N
 def test_a_step_that_fails_half_way_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fxquant.synthesis import optimisation
 
-    model, file = fxquant.trace(small_vit()), tmp_path / "state"
+    model, file = fxquant.trace(small_vit(depth=1)), tmp_path / "state"
     real, calls = optimisation.step, [0]
 
     def failing(*arguments: Any) -> Any:
@@ -119,7 +122,7 @@ def test_a_step_that_fails_half_way_leaves_the_last_one(tmp_path: Path, monkeypa
 
 
 def test_a_finished_checkpoint_gives_its_images_at_once(tmp_path: Path) -> None:
-    model, file = fxquant.trace(small_vit()), tmp_path / "state"
+    model, file = fxquant.trace(small_vit(depth=1)), tmp_path / "state"
     found = made(model, checkpoint=file)
     assert torch.equal(found, made(model, checkpoint=file, on_step=interrupted_after(1)))
 
@@ -130,12 +133,12 @@ def test_the_state_is_written_now_and_then(tmp_path: Path) -> None:
     def look(progress: Progress) -> None:
         written.append(file.exists())
 
-    made(small_vit(), checkpoint=file, save_every=0, on_step=look)
+    made(small_vit(depth=1), checkpoint=file, save_every=0, on_step=look)
     assert all(written)
 
 
 def test_a_checkpoint_of_another_synthesis_is_refused_by_name(tmp_path: Path) -> None:
-    model, file = fxquant.trace(small_vit()), tmp_path / "state"
+    model, file = fxquant.trace(small_vit(depth=1)), tmp_path / "state"
     with pytest.raises(Stop):
         made(model, checkpoint=file, on_step=interrupted_after(1))
     for changed, message in (
@@ -155,7 +158,7 @@ def test_a_checkpoint_of_another_synthesis_is_refused_by_name(tmp_path: Path) ->
 
 
 def test_impossible_arguments_are_refused() -> None:
-    model = fxquant.trace(small_vit())
+    model = fxquant.trace(small_vit(depth=1))
     for wrong in ({"n": 0}, {"batch": 0}, {"seed": -1}, {"dtype": torch.float16}):
         with pytest.raises(ConfigError, match=r"must be a whole number of at least|expected dtype torch\.float32"):
             made(model, **wrong)
