@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from fxquant.observers import Observer
 from fxquant.ops import int8_linear
 from tests.support.check_pass import module_of
 from tests.support.models import Shared, images, small_swin, small_vit
+from tests.support.tiers import keep_quick
 
 MINMAX = fxquant.recipe("minmax")
 
@@ -95,8 +97,10 @@ def test_calibrate_takes_pairs_and_adds_to_what_was_seen() -> None:
     assert torch.equal(fxquant.convert(prepared)(x), fxquant.convert(whole)(x))
 
 
-@pytest.mark.parametrize("batch", [1, 3, 17])
-@pytest.mark.parametrize("make", [small_vit, small_swin])
+@pytest.mark.parametrize(
+    ("make", "batch"),
+    keep_quick(product([small_vit, small_swin], [1, 3, 17]), *((small_vit, n) for n in (1, 3, 17)), (small_swin, 3)),
+)
 def test_batch_sizes_that_were_never_calibrated(make: Callable[[], nn.Module], batch: int) -> None:
     quantized = fxquant.convert(calibrated(make()))
     x = images(batch, seed=3)

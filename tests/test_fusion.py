@@ -42,7 +42,8 @@ F32, BF16 = torch.float32, torch.bfloat16
 CASES = (
     *((model, "minmax", F32) for model in MODELS),
     *(("vit", "twin", F32), ("vit", "noise", F32), ("vit", "twin", BF16), ("vit", "noise", BF16)),
-    *(("swin", "noise", BF16), ("swin", "twin", F32), ("deit3", "noise", F32), ("deit3", "minmax", BF16)),
+    *(("deit3", "noise", F32), ("deit3", "minmax", BF16)),
+    *(pytest.param(case, marks=pytest.mark.long) for case in (("swin", "noise", BF16), ("swin", "twin", F32))),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fxquant.numerics.arithmetic import sqnr
 from fxquant.numerics.learned_step import initial_weight_scale
 from fxquant.observers import LearnedStepQuantizer, Observer
 from fxquant.training.regulariser import variation_regulariser
+from tests.support.tiers import keep_quick
 
 SMALL_SRET: dict[str, Any] = {
     **{"image_size": 32, "base_dims": (4, 4), "heads": (2, 4), "depth": (2, 2), "recursive_num": (1, 1)},
@@ -57,11 +59,14 @@ def trained(model: nn.Module, steps: int = 3, **options: Any) -> fx.GraphModule:
     return prepared.eval()
 
 
-@pytest.mark.parametrize("name", ["deit", "swin", "sret"])
+TRAINED = product(["deit", "swin", "sret"], ["plain", "offset", "learned_bits"])
+
+
 @pytest.mark.parametrize(
-    "options", [{}, {"offset": True}, {"learned_bits": True}], ids=lambda o: next(iter(o), "plain")
+    ("name", "option"), keep_quick(TRAINED, ("deit", "plain"), ("deit", "offset"), ("sret", "learned_bits"))
 )
-def test_a_trained_model_converts_to_what_it_was(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+def test_a_trained_model_converts_to_what_it_was(name: str, option: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {} if option == "plain" else {option: True}
     prepared = trained(build(name), **options)
     before = {n: t.clone() for n, t in prepared.state_dict().items()}
     x = images(3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +17,7 @@ from fxquant import ConfigError, LayerSpec, QuantConfig, TwinGELU, TwinSoftmax, 
 from fxquant.compiling.compile import CompiledGraph, guards_to_keep
 from fxquant.inspection.kernel_names import cpu_kernels
 from fxquant.kernels import cpu, use_backend
+from tests.support.tiers import keep_quick
 
 needs_cpu_kernels = pytest.mark.skipif(cpu.obstacle() is not None, reason=f"needs the CPU kernels: {cpu.obstacle()}")
 
@@ -68,8 +70,13 @@ def test_float8_compiles_with_any_batch_size(dtype: torch.dtype) -> None:
     assert {r.kernel for r in fxquant.report(compiled) if r.codes} == {"torch matmul of dequantised codes"}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    keep_quick(
+        product(CONFIGS, [torch.float32, torch.bfloat16]),
+        *(("linear layers", torch.float32), ("everything", torch.bfloat16)),
+    ),
+)
 def test_compiles_with_any_batch_size(config: str, dtype: torch.dtype) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()  # which other tests fill as well
@@ -164,7 +171,7 @@ def test_other_stages_compile_as_they_are() -> None:
     assert close(gm(x), compiled(x))
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("config", keep_quick(CONFIGS, "linear layers"))
 def test_exports_with_a_free_batch_size(config: str) -> None:
     gm, x = converted(config=config)
     batch = {0: torch.export.Dim("batch")}
@@ -175,7 +182,7 @@ def test_exports_with_a_free_batch_size(config: str) -> None:
 
 
 @needs_cpu_kernels
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", keep_quick([torch.float64, torch.float16, torch.bfloat16], torch.bfloat16))
 def test_images_of_another_dtype(dtype: torch.dtype) -> None:
     torch._dynamo.reset()
     gm, x = converted()
@@ -229,6 +236,7 @@ def test_a_compiled_float_model_follows_its_dtype() -> None:
     torch.testing.assert_close(compiled(x.double()), gm(x.double()))
 
 
+@pytest.mark.long
 def test_a_placement_compiles() -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
@@ -242,7 +250,7 @@ def test_without_a_compiler_the_kernels_run_all_the_same(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     gm, x = converted(config="everything")
-    expected = fxquant.compile(gm)(x)
+    expected = gm(x)
     monkeypatch.setattr("fxquant.compiling.compile.compiler", lambda: None)
     compiled = fxquant.compile(gm)
     assert "torch.compile is left out" in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from dataclasses import FrozenInstanceError, fields
+from itertools import product
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from fxquant import (
 )
 from fxquant.config.overrides import Scope
 from fxquant.numerics.granularity import Granularity
+from tests.support.tiers import keep_quick
 
 WEIGHT = TensorSpec(signed=True, symmetric=True, granularity=PerChannel(0))
 SIGNED = TensorSpec(signed=True, symmetric=True)
@@ -166,10 +168,20 @@ def converted(model: nn.Module, config: QuantConfig, x: Tensor) -> tuple[Tensor,
         return model(x), fxquant.convert(prepared, target="fake")(x), fxquant.convert(prepared)(x)
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "affine"])
-@pytest.mark.parametrize("rows", [PerTensor(), PerChannel(0), RowGroups(3), PerChannel(1)], ids=repr)
-@pytest.mark.parametrize("channels", [PerTensor(), PerChannel(-1)], ids=repr)
+COMBINATIONS = list(
+    product(
+        range(2, 9),
+        [True, False],
+        [PerTensor(), PerChannel(0), RowGroups(3), PerChannel(1)],
+        [PerTensor(), PerChannel(-1)],
+    )
+)
+
+
+# Three have no factor with the numbers of values: every third one has each pair of values among them.
+@pytest.mark.parametrize(
+    ("bits", "symmetric", "rows", "channels"), keep_quick(COMBINATIONS, *COMBINATIONS[::3]), ids=repr
+)
 def test_every_combination_converts(bits: int, symmetric: bool, rows: Granularity, channels: Granularity) -> None:
     torch.manual_seed(bits)
     weight = TensorSpec(bits, signed=symmetric, symmetric=symmetric, granularity=rows)
@@ -202,7 +214,7 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(x, x + 1, x * 2)
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("bits", keep_quick(range(2, 9), 2, 5, 8))
 @pytest.mark.parametrize("granularity", [PerTensor(), PerHead(), PerChannel(-1)], ids=repr)
 def test_attention(bits: int, granularity: Granularity) -> None:
     operand = TensorSpec(bits, signed=True, symmetric=True, granularity=granularity)

@@ -172,30 +172,16 @@ def test_a_constant_operand_keeps_its_value() -> None:
     assert (fxquant.convert(prepared)(x) - model(x)).norm() < 0.01 * model(x).norm()
 
 
-def run(code: str) -> None:
-    """Run `code` in a new interpreter."""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-
-
-def test_importing_fxquant_does_not_import_the_adapter() -> None:
+def test_fxquant_does_not_import_the_adapter_and_the_day_torch_drops_it_only_the_adapter_dies() -> None:
     # `import torch` brings parts of torch.ao itself; fxquant adds none.
-    run(
-        "import sys, torch, torch.fx, torch._subclasses.fake_tensor\n"
+    code = (
+        "import sys, torch, torch.fx, torch._subclasses.fake_tensor, pytest\n"
         "from torch import nn\n"
         "before = {m for m in sys.modules if m.startswith('torch.ao')}\n"
         "import fxquant\n"
         "fxquant.prepare(nn.Linear(2, 2).eval())\n"
         "assert 'fxquant.config.torch_ao' not in sys.modules\n"
         "assert {m for m in sys.modules if m.startswith('torch.ao')} == before\n"
-    )
-
-
-def test_the_day_torch_drops_it_only_the_adapter_dies() -> None:
-    run(
-        "import sys, torch, pytest\n"
-        "from torch import nn\n"
-        "import fxquant\n"
         "for name in [m for m in sys.modules if m.startswith('torch.ao.quantization')]:\n"
         "    del sys.modules[name]\n"
         "sys.modules['torch.ao.quantization'] = None\n"
@@ -204,3 +190,5 @@ def test_the_day_torch_drops_it_only_the_adapter_dies() -> None:
         "with pytest.raises(fxquant.ConfigError, match='expected a fxquant.QuantConfig'):\n"
         "    fxquant.prepare(nn.Linear(2, 2).eval(), 42)\n"
     )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -13,6 +13,7 @@ import fxquant
 from fxquant.graph.stages import stage_of
 from fxquant.observers import Observer
 from tests.support.models import images, small_vit
+from tests.support.tiers import keep_quick
 
 MINMAX = fxquant.recipe("minmax")
 TRACED = fxquant.trace(small_vit())
@@ -80,7 +81,7 @@ def test_graphs_can_be_exported_with_a_free_batch_size(stage: str) -> None:
         torch.testing.assert_close(program.module()(x), copy.deepcopy(gm)(x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("stage", ["quantised", "lowered"])
+@pytest.mark.parametrize("stage", keep_quick(["quantised", "lowered"], "lowered"))
 def test_converted_graphs_can_be_compiled(stage: str) -> None:
     gm, x = copy.deepcopy(STAGES[stage]), images(3, seed=1)
     compiled = torch.compile(gm, backend="aot_eager", fullgraph=True)

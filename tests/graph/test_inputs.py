@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import UserDict
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fxquant.errors import InputError
 from fxquant.graph.inputs import Arguments, Bound, batch_size, has_batch, moved
 from tests.support.check_pass import module_of
 from tests.support.models import Conditioned, conditions, images, small_vit
+from tests.support.tiers import keep_quick
 
 IMAGES, OTHER, LABELS = torch.randn(4, 3, 8, 8), torch.randn(4, 6), torch.arange(4)
 
@@ -184,8 +186,11 @@ def test_a_mask_that_is_quantised_has_to_be_finite() -> None:
         fxquant.quantize(module_of(forward, weight=torch.randn(5, 6)), [(x, mask)])
 
 
-@pytest.mark.parametrize("recipe", ["minmax", "ema", "omse", "ptq4vit", "noisyquant", "fqvit", "psaq"])
-@pytest.mark.parametrize("place", [0, 1, 2])
+RECIPES = ("minmax", "ema", "omse", "ptq4vit", "noisyquant", "fqvit", "psaq")
+QUICK = zip(RECIPES, (0, 1, 2, 0, 1, 2, 0), strict=True)  # each recipe, each place
+
+
+@pytest.mark.parametrize(("recipe", "place"), keep_quick(product(RECIPES, range(3)), *QUICK))
 def test_a_black_batch_among_others_is_no_harm(recipe: str, place: int) -> None:
     model, good = small_vit(depth=1), [images(), images(seed=1)]
     plain = fxquant.quantize(model, good, recipe)(images())

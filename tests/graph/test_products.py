@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from fxquant.graph.products import fitted, operand_role, product_of
 from tests.graph.test_activation_functions import SILU, result
 from tests.graph.test_dataflow import products
 from tests.support.models import images, small_vit
+from tests.support.tiers import keep_quick
 
 
 @pytest.mark.parametrize(
@@ -142,23 +144,28 @@ def distance(found: Tensor, expected: Tensor) -> float:
     return float(((found - expected).norm() / expected.norm()).detach())
 
 
-def check_recipes(model: nn.Module, recipes: tuple[str, ...]) -> None:
-    """Quantise `model` by each of the `recipes`, simulated and on integers."""
+def check_recipe(model: nn.Module, recipe: str) -> None:
+    """Quantise `model` by the `recipe`, simulated and on integers."""
     x = images(4)
     gm = fxquant.trace(model, (x,))
+    options: dict[str, Any] = {"max_rows": 64} if "ptq" in recipe else {}
     with torch.no_grad():
-        for recipe in recipes:
-            options: dict[str, Any] = {"max_rows": 64} if "ptq" in recipe else {}
-            prepared = fxquant.prepare(gm, fxquant.recipe(recipe, **options), example_inputs=(x,))
-            fxquant.calibrate(prepared, [x], progress=False)
-            fake, int8 = fxquant.convert(prepared, "fake"), fxquant.convert(prepared)
-            assert distance(fake(x), model(x)) < 0.1, recipe
-            assert distance(int8(x), fake(x)) < 0.03, recipe  # a code here and there
+        prepared = fxquant.prepare(gm, fxquant.recipe(recipe, **options), example_inputs=(x,))
+        fxquant.calibrate(prepared, [x], progress=False)
+        fake, int8 = fxquant.convert(prepared, "fake"), fxquant.convert(prepared)
+        assert distance(fake(x), model(x)) < 0.1
+        assert distance(int8(x), fake(x)) < 0.03  # a code here and there
 
 
-@each_kind
-def test_every_kind_is_quantised(kind: str) -> None:
-    check_recipes(model_of(kind), ("minmax", "ptq4vit", "fqvit"))
+RECIPES = ("minmax", "ptq4vit", "fqvit")
+
+
+@pytest.mark.parametrize(
+    ("kind", "recipe"),
+    keep_quick(product(KINDS, RECIPES), *zip(KINDS, 2 * RECIPES + RECIPES[:1], strict=True)),  # each kind, each recipe
+)
+def test_every_kind_is_quantised(kind: str, recipe: str) -> None:
+    check_recipe(model_of(kind), recipe)
 
 
 @each_kind
@@ -230,9 +237,12 @@ class Pooled(nn.Module):
         return self.head(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(1))  # type: ignore[no-any-return]
 
 
-def test_uniform_attention_is_quantised() -> None:
+@pytest.mark.parametrize(
+    "recipe", keep_quick(["minmax", "base_ptq", "noisyquant_ptq4vit", "itpn", "psaq"], "base_ptq", "itpn", "psaq")
+)
+def test_uniform_attention_is_quantised(recipe: str) -> None:
     torch.manual_seed(0)
-    check_recipes(Pooled().eval(), ("minmax", "base_ptq", "noisyquant_ptq4vit", "itpn", "psaq"))
+    check_recipe(Pooled().eval(), recipe)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from fxquant.graph.stages import Stage
 from fxquant.inspection.links import links
 from fxquant.kernels import cpu
 from tests.support.models import images, small_vit
+from tests.support.tiers import keep_quick
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +43,17 @@ def test_what_is_fused_gives_the_result_of_the_last_operator_in_it(traced: fx.Gr
     assert not {"linear_1", "linear_2"} & found.keys(), "nothing gives what stands before the residual and before GELU"
 
 
-@pytest.mark.parametrize(("recipe", "target"), [("minmax", "fake"), ("dynamic", "int8"), ("dynamic", "fake")])
+@pytest.mark.parametrize(
+    ("recipe", "target"),
+    keep_quick([("minmax", "fake"), ("dynamic", "int8"), ("dynamic", "fake")], ("minmax", "fake"), ("dynamic", "fake")),
+)
 def test_simulated_graphs_and_scales_per_token_are_linked(traced: fx.GraphModule, recipe: str, target: str) -> None:
     found = linked(traced, quantized(traced, recipe, target))
     assert {"conv2d", "layer_norm", "linear", "scaled_dot_product_attention", "add_1", "gelu", "add_2"} <= found.keys()
 
 
 @pytest.mark.skipif(not cpu.is_available(), reason="needs the C++ kernels")
-@pytest.mark.parametrize("recipe", ["minmax", "dynamic"])
+@pytest.mark.parametrize("recipe", keep_quick(["minmax", "dynamic"], "dynamic"))
 def test_packed_kernels_are_linked_as_what_they_compute(traced: fx.GraphModule, recipe: str) -> None:
     gm = quantized(traced, recipe)
     packed = pipeline.run(copy.deepcopy(gm), pipeline.compile_for_cpu(frozenset(), own=True), Stage.LOWERED)

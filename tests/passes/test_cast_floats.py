@@ -12,6 +12,7 @@ from fxquant.graph.attributes import get_tensor
 from fxquant.passes.cast_floats import CastFloats
 from tests.support.check_pass import check_pass, check_unchanged
 from tests.support.models import images, small_swin, small_vit
+from tests.support.tiers import keep_quick
 
 X = torch.randn(3, 8)
 BFLOAT16 = CastFloats(torch.bfloat16)
@@ -65,7 +66,7 @@ def test_a_model_that_has_this_dtype() -> None:
     check_unchanged(BFLOAT16, fxquant.trace(nn.Linear(8, 4).bfloat16().eval(), x), (x,))
 
 
-@pytest.mark.parametrize("model", [small_vit, small_swin])
+@pytest.mark.parametrize("model", keep_quick([small_vit, small_swin], small_vit))
 def test_a_quantised_model_keeps_its_inputs_outputs_and_source(model: type) -> None:
     original, x = model(), images()
     before = {name: value.clone() for name, value in original.state_dict().items()}

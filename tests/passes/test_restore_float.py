@@ -13,6 +13,7 @@ from fxquant.graph.stages import Stage
 from fxquant.passes.restore_float import RestoreFloat
 from tests.support.check_pass import check_pass, check_unchanged, through
 from tests.support.models import images, small_swin, small_vit
+from tests.support.tiers import keep_quick
 
 X = torch.randn(2, 20, 8, generator=torch.Generator().manual_seed(0))
 REASON = "int8 does not pay for 40 rows"
@@ -153,7 +154,7 @@ def test_products_of_activations_stay() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("model", [small_vit, small_swin])
+@pytest.mark.parametrize("model", keep_quick([small_vit, small_swin], small_vit))
 def test_whole_models(model: type[nn.Module], dtype: torch.dtype) -> None:
     x = images().to(dtype)
     gm = converted(model().to(dtype), None, x)

@@ -17,6 +17,7 @@ from fxquant.graph.meta import module_path
 from fxquant.tracing.capture import capture
 from fxquant.tracing.export import export_graph
 from tests.support.export import Tiny, check_capture, randomized, small_module
+from tests.support.tiers import keep_quick
 
 FAMILIES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "XCiT": ("xcit_nano_12_p8_224", 32, {"img_size": 32, "depth": 1, "embed_dim": 32, "num_heads": 2}),
@@ -40,7 +41,10 @@ def build(family: str) -> nn.Module:
     return randomized(timm.create_model(name, **options))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+SLOW = {"LeViT", "MaxViT", "MobileViT", "NeXtViT", "SAM", "TinyViT"}
+
+
+@pytest.mark.parametrize("family", keep_quick(FAMILIES, *(family for family in FAMILIES if family not in SLOW)))
 def test_captures_a_family_bit_for_bit(family: str) -> None:
     model, size = build(family), FAMILIES[family][1]
     gm = export_graph(model, (torch.randn(1, 3, size, size),), "")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import fxquant
 from tests.support.models import images, small_swin, small_vit
+from tests.support.tiers import keep_quick
 
 CONFIG = fxquant.DataConfig((3, 32, 32), (0.5,) * 3, (0.25,) * 3)
 MINMAX = fxquant.recipe("minmax")
@@ -38,8 +39,17 @@ class Token(nn.Module):
         return self.fc(torch.cat([(self.token * 2).expand(x.shape[0], -1, -1), x], 1))  # type: ignore[no-any-return]
 
 
+def token() -> nn.Module:
+    return Token(False).eval()
+
+
+def token_of_export() -> nn.Module:
+    return Token(True).eval()
+
+
 @pytest.mark.parametrize(
-    "make", [small_vit, distilled_deit, small_swin, lambda: Token(False).eval(), lambda: Token(True).eval()]
+    "make",
+    keep_quick([small_vit, distilled_deit, small_swin, token, token_of_export], small_vit, token, token_of_export),
 )
 def test_every_stage_gives_the_same_graph_and_values(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.tiers import keep_quick
 from tests.support.triton_interpreter import Kernels
 from tests.support.triton_operands import DTYPES, assert_codes_of, random_quantizer
 
@@ -36,7 +37,7 @@ def test_codes_are_those_of_separate_operators(
     assert_codes_of(found, values, torch.float32, quantizer, 2**-19)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", keep_quick(DTYPES, torch.bfloat16))
 def test_rows_need_not_lie_behind_one_another(kernels: Kernels, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     quantizer = random_quantizer(generator, "unsigned")
