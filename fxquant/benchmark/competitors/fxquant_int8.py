@@ -14,9 +14,10 @@ from fxquant.benchmark.torch_engine import torch_engine
 
 
 def build_fxquant(subject: Subject, images: Tensor, *, dtype: torch.dtype, compiled: bool = False) -> Engine:
-    """Return the converted model, which computes in `dtype` what is not int8."""
-    gm = subject.quantized(dtype)
-    return torch_engine(fxquant.compile(gm) if compiled else gm, images.to(device=subject.device, dtype=dtype))
+    """Return the converted model, which computes in `dtype` what is not int8; compiled, it is read out of its file."""
+    file = subject.file(dtype)
+    model = fxquant.compile(file, device=subject.device) if compiled else subject.quantized(dtype)
+    return torch_engine(model, images.to(device=subject.device, dtype=dtype))
 
 
 FXQUANT = Competitor("fxquant", "int8, rest float32, eager", "int8", partial(build_fxquant, dtype=torch.float32))
