@@ -72,6 +72,24 @@ def startup(data: Data) -> str:
     return f"{markdown(head, rows, text=1)}\n\nRecipe {data['recipe']}. {_machine(data)} It also did other things."
 
 
+def resident(data: Data) -> str:
+    """Return the memory of each stage of a compiled model, in MB and as a multiple of its file."""
+    rows = []
+    for row in data["rows"]:
+        cells = [
+            "" if peak is None else f"{number(peak, 1e-6, 0)} ({peak / row['file_bytes']:.2f}x)"
+            for peak in row["peak_bytes"].values()
+        ]
+        before = number(row["before_bytes"], 1e-6, 0)
+        rows.append([f"`{row['model']}`", f"`{row['form']}`", number(row["file_bytes"], 1e-6, 0), *cells, before])
+    head = ("model", "form", "file MB", "compile, MB", "first call, MB", "later calls, MB", "process before, MB")
+    note = (
+        f"Peaks above the process before, and in brackets as multiples of the file. Recipe {data['recipe']}, random weights, "
+        "the rest in bfloat16, one image."
+    )
+    return f"{markdown(head, rows, text=2)}\n\n{note} {_machine(data)}"
+
+
 def gemm_limit(data: Data) -> str:
     """Return how near a model comes to the time of its products alone."""
     rows = [

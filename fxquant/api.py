@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -17,13 +18,21 @@ from fxquant.calibration.restored import restored_on_failure
 from fxquant.calibration.run_batches import collect_batches, run_batches, take_first
 from fxquant.calibration.searches import has_searches, run_searches
 from fxquant.calibration.weight_fits import forget_fits, has_fits, run_fits
-from fxquant.compiling.compile import compile_graph
+from fxquant.checkpoint import load
+from fxquant.compiling.compile import CompiledGraph, compile_graph
 from fxquant.config.quant_config import QuantConfig
 from fxquant.config.recipes.book import recipe as make_recipe
 from fxquant.config.recipes.default import Effort, effort_of
 from fxquant.config.trainable import refuse_untrainable
 from fxquant.distributed import refuse_different
-from fxquant.errors import CalibrationError, ConfigError, UnsupportedGraphError, expect_iterable, expect_whole
+from fxquant.errors import (
+    CalibrationError,
+    ConfigError,
+    InputError,
+    UnsupportedGraphError,
+    expect_iterable,
+    expect_whole,
+)
 from fxquant.graph.attributes import called_module, own_tensors
 from fxquant.graph.card import used_recipe
 from fxquant.graph.inputs import Arguments, Batch, moved
@@ -270,21 +279,36 @@ def quantize(
     return gm
 
 
-def compile(gm: fx.GraphModule, backend: str = "auto", example_inputs: Batch | None = None) -> nn.Module:
+def compile(
+    gm_or_path: fx.GraphModule | str | os.PathLike[str],
+    backend: str = "auto",
+    example_inputs: Batch | None = None,
+    device: torch.device | str | None = None,
+) -> CompiledGraph:
     """
-    Return `gm` under `torch.compile` with the settings that are best on the device, for inference.
+    Return a graph under `torch.compile` with the settings that are best on the device, for inference.
 
-    backend: "auto" runs a model converted to int8 on the kernels made for the device: on x86 processors with AVX2 those
-    of `fxquant.kernels.cpu`, or oneDNN's where it measures faster; on CUDA those of `fxquant.kernels.triton`. "aten" uses
-    nothing but torch's own operators, `torch._int_mm` among them. On a CPU weights are packed here: weights that change later
-    are not seen. example_inputs: a batch of the size that will run, where that is not the size that calibrated the model; it
-    decides what is measured. On CUDA, layers that int8 makes slower at that size then go back to float. `fxquant.report` of the
-    result tells what runs on which kernel and why.
+    gm_or_path: a graph, which is left as it is, or a file of `fxquant.save`. Of a file each weight is given up as soon as it is
+    packed, so that no more than the file has to fit into memory. backend: "auto" runs a model converted to int8 on the kernels
+    made for the device: on x86 processors with AVX2 those of `fxquant.kernels.cpu`, or oneDNN's where it measures faster; on
+    CUDA those of `fxquant.kernels.triton`. "aten" uses nothing but torch's own operators, `torch._int_mm` among them. On a CPU
+    weights are packed here: weights that change later are not seen. example_inputs: a batch of the size that will run, where
+    that is not the size that calibrated the model; it decides what is measured. On CUDA, layers that int8 makes slower at that
+    size then go back to float. `fxquant.report` of the result tells what runs on which kernel and why. device: where the
+    tensors of a file go, None for the CPU.
 
-    Raises `ConfigError` for any other backend, `UnsupportedGraphError` for what is no graph.
+    Raises `ConfigError` for any other backend, `UnsupportedGraphError` for what is no graph, `InputError` for a device beside a
+    graph, and what `fxquant.load` raises for a file.
     """
+    gm: fx.GraphModule
+    if isinstance(gm_or_path, str | os.PathLike):
+        gm, owned = load(gm_or_path, device or "cpu").eval(), True
+    elif device is None:
+        gm, owned = gm_or_path, False
+    else:
+        raise InputError("device is for a file: move the tensors of a graph by gm.to(device)")
     inputs = None if example_inputs is None else _inputs(gm, example_inputs)
-    return compile_graph(gm, backend, inputs)
+    return compile_graph(gm, backend, inputs, owned)
 
 
 def _observe(prepared: fx.GraphModule, batches: Iterable[Batch], progress: bool, memory: int, seed: int) -> None:

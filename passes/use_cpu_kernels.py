@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxquant.graph.attributes import read_buffer, tensor_of
+from fxquant.graph.attributes import read_buffer, release_tensor, tensor_of
 from fxquant.graph.calls import arguments_of, call, call_again, parameters
 from fxquant.graph.match import Call, Match
 from fxquant.graph.meta import record_of, set_record, value_of
@@ -64,6 +64,7 @@ def _linear(graph: fx.Graph, m: Match) -> fx.Node | None:
     if depth is None or depth % 4 or site.dtype not in _FLOATS:
         return None
     packed, compensation = cpu.pack(weight, scale.shape[0], depth)
+    release_tensor(site.weight)  # a model is packed in the memory of one
     table = (
         None if site.gelu is None else read_buffer(graph, f"{record.label}.gelu_table", gelu_table(site.gelu).clone())
     )

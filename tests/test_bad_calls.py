@@ -51,6 +51,10 @@ CALLS: list[tuple[str, Callable[[], object]]] = [
     ("expected the path of a file or folder, found None", lambda: fxquant.save(prepared(), wrong)),
     ("expected the path of a file or folder, found None", lambda: fxquant.load(wrong)),
     ("device 'tpu' cannot be used", lambda: fxquant.load("a.safetensors", "tpu")),
+    ("or the path of one that it saved, found a NoneType", lambda: fxquant.compile(wrong)),
+    ("found nothing there", lambda: fxquant.compile("missing.safetensors")),
+    ("device 'tpu' cannot be used", lambda: fxquant.compile("a.safetensors", device="tpu")),
+    ("device is for a file: move the tensors of a graph", lambda: fxquant.compile(prepared(), device="cpu")),
     ("expected a torch.nn.Module, found NoneType", lambda: fxquant.synthesize(wrong)),
     ("n must be a whole number of at least 1, got '3'", lambda: fxquant.synthesize(MODEL, "3")),  # type: ignore[arg-type]
     ("expected an iterable of batches, found None", lambda: evaluate(MODEL, wrong)),

@@ -24,7 +24,6 @@ from fxquant.benchmark.competitor import Competitor
 from fxquant.benchmark.competitors import BASELINE
 from fxquant.benchmark.run_engines import run_batch
 from fxquant.benchmark.subject import Subject
-from fxquant.measurement.experiment import count_bytes
 
 MODELS = ("vit_base_patch16_224", "deit_small_patch16_224", "swin_tiny_patch4_window7_224")
 BATCHES = (1, 8, 64)
@@ -91,7 +90,7 @@ def run_cell(
         "rounds": rounds,
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),  # processes that wanted to run: near the number of threads if alone
-        "int8_file_bytes": count_bytes(subject.quantized(torch.bfloat16)) if own else None,
+        "int8_file_bytes": os.path.getsize(subject.file(torch.bfloat16)) if own else None,
         "results": {outcome.name: outcome.as_json(batch) for outcome in outcomes},
     }
 

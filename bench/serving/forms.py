@@ -56,8 +56,8 @@ def make_images(count: int = IMAGES, size: int = 224) -> list[bytes]:
 
 def predict_offline(file: Path, images: Sequence[bytes]) -> Tensor:
     """Return the probabilities ``(B, classes)`` of images, each alone in its batch, by the compiled model in `file`."""
-    gm = fxquant.load(file)
-    assert gm.data_config is not None
-    model, dtype = fxquant.compile(gm), model_dtype(gm)
-    rows = [model(read_images([io.BytesIO(image)], gm.data_config).to(dtype)) for image in images]
+    model = fxquant.compile(file)
+    config, dtype = model.card.data_config, model_dtype(model.graph_module)
+    assert config is not None
+    rows = [model(read_images([io.BytesIO(image)], config).to(dtype)) for image in images]
     return torch.cat(rows).float().softmax(1)

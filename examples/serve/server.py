@@ -29,7 +29,7 @@ from starlette.routing import Route
 from torch import Tensor
 
 import fxquant
-from fxquant.checkpoint.staged_graph import StagedGraph
+from fxquant.compiling.compile import CompiledGraph
 from fxquant.data import read_images
 from fxquant.graph.meta import model_dtype
 
@@ -112,19 +112,20 @@ class Batcher:
             future.set_result(row)
 
 
-def create_app(gm: StagedGraph, most: int = 8, wait: float = 0.005, places: int = 64, top_k: int = 5) -> Starlette:
-    """Return the application that serves a classifier; most, wait and places are those of `Batcher`."""
-    if gm.data_config is None:
+def create_app(model: CompiledGraph, most: int = 8, wait: float = 0.005, places: int = 64, top_k: int = 5) -> Starlette:
+    """Return the application that serves a compiled classifier; most, wait and places are those of `Batcher`."""
+    config = model.card.data_config
+    if config is None:
         raise fxquant.InputError("the model does not say how images are prepared: save it with gm.data_config set")
-    example = torch.zeros(gm.data_config.input_size, dtype=model_dtype(gm))
+    example = torch.zeros(config.input_size, dtype=model_dtype(model.graph_module))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        batcher = Batcher(fxquant.compile(gm), most, wait, places)
+        batcher = Batcher(model, most, wait, places)
         await asyncio.to_thread(batcher.start, example)
         # Images are decoded beside the model, on one thread each, as each thread would have OpenMP threads of its own.
         with ThreadPoolExecutor(2, "decode", torch.set_num_threads, (1,)) as decoders:
-            app.state.gm, app.state.batcher, app.state.decoders, app.state.top_k = gm, batcher, decoders, top_k
+            app.state.model, app.state.batcher, app.state.decoders, app.state.top_k = model, batcher, decoders, top_k
             yield  # until all requests are answered
             await asyncio.to_thread(batcher.stop)
 
@@ -139,16 +140,16 @@ async def predict(request: Request) -> JSONResponse:
         body += chunk
         if len(body) > LARGEST:
             raise HTTPException(413, f"expected an image of at most {LARGEST} bytes")
-    loop, gm = asyncio.get_running_loop(), state.gm
+    loop, card, dtype = asyncio.get_running_loop(), state.model.card, model_dtype(state.model.graph_module)
     try:
-        images = await loop.run_in_executor(state.decoders, read_images, [io.BytesIO(body)], gm.data_config)
+        images = await loop.run_in_executor(state.decoders, read_images, [io.BytesIO(body)], card.data_config)
     except fxquant.InputError as error:
         raise HTTPException(400, str(error)) from error
     try:
-        future = state.batcher.submit(images[0].to(model_dtype(gm)))
+        future = state.batcher.submit(images[0].to(dtype))
     except queue.Full as error:
         raise HTTPException(503, "too many images wait: try again later", {"Retry-After": "1"}) from error
-    logits, names = await asyncio.wrap_future(future), gm.class_names
+    logits, names = await asyncio.wrap_future(future), card.class_names
     best = logits.float().softmax(0).topk(min(state.top_k, len(logits)))
     classes = [
         {"index": index, "name": names[index] if names else None, "probability": probability}
@@ -187,7 +188,7 @@ def main() -> None:
     if o.threads is not None:
         torch.set_num_threads(o.threads)
     try:
-        app = create_app(fxquant.load(o.file), o.max_batch, o.max_wait / 1e3, o.queue, o.top_k)
+        app = create_app(fxquant.compile(o.file), o.max_batch, o.max_wait / 1e3, o.queue, o.top_k)
     except fxquant.FxquantError as error:
         parser.error(str(error))
     uvicorn.run(app, host=o.host, port=o.port, log_level="warning", timeout_graceful_shutdown=30)

@@ -71,6 +71,7 @@ class Competitor:
     precision: the dtype that at least half of its products must have.
     needs: the packages that it imports beyond fxquant's own.
     devices: the types of device that it runs on.
+    prepare: makes what it is built of, such as a file, in memory that is not counted as the engine's.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Competitor:
     build: Callable[[Subject, Tensor], Engine]
     needs: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
+    prepare: Callable[[Subject], object] | None = None
 
     def missing(self) -> list[str]:
         """The packages that it needs and that are not installed."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from fxquant.compiling.heap import trim_heap
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -18,7 +19,7 @@ def held_bytes(device: torch.device) -> int | None:
     gc.collect()
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    _trim()
+    trim_heap()
     return _status("VmRSS")
 
 
@@ -29,21 +30,13 @@ def peak_bytes(run: Callable[[], Any], device: torch.device) -> int | None:
         run()
         return torch.cuda.max_memory_allocated(device)
     gc.collect()
-    _trim()
+    trim_heap()
     try:
         _CLEAR.write_text("5")  # the peak starts again from what is resident now: man 5 proc
     except OSError:
         return None
     run()
     return _status("VmHWM")
-
-
-def _trim() -> None:
-    """Return freed memory to the system, so that it does not count."""
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):  # not glibc
-        return
 
 
 def _status(key: str) -> int | None:

@@ -28,7 +28,7 @@ def profile_forms(subject: Subject, images: Tensor, rounds: int = 5) -> dict[str
         return torch.compile(subject.model(torch.bfloat16))
 
     def compiled_int8() -> Callable[[Tensor], Tensor]:
-        return fxquant.compile(subject.quantized())
+        return fxquant.compile(subject.file(), device=subject.device)
 
     forms: dict[str, Profile | str] = {
         "fxquant": profile_graph(subject.quantized(), (plain,), rounds),

@@ -165,7 +165,10 @@ def _check(
 ) -> tuple[Outcome, Engine | None]:
     for name in competitor.needs:
         importlib.import_module(name)
-    before, start = held_bytes(subject.device), time.perf_counter()
+    start = time.perf_counter()
+    if competitor.prepare is not None:
+        competitor.prepare(subject)
+    before = held_bytes(subject.device)
     engine = competitor.build(subject, images)
     built = time.perf_counter()
     engine.run()  # compiles

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 from typing import NoReturn
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from safetensors.torch import save_file
@@ -18,6 +20,7 @@ from fxquant.errors import CheckpointError, reason_of
 from fxquant.files import write_atomically
 from fxquant.version import __version__
 
+_LARGE = 128 * 1024  # bytes, from which malloc itself takes a mapping, until the first one is freed
 FORMAT = 2  # raise it where an older release would misread the file
 _FORMAT, _VERSION, _CONTENTS, _DIGEST = "fxquant_format", "fxquant_version", "fxquant_graph", "fxquant_graph_sha256"
 
@@ -60,17 +63,30 @@ def _write(name: str, tensors: dict[str, Tensor], metadata: dict[str, str]) -> N
 
 
 def read(path: str) -> tuple[Json, dict[str, Tensor]]:
-    """Return the contents and the tensors of a checkpoint, the latter on the CPU in memory of their own."""
+    """
+    Return the contents and the tensors of a checkpoint, the latter on the CPU in memory of their own.
+
+    The file is opened once and read by tensor, so that it never lies in memory twice, and two files that take each other's
+    place are never mixed.
+    """
     if not os.path.isfile(path):
         found = "a directory" if os.path.isdir(path) else "something else" if os.path.exists(path) else "nothing there"
         raise CheckpointError(f"expected a file written by fxquant.save, found {found}")
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with safe_open(path, framework="pt", device="cpu", backend="pread") as file:
             contents = _parse(file.metadata() or {})
-            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+            tensors = {key: _owning(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"expected a safetensors file written by fxquant.save: {reason_of(error)}") from error
     return contents, tensors
+
+
+def _owning(value: Tensor) -> Tensor:
+    """Return a copy; a large one has a mapping of its own, which goes back to the system with it as no part of a heap does."""
+    if value.nbytes < _LARGE:
+        return value.clone()
+    memory = mmap.mmap(-1, value.nbytes, access=mmap.ACCESS_COPY)  # of this process: a fork changes a copy
+    return torch.frombuffer(memory, dtype=value.dtype).view(value.shape).copy_(value)
 
 
 def _parse(metadata: dict[str, str]) -> Json:

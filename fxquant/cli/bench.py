@@ -117,7 +117,7 @@ def _saved_setting(options: argparse.Namespace) -> _BenchSetting:
     size = DataConfig(own, (0.0,) * own[0], (1.0,) * own[0]).changed(given_preprocessing(options)).input_size
     facts = {"file": f"{options.model}, on {options.device}", **gm.card.describe()}
     card = {"model": {"file": options.model, "card": asdict(gm.card), "input_size": list(size)}}
-    return _BenchSetting(SavedSubject(gm, device=options.device), competitors, size, facts, card)
+    return _BenchSetting(SavedSubject(options.model, device=options.device), competitors, size, facts, card)
 
 
 def _measure_batch(

@@ -14,8 +14,11 @@ from torch.utils._pytree import tree_leaves
 from fxquant import kernels, pipeline
 from fxquant.compiling.choose_cpu import all_linear_sites, sites_for_onednn
 from fxquant.compiling.choose_triton import slower_sites
+from fxquant.compiling.heap import trim_heap
 from fxquant.errors import ConfigError, UnsupportedGraphError
 from fxquant.graph.attributes import copied_graph
+from fxquant.graph.card import ModelCard
+from fxquant.graph.meta import card_of
 from fxquant.graph.shapes import propagate_shapes
 from fxquant.graph.stages import Stage, stage_of
 from fxquant.inspection.summary import summarise
@@ -28,16 +31,24 @@ from fxquant.ops.onednn_linear import is_available as has_onednn
 logger = logging.getLogger(__name__)
 
 
-def compile_graph(gm: fx.GraphModule, backend: str, example_inputs: Sequence[Any] | None) -> CompiledGraph:
-    """Return `gm` compiled; an int8 model runs on the kernels made for the device, unless `backend` is "aten"."""
+def compile_graph(
+    gm: fx.GraphModule, backend: str, example_inputs: Sequence[Any] | None, owned: bool = False
+) -> CompiledGraph:
+    """
+    Return `gm` compiled; an int8 model runs on the kernels made for the device, unless `backend` is "aten".
+
+    owned: nobody else reads `gm`, which is changed then: each weight is given up as soon as it is packed.
+    """
     if backend not in kernels.BACKENDS:
         raise ConfigError(f"unknown backend {backend!r}: expected one of {', '.join(map(repr, kernels.BACKENDS))}")
     if not isinstance(gm, fx.GraphModule):
-        raise UnsupportedGraphError(f"compile expected a graph that fxquant made, found a {type(gm).__name__}")
+        raise UnsupportedGraphError(
+            f"compile expected a graph that fxquant made, or the path of one that it saved, found a {type(gm).__name__}"
+        )
     device, onednn = _device(gm), frozenset[str]()
     mode = "max-autotune" if device == "cuda" else None
     if stage_of(gm) is Stage.LOWERED and backend == "auto":
-        gm = copied_graph(gm)
+        gm = gm if owned else copied_graph(gm)
         if example_inputs is not None:
             propagate_shapes(gm, example_inputs)
         if device == "cpu":
@@ -78,6 +89,11 @@ class CompiledGraph(nn.Module):
         options: dict[str, Any] | None = None if mode else {"guard_filter_fn": guards_to_keep}
         self.compiled = torch.compile(graph_module, mode=mode, options=options)
 
+    @property
+    def card(self) -> ModelCard:
+        """What the graph says of itself: data config and class names among it."""
+        return card_of(self.graph_module)
+
     def __repr__(self) -> str:
         return str(summarise(self.graph_module, self.backend, "compiled"))
 
@@ -95,6 +111,7 @@ class CompiledGraph(nn.Module):
                 return self._run(*args, **kwargs)
             with _FIRST_CALLS:
                 result = self._run_first(*args, **kwargs)
+                trim_heap()  # of what compiling took
             self._seen.add(inputs)
             return result
 

@@ -46,7 +46,7 @@ def check_time(examined: Examined) -> DoctorSection:
 def device_graph(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> fx.GraphModule:
     """Return `gm` with the kernels of its device, as `fxquant.compile` runs it."""
     with torch.no_grad():
-        graph: fx.GraphModule = compile(gm, example_inputs=tuple(inputs)).graph_module  # type: ignore[assignment]
+        graph: fx.GraphModule = compile(gm, example_inputs=tuple(inputs)).graph_module
     return graph
 
 

@@ -122,6 +122,19 @@ def tensor_of(node: object) -> Tensor:
     return get_tensor(node.graph.owning_module, str(node.target))
 
 
+def release_tensor(node: fx.Node) -> None:
+    """Let the module of a ``get_attr`` node hold nothing but the shape of what it reads, unless more than one node reads it."""
+    gm, target = node.graph.owning_module, str(node.target)
+    if gm is None:
+        raise RuntimeError("the graph belongs to no module")
+    readers = [user for each in node.graph.find_nodes(op="get_attr", target=target) for user in each.users]
+    if len(readers) == 1:
+        path, _, name = target.rpartition(".")
+        owner, shape = gm.get_submodule(path), torch.empty_like(get_tensor(gm, target), device="meta")
+        delattr(owner, name)
+        owner.register_buffer(name, shape)
+
+
 def called_module(node: object) -> nn.Module | None:
     """Return the module that a ``call_module`` node calls, None for any other node or value."""
     if not isinstance(node, fx.Node) or node.op != "call_module" or node.graph.owning_module is None:

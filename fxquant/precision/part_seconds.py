@@ -36,7 +36,7 @@ def part_seconds(
         options = {part: _option(part, form) for part in parts}
         prepared = calibrate(prepare(traced, config_for(config, parts, options)), [batch], progress)
         compiled = compile(convert(prepared), example_inputs=batch)
-        graph: fx.GraphModule = compiled.graph_module  # type: ignore[assignment]
+        graph: fx.GraphModule = compiled.graph_module
         found = _by_part(graph, parts, time_nodes(graph, next(graph_inputs(graph, [batch])), ROUNDS))
         for part in parts:
             seconds[part][form] = found.get(part.name, 0.0)
@@ -47,7 +47,7 @@ def part_seconds(
 
 def total_seconds(gm: fx.GraphModule, batch: Batch) -> float:
     """Return the seconds of all nodes of `gm`, compiled for the device, on the images of `batch`."""
-    graph: fx.GraphModule = compile(gm, example_inputs=batch).graph_module  # type: ignore[assignment]
+    graph: fx.GraphModule = compile(gm, example_inputs=batch).graph_module
     return sum(time_nodes(graph, next(graph_inputs(graph, [batch])), ROUNDS).values())
 
 

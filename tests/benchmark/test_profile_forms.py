@@ -23,7 +23,7 @@ def test_int8_and_bfloat16_eager_and_compiled(
     monkeypatch.setattr(torch, "compile", broken)
     forms = profile_forms(subject, images, rounds=1)
     assert list(forms) == ["fxquant", "fxquant-compile", "bf16", "bf16-compile"]
-    assert list(profile_forms(SavedSubject(subject.quantized()), images, rounds=1)) == ["fxquant", "fxquant-compile"]
+    assert list(profile_forms(SavedSubject(subject.file()), images, rounds=1)) == ["fxquant", "fxquant-compile"]
     assert forms.pop("bf16-compile") == "RuntimeError: no compiler"
     for profile in forms.values():
         assert isinstance(profile, Profile)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fxquant.benchmark import memory
 from fxquant.benchmark.competitor import Competitor, Engine, Evidence
 from fxquant.benchmark.competitors import BASELINE, COMPETITORS
 from fxquant.benchmark.competitors.float_torch import BF16, FP32
@@ -99,6 +100,19 @@ def test_energy_is_that_of_an_image(subject: Subject, images: Tensor, monkeypatc
     assert outcome.as_json(4)["joules_per_image"] == 0.75
     assert outcome.timing is not None
     assert len(outcome.timing.seconds) == 3, "past its time, no round begins after three"
+
+
+@pytest.mark.skipif(not memory._CLEAR.exists(), reason="only Linux tells the peak of a call")
+def test_what_is_made_before_an_engine_is_not_its_memory(subject: Subject, images: Tensor) -> None:
+    held: list[Tensor] = []
+
+    def hold(_: Subject) -> None:
+        held.append(torch.ones(2**26, dtype=torch.int8))
+
+    (outcome,) = run_batch(subject, images, [fake("one", prepare=hold)], rounds=1)
+    assert len(held) == 1
+    assert outcome.memory is not None
+    assert outcome.memory < 2**25
 
 
 def test_nothing_to_time(subject: Subject, images: Tensor) -> None:

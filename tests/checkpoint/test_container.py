@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import fxquant
 from fxquant import CheckpointError
+from fxquant.benchmark import memory
 from fxquant.checkpoint import container
 from tests.support import checkpoints
 from tests.support.checkpoints import assert_same, at_stage
@@ -104,6 +106,58 @@ def test_things_that_are_no_checkpoint(tmp_path: Path) -> None:
 def test_the_device_is_the_callers_mistake(device: str, path: Path) -> None:
     with pytest.raises(fxquant.InputError, match="cannot be used"):
         fxquant.load(path, device=device)
+
+
+def write_ones(path: Path, *tensors: str) -> Path:
+    """Write tensors of four times the size from which they have mappings of their own."""
+    container.write(str(path), {}, {name: torch.ones(4 * container._LARGE, dtype=torch.int8) for name in tensors})
+    return path
+
+
+def while_it_is_read(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object]) -> None:
+    """Let `change` happen as soon as the first tensor was read."""
+
+    def owning(value: torch.Tensor, owning: Any = container._owning) -> torch.Tensor:
+        if not done:
+            done.append(change())
+        read: torch.Tensor = owning(value)
+        return read
+
+    done: list[object] = []
+    monkeypatch.setattr(container, "_owning", owning)
+
+
+def test_a_file_that_another_takes_the_place_of_is_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, other = write_ones(tmp_path / "one.safetensors", "a", "b"), write_ones(tmp_path / "other.safetensors", "c")
+    while_it_is_read(monkeypatch, lambda: os.replace(other, path))
+    _, tensors = container.read(str(path))
+    assert tensors.keys() == {"a", "b"}
+    assert all(tensor.all() for tensor in tensors.values())
+
+
+def test_a_file_that_is_cut_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_ones(tmp_path / "one.safetensors", "a", "b", "c", "d")
+    while_it_is_read(monkeypatch, lambda: os.truncate(path, 2 * container._LARGE))
+    with pytest.raises(CheckpointError, match=r"expected a safetensors file written by fxquant\.save"):
+        container.read(str(path))
+
+
+@pytest.mark.skipif(not memory._CLEAR.exists(), reason="only Linux tells the peak of a call")
+def test_a_file_never_lies_in_memory_twice(tmp_path: Path) -> None:
+    path, kept, cpu = write_ones(tmp_path / "one.safetensors", *map(str, range(64))), [], torch.device("cpu")
+    before = memory.held_bytes(cpu)
+    peak = memory.peak_bytes(lambda: kept.append(container.read(str(path))), cpu)
+    assert before is not None
+    assert peak is not None
+    assert peak - before < 1.5 * path.stat().st_size
+    held = memory._status("VmRSS")
+    kept.clear()
+    left = memory._status("VmRSS")
+    assert held is not None
+    assert left is not None
+    assert held - left > 0.9 * path.stat().st_size, "it goes back without trim_heap"
 
 
 def test_a_newer_format_names_the_release_that_reads_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

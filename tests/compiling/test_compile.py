@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from torch import Tensor, fx, nn
 
 import fxquant
 from fxquant import ConfigError, LayerSpec, QuantConfig, TwinGELU, TwinSoftmax, UnsupportedGraphError
-from fxquant.compiling.compile import CompiledGraph, guards_to_keep
+from fxquant.compiling.compile import guards_to_keep
 from fxquant.inspection.kernel_names import cpu_kernels
 from fxquant.kernels import cpu, use_backend
 from tests.support.tiers import keep_quick
@@ -81,9 +84,8 @@ def test_compiles_with_any_batch_size(config: str, dtype: torch.dtype) -> None:
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()  # which other tests fill as well
     gm, x = converted(dtype, config=config)
-    before = gm.print_readable(print_output=False)
+    before, tensors = gm.print_readable(print_output=False), gm.state_dict(keep_vars=True)
     compiled = fxquant.compile(gm)
-    assert isinstance(compiled, CompiledGraph)
     kernels = {
         r.kernel
         for r in fxquant.report(compiled)
@@ -98,9 +100,42 @@ def test_compiles_with_any_batch_size(config: str, dtype: torch.dtype) -> None:
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] - graphs <= 2, "one graph for this size, one for any"
     assert not torch._dynamo.utils.counters["graph_break"]
     assert gm.print_readable(print_output=False) == before
+    assert all(gm.state_dict(keep_vars=True)[name] is tensor for name, tensor in tensors.items())
 
 
-def test_first_calls_of_a_size_are_made_one_by_one() -> None:
+@needs_cpu_kernels
+@pytest.mark.parametrize("kind", [str, Path])
+def test_of_a_file_each_weight_is_given_up_as_soon_as_it_is_packed(
+    kind: type[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch._dynamo.reset()
+    gm, x = converted()
+    fxquant.save(gm, tmp_path / "model.safetensors")
+    weights: list[weakref.ref[Tensor]] = []
+
+    def pack(weight: Tensor, outputs: int, depth: int, pack: Any = cpu.pack) -> Any:
+        assert all(earlier() is None for earlier in weights)
+        weights.append(weakref.ref(weight))
+        return pack(weight, outputs, depth)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cpu, "pack", pack)
+        compiled = fxquant.compile(kind(tmp_path / "model.safetensors"))
+    assert len(weights) == 4
+    assert torch.equal(compiled(x), fxquant.compile(gm)(x))
+    assert compiled.card == fxquant.load(tmp_path / "model.safetensors").card
+
+
+def test_a_file_that_is_compiled_is_in_evaluation_mode_and_on_the_device_asked_for(tmp_path: Path) -> None:
+    fxquant.save(fxquant.trace(nn.Linear(4, 4).eval()).train(), tmp_path / "model.safetensors")
+    graph = fxquant.compile(tmp_path / "model.safetensors", device="meta").graph_module
+    assert not graph.training
+    assert {tensor.device.type for tensor in graph.state_dict().values()} == {"meta"}
+
+
+def test_first_calls_of_a_size_are_made_one_by_one_and_leave_no_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    trimmed: list[None] = []
+    monkeypatch.setattr("fxquant.compiling.compile.trim_heap", lambda: trimmed.append(None))
     compiled, x = fxquant.compile(converted()[0]), torch.zeros(2, 20, 16)
     side_by_side = threading.Barrier(2)
 
@@ -125,6 +160,7 @@ def test_first_calls_of_a_size_are_made_one_by_one() -> None:
         assert compiled.compiled.most == 1
         compiled.compiled = Meeting()
         list(pool.map(compiled, [x, x]))  # of a size that is known
+    assert len(trimmed) == 2
 
 
 @pytest.mark.long
@@ -208,7 +244,8 @@ def test_the_report_names_the_kernels_of_the_backend() -> None:
 def test_refuses_what_is_no_graph() -> None:
     gm, _ = converted()
     with pytest.raises(
-        UnsupportedGraphError, match="compile expected a graph that fxquant made, found a CompiledGraph"
+        UnsupportedGraphError,
+        match="expected a graph that fxquant made, or the path of one that it saved, found a Comp",
     ):
         fxquant.compile(fxquant.compile(gm))  # type: ignore[arg-type]
 

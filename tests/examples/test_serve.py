@@ -114,12 +114,17 @@ def png(seed: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> StagedGraph:
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Any = int8_model("minmax")
     made.data_config = fxquant.DataConfig((3, SIZE, SIZE), (0.5,) * 3, (0.25,) * 3)
     made.class_names = [f"class {number}" for number in range(10)]
-    file: Path = tmp_path_factory.mktemp("serve") / "model.safetensors"
-    fxquant.save(made, file)
+    path: Path = tmp_path_factory.mktemp("serve") / "model.safetensors"
+    fxquant.save(made, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(file: Path) -> StagedGraph:
     return fxquant.load(file)
 
 
@@ -142,9 +147,10 @@ class TestEager:
     """What needs no compiled model."""
 
     @pytest.fixture
-    def client(self, model: StagedGraph, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-        monkeypatch.setattr(fxquant, "compile", lambda gm: gm)
-        with TestClient(create_app(model, top_k=3)) as client:
+    def client(self, file: Path) -> Iterator[TestClient]:
+        compiled = fxquant.compile(file)
+        compiled.compiled = compiled.graph_module
+        with TestClient(create_app(compiled, top_k=3)) as client:
             yield client
 
     def test_an_image_is_answered_with_its_classes(self, client: TestClient, model: StagedGraph) -> None:
@@ -184,14 +190,14 @@ class TestEager:
 
 def test_a_file_without_a_data_config_is_refused() -> None:
     with pytest.raises(fxquant.InputError, match=r"save it with gm\.data_config set"):
-        create_app(int8_model("minmax"))  # type: ignore[arg-type]
+        create_app(fxquant.compile(int8_model("minmax")))
 
 
 @pytest.mark.long
-def test_the_compiled_model_is_compiled_at_the_start_alone(model: StagedGraph) -> None:
+def test_the_compiled_model_is_compiled_at_the_start_alone(file: Path, model: StagedGraph) -> None:
     torch._dynamo.reset()
     images = [png(seed) for seed in range(40)]
-    with TestClient(create_app(model, most=8, top_k=3)) as client, ThreadPoolExecutor(16) as pool:
+    with TestClient(create_app(fxquant.compile(file), most=8, top_k=3)) as client, ThreadPoolExecutor(16) as pool:
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         answers = list(pool.map(lambda image: client.post("/predict", content=image), images))
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs

@@ -17,6 +17,7 @@ from fxquant.graph.attributes import (
     own_tensors,
     prune,
     read_buffer,
+    release_tensor,
     set_bias,
     tensor_of,
     window_of,
@@ -116,6 +117,17 @@ def test_a_buffer_node_knows_its_shape() -> None:
     assert node.meta["val"].is_meta
     assert node.meta["val"].dtype is torch.bfloat16
     assert not tensor_of(node).requires_grad
+
+
+def test_a_tensor_is_released_for_its_only_reader() -> None:
+    linear = nn.Linear(4, 4)
+    gm = graph_of(nn.Sequential(linear, nn.ReLU(), linear, nn.Linear(4, 2)))
+    for node in list(gm.graph.find_nodes(op="get_attr")):
+        release_tensor(node)
+    assert gm.get_parameter("0.weight") is linear.weight, "two products read it"
+    released = gm.get_buffer("3.weight")
+    assert (released.is_meta, released.shape) == (True, (2, 4))
+    gm.graph.lint()
 
 
 def test_prune_drops_what_no_node_reads() -> None:

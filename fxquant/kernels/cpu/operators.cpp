@@ -32,18 +32,17 @@ Quantizer read_quantizer(const Tensor& scale, const Maybe& zero_point, const May
     refuse("expected both a low scale and a split and no zero point, or neither of the two");
   check_within(qmax, "qmax", -128, twin ? 127 : 255);
   check_within(qmin, "qmin", qmax > 127 ? 0 : -128, qmax);
-  Quantizer q{};
-  q.scale = read_one<float>(scale, "the scale", ScalarType::Float);
-  q.zero_point = static_cast<float>(read_one<int32_t>(zero_point, "the zero point", ScalarType::Int));
-  q.low = read_one<float>(low, "the low scale", ScalarType::Float);
-  q.split = read_one<float>(split, "the split", ScalarType::Float);
-  if (twin && q.low == 0) refuse("expected a low scale that is not zero");
-  q.qmin = static_cast<float>(qmin);
-  q.qmax = static_cast<float>(qmax);
-  q.offset = qmax > 127 ? 128 : 0;
+  const float lower = read_one<float>(low, "the low scale", ScalarType::Float);
+  if (twin && lower == 0) refuse("expected a low scale that is not zero");
   noise = read(noise, "the noise", ScalarType::Float, {columns});
-  q.noise = pointer<float>(noise);
-  return q;
+  return {read_one<float>(scale, "the scale", ScalarType::Float),
+          lower,
+          read_one<float>(split, "the split", ScalarType::Float),
+          static_cast<float>(read_one<int32_t>(zero_point, "the zero point", ScalarType::Int)),
+          static_cast<float>(qmin),
+          static_cast<float>(qmax),
+          qmax > 127 ? 128 : 0,
+          pointer<float>(noise)};
 }
 
 void check_depth(int64_t depth) {

@@ -13,6 +13,12 @@ constexpr int64_t PANEL = 64;  // output channels of one panel of the packed wei
 // -min(code, 0).
 enum class Codes { SHIFTED, POSITIVE, NEGATIVE };
 
+// A whole tile, and between its products `part(i)` for each i below `parts`. Products take a port or two of each cycle and few of
+// the instructions; what else there is to do costs little beside them. Only where BESIDE: there are registers left for it.
+template <Codes KIND, typename Part>
+void multiply_beside(const int8_t* codes, int64_t stride, const int8_t* panel, int64_t depth, const int32_t* start, int32_t* sums,
+                     int64_t parts, const Part& part);
+
 }  // namespace fxquant
 
 // Each has `multiply_rows<ROWS, KIND>(vectors, codes, stride, panel, depth, start, sums)`, up to TILE_ROWS rows:

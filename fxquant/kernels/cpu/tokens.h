@@ -33,20 +33,13 @@ struct TokenCodes {
   // The steps are those of `token_qparams` in fxquant/numerics/arithmetic.py.
   Quantizer quantizer(const Range& range) const {
     const float least = smallest(range.least), most = largest(range.most);
-    Quantizer q{};
-    q.qmin = qmin;
-    q.qmax = qmax;
-    q.offset = offset;
     const bool centred = symmetric && qmin < 0;
     const float found = centred ? std::max(-least, most) : symmetric ? most : most - least;
     const float width = any(range.unordered) ? NAN : found;
     const float steps = centred ? (qmax - qmin) / 2 : symmetric ? qmax : qmax - qmin;
-    q.scale = std::max(width / steps, FLT_EPSILON);
-    if (!symmetric) {
-      const float zero = qmin - std::nearbyint(least / q.scale);
-      q.zero_point = std::min(zero > qmin ? zero : qmin, qmax);  // what is no number as well
-    }
-    return q;
+    const float step = std::max(width / steps, FLT_EPSILON), zero = qmin - std::nearbyint(least / step);
+    const float centre = symmetric ? 0 : std::min(zero > qmin ? zero : qmin, qmax);  // what is no number as well
+    return {step, 0, 0, centre, qmin, qmax, offset, nullptr};
   }
 
   // Rows whose scales are computed before the codes of the first: each is a chain of reductions and divisions.
@@ -55,7 +48,7 @@ struct TokenCodes {
   // Make codes of the rows `first` to `last`; `values` are those of `first`, and `range(i, row)` finds the range of a row.
   template <typename T, typename FindRange>
   void write(int64_t first, int64_t last, T* values, int64_t stride, const FindRange& range) const {
-    Quantizer quantizers[AT_ONCE];
+    Quantizer quantizers[AT_ONCE]{};
     for (int64_t some = first; some < last; some += AT_ONCE, values += AT_ONCE * stride) {
       const int64_t count = std::min(AT_ONCE, last - some);
       for (int64_t k = 0; k < count; ++k) quantizers[k] = quantizer(range(some + k, values + k * stride));

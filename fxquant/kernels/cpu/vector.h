@@ -73,6 +73,7 @@ struct Quantizer {
   float scale, low, split, zero_point, qmin, qmax;
   int32_t offset;
   const float* noise;  // one value per column, or null
+  float reciprocal = 1.0f / scale;
 };
 
 template <bool TWIN>
@@ -83,7 +84,7 @@ inline Words quantize(Floats x, const Quantizer& q) {
     const Floats scale = select(above, all(q.scale), all(q.low));
     steps = divide(x, scale, select(above, all(1.0f / q.scale), all(1.0f / q.low)));
   } else {
-    steps = divide(x, all(q.scale), all(1.0f / q.scale)) + all(q.zero_point);
+    steps = divide(x, all(q.scale), all(q.reciprocal)) + all(q.zero_point);
   }
   return round_to_words(minimum(maximum(steps, all(q.qmin)), all(q.qmax))) - all_words(q.offset);
 }

@@ -3,6 +3,7 @@
 
 namespace fxquant {
 
+constexpr bool BESIDE = false;
 constexpr int64_t TILE_ROWS = 6;  // 6 x 2 registers of sums, 2 of weights, 1 of codes and 1 of their products: 16 of 16
 constexpr int64_t STRIP = 1024;   // codes of a row that are brought into the form of the products at once
 

@@ -4,6 +4,7 @@
 
 namespace fxquant {
 
+constexpr bool BESIDE = false;
 constexpr int64_t TILE_ROWS = 6;  // 6 x 4 registers of sums, 4 of weights, 1 of codes: 29 of 32
 
 // Four codes of one row in every lane.

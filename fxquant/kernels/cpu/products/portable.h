@@ -3,6 +3,7 @@
 
 namespace fxquant {
 
+constexpr bool BESIDE = false;
 constexpr int64_t TILE_ROWS = 2;
 
 template <Codes KIND>
