@@ -88,9 +88,7 @@ def test_published_and_bfloat16_are_other_images() -> None:
     assert made(small_vit(depth=1).bfloat16()).dtype is torch.float32
 
 
-@pytest.mark.parametrize(
-    "steps", keep_quick([1, 5, 8, 11], 5, 11)
-)  # in each round, between two batches, in the second batch
+@pytest.mark.parametrize("steps", [1, 5, 8, 11])  # in each round, between two batches, in the second batch
 def test_an_interrupted_run_goes_on_bit_for_bit(steps: int, tmp_path: Path) -> None:
     model, file = fxquant.trace(small_vit(depth=1)), tmp_path / "state"
     with pytest.raises(Stop):
