@@ -74,7 +74,7 @@ def test_the_integer_model_is_the_simulated_one() -> None:
 
 
 def test_a_block_that_gets_worse_stays_as_it_was() -> None:
-    prepared = calibrated(tiny(depth=1))
+    prepared = calibrated(tiny())
     before = state(prepared)
     wild = ReconstructionOptions(iterations=2, batch_size=4, weight_lr=10.0, scale_lr=3.0)
     outcomes = run_reconstruction(prepared, BATCHES, wild, progress=False)
@@ -127,7 +127,7 @@ def test_models_of_several_inputs_take_tuples() -> None:
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, file = tiny(depth=1), tmp_path / "state.safetensors"
+    model, file = tiny(), tmp_path / "state.safetensors"
     whole, halved = calibrated(model), calibrated(model)
     fxquant.reconstruct(whole, BATCHES, progress=False, **OPTIONS)
     before = state(halved)
